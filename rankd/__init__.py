@@ -1,0 +1,1 @@
+"""rankd: a background monitor of weight-matrix health."""
