@@ -1,0 +1,56 @@
+# One command per verb. Every verb does what it needs itself: on a fresh clone, with nothing but Python 3.11 and make, it
+# makes .venv, installs the pinned versions of constraints.txt into it, and runs. `make help` lists the verbs.
+
+VENV      := .venv
+RUN       := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+# Python to make .venv with: `make PYTHON=/path/to/python3.11 test`. Left out, the first of these that is 3.11 or newer.
+PYTHON    ?=
+CANDIDATES := $(or $(PYTHON),python3.11 python3 python3.12 python3.13)
+
+# Both names, because pip renamed the variable that also holds build environments to the constraints.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test check bench venv clean
+.DEFAULT_GOAL := help
+
+help:  ## list the verbs
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+
+demo: $(INSTALLED)  ## a real training run with a collapsing layer, watched by a real daemon
+	@$(RUN) -m rankd demo
+
+test: $(INSTALLED)  ## the whole test suite; ARGS="-k wire" narrows it
+	@$(RUN) -m pytest $(ARGS)
+
+check: $(INSTALLED)  ## lint, format and types
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+
+bench: $(INSTALLED)  ## every benchmark, one JSON object a line; benchmarks/_*.py are their helpers
+	@for file in benchmarks/[!_]*.py; do echo "== $$file" >&2; $(RUN) "$$file" || exit 1; done
+
+venv: $(INSTALLED)  ## only make .venv
+
+clean:  ## remove .venv, caches and build products
+	rm -rf $(VENV) build dist client/build client/dist *.egg-info client/*.egg-info \
+	  .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Touched last, so that an install that broke off is tried again.
+$(INSTALLED): pyproject.toml client/pyproject.toml constraints.txt
+	@set -e; found=; \
+	for python in $(CANDIDATES); do \
+	  "$$python" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	  found="$$python"; break; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "make: none of [$(CANDIDATES)] is Python 3.11 or newer with its venv module; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; \
+	fi; \
+	echo "make: $(VENV) with $$("$$found" --version), versions from constraints.txt" >&2; \
+	"$$found" -m venv $(VENV); \
+	$(RUN) -m pip install --quiet --editable ./client --editable '.[dev]'; \
+	touch $@
