@@ -1,0 +1,105 @@
+"""One URL names a daemon; from it come the three socket addresses. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+MAX_SOCKET_PATH_BYTES = 107
+"""sockaddr_un.sun_path on Linux, less the closing NUL."""
+
+_SOCKETS = ("push", "alerts", "query")
+
+
+class EndpointError(ValueError):
+    """A daemon URL that cannot be used; the message names it and what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """ZeroMQ addresses of a daemon's three sockets."""
+
+    push: str
+    alerts: str
+    query: str
+
+
+def default_url() -> str:
+    """RANKD_URL, else `ipc://` in the user's own runtime directory: loopback TCP is open to every user of the host."""
+    if url := os.environ.get("RANKD_URL"):
+        return url
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        return f"ipc://{runtime}/rankd"
+    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return f"ipc://{state}/rankd"
+
+
+def endpoints_of(url: str) -> Endpoints:
+    """The three addresses that `url` stands for: `ipc://DIR` or `tcp://HOST:PORT` (alerts on PORT+1, query on PORT+2;
+    port 0 stays 0 for each). Raises EndpointError."""
+    parts = urlsplit(url)
+    if parts.scheme == "ipc":
+        directory = Path(url.removeprefix("ipc://"))
+        if directory.name in {f"{name}.sock" for name in _SOCKETS}:  # one of the three, given for the whole
+            directory = directory.parent
+        return Endpoints(*(check_address(f"ipc://{directory}/{name}.sock") for name in _SOCKETS))
+    if parts.scheme == "tcp":
+        check_address(url)
+        host, port = url.removeprefix("tcp://").rsplit(":", 1)
+        first = int(port)
+        if first > 65533:
+            raise EndpointError(f"url={url!r}: alerts and query need the two ports above; expected a port up to 65533")
+        ports = (first, first + 1, first + 2) if first else (0, 0, 0)
+        return Endpoints(*(f"tcp://{host}:{p}" for p in ports))
+    raise EndpointError(f"url={url!r}: expected ipc://DIR or tcp://HOST:PORT")
+
+
+def check_address(address: str) -> str:
+    """`address` itself, if it is an ipc path or tcp host and port that a socket can have. Raises EndpointError."""
+    if address.startswith("ipc://"):
+        path = address.removeprefix("ipc://")
+        if not path.startswith("/"):
+            raise EndpointError(f"{address!r}: expected an absolute path, such as ipc:///run/user/1000/rankd")
+        if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+            raise EndpointError(
+                f"{address!r}: a socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes, this one "
+                f"{len(os.fsencode(path))}; choose a shorter directory"
+            )
+        return address
+    if address.startswith("tcp://"):
+        host, _, port = address.removeprefix("tcp://").rpartition(":")
+        if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+            raise EndpointError(f"{address!r}: expected tcp://HOST:PORT with a port from 0 to 65535")
+        return address
+    raise EndpointError(f"{address!r}: expected ipc://PATH or tcp://HOST:PORT")
+
+
+def check_owner(address: str) -> None:
+    """Raise EndpointError unless an ipc socket's directory, where it exists, is this user's (or root's): whoever owns
+    the directory receives the weights. TCP addresses pass; keys are what protects those."""
+    if not address.startswith("ipc://"):
+        return
+    directory = Path(address.removeprefix("ipc://")).parent
+    try:
+        info = directory.stat()
+    except FileNotFoundError:
+        return  # no daemon yet
+    except OSError as error:
+        raise EndpointError(f"{address!r}: cannot look at {directory}: {error.strerror}") from None
+    if info.st_uid not in (os.getuid(), 0):
+        raise EndpointError(
+            f"{address!r}: {directory} belongs to user id {info.st_uid}; expected {os.getuid()} (this user)"
+        )
+    if info.st_mode & stat.S_IWOTH and not info.st_mode & stat.S_ISVTX:
+        raise EndpointError(f"{address!r}: {directory} is writable by everyone; expected mode 0700")
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this host can reach `address` (ipc, or a loopback host name or address)."""
+    if address.startswith("ipc://"):
+        return True
+    host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    return host == "localhost" or host == "::1" or host.startswith("127.")

@@ -1,0 +1,52 @@
+"""One error for everything a peer can get wrong, with a stable code per rule."""
+
+from __future__ import annotations
+
+CODES: dict[str, str] = {
+    # frames and headers
+    "frame_count": "a message has a header frame, and a payload frame only where its type asks for one",
+    "header_too_large": "a header frame is at most 64 KiB",
+    "bad_header": "a header frame is one msgpack map with string keys",
+    "unknown_type": "the key 't' names a message type of this protocol",
+    "missing_field": "every required key of the type is there",
+    "bad_field": "every value has its key's type and range",
+    "bad_name": "a run or layer name is UTF-8 without NUL, not empty, within its length",
+    "unknown_version": "the version in a hello is one that this daemon speaks",
+    # tensors
+    "unknown_dtype": "a dtype is a code of the table",
+    "reserved_dtype": "this version carries no dtype whose code is only reserved",
+    "unknown_role": "a role is weight, update, gradient or feature",
+    "bad_shape": "a tensor has 2 to 8 dimensions, each at least 1, and fewer than 2**48 elements",
+    "bad_shard": "a shard is a list of in-range, non-empty, disjoint rectangles or flat ranges",
+    "size_mismatch": "a shard's total is its number of elements times the item size",
+    "bad_chunk": "a chunk lies within its total, and only the last one is shorter than 4 MiB",
+    "payload_too_large": "a payload frame is at most 16 MiB",
+    # conversation
+    "no_hello": "a connection says hello before anything else",
+    "wrong_direction": "clients and daemons send their own message types",
+    "credit_exceeded": "a client sends no more payload bytes than it was granted",
+    "chunk_order": "the chunks of a shard come in order, from offset 0, with one header",
+    "shard_conflict": "all shards of one layer and step agree in shape, dtype and kind, and do not overlap",
+    "layer_too_large": "a layer fits the daemon's limit",
+    "too_many_connections": "the daemon has credit left for another connection",
+    "too_many_runs": "the daemon has room for another run",
+    "too_many_layers": "a run has room for another layer",
+    "assembly_full": "the daemon has room for another unfinished layer",
+    "timed_out": "every shard of a layer arrives in time",
+    # stream and queries
+    "bad_topic": "a topic is KIND NUL RUN NUL",
+    "bad_sequence": "a sequence frame is 8 bytes of stream id and 8 of number, big-endian",
+    "body_too_large": "an event's or reply's body is at most 4 MiB",
+    "unknown_query": "a query's verb is one of this protocol",
+}
+
+
+class WireError(ValueError):
+    """A peer broke rule `code`. Nothing was changed or allocated on its behalf."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        if code not in CODES:
+            raise KeyError(f"wire error code {code!r} is not in the table")
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail

@@ -1,0 +1,145 @@
+"""Checks of single header fields: each takes what msgpack gave and returns the value or raises WireError."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgpack
+
+from rankd_client.wire.errors import WireError
+from rankd_client.wire.limits import MAX_DIMENSIONS, MAX_ELEMENTS, MAX_HEADER_BYTES, MAX_PIECES
+
+Check = Callable[[str, Any], Any]
+ROLES = ("weight", "update", "gradient", "feature")
+
+
+def unpack_map(data: bytes | memoryview, limit: int, too_large: str) -> dict[str, Any]:
+    """One msgpack map with string keys, of at most `limit` bytes, nothing behind it."""
+    if len(data) > limit:
+        raise WireError(too_large, f"{len(data)} bytes; at most {limit}")
+    try:
+        value = msgpack.unpackb(data, raw=False, strict_map_key=False, max_ext_len=0)
+    except Exception as error:  # msgpack raises a dozen unrelated types for hostile bytes; all mean the same to us
+        raise WireError("bad_header", f"not msgpack: {type(error).__name__}") from None
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise WireError("bad_header", f"expected a map with string keys, got {type(value).__name__}")
+    return value
+
+
+def pack_map(value: Mapping[str, Any], limit: int = MAX_HEADER_BYTES) -> bytes:
+    """Our own side of the same limit: a header that a peer would refuse is a ValueError here."""
+    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    if len(packed) > limit:
+        raise ValueError(f"map of {len(packed)} bytes; the protocol allows {limit}")
+    return packed
+
+
+def take(header: Mapping[str, Any], key: str, check: Check, default: Any = ...) -> Any:
+    """The checked value of `key`; `default` where it is absent, missing_field where there is none."""
+    if key in header:
+        return check(key, header[key])
+    if default is ...:
+        raise WireError("missing_field", f"{key!r}")
+    return default
+
+
+def integer(low: int, high: int) -> Check:
+    def check(key: str, value: Any) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise WireError("bad_field", f"{key}={show(value)}; expected an integer from {low} to {high}")
+        return value
+
+    return check
+
+
+def number(low: float, high: float) -> Check:
+    def check(key: str, value: Any) -> float:
+        if type(value) not in (int, float) or not low <= value <= high:
+            raise WireError("bad_field", f"{key}={show(value)}; expected a number from {low} to {high}")
+        return float(value)
+
+    return check
+
+
+def text(max_bytes: int) -> Check:
+    def check(key: str, value: Any) -> str:
+        if not isinstance(value, str) or len(value) > max_bytes or len(encoded(value)) > max_bytes:
+            raise WireError("bad_field", f"{key}={show(value)}; expected a string of at most {max_bytes} bytes")
+        return value
+
+    return check
+
+
+def name(max_bytes: int) -> Check:
+    def check(key: str, value: Any) -> str:
+        if not isinstance(value, str) or not value or "\0" in value or len(encoded(value)) > max_bytes:
+            raise WireError("bad_name", f"{key}={show(value)}; expected 1 to {max_bytes} UTF-8 bytes without NUL")
+        return value
+
+    return check
+
+
+def binary(num_bytes: int) -> Check:
+    def check(key: str, value: Any) -> bytes:
+        if not isinstance(value, bytes) or len(value) != num_bytes:
+            raise WireError("bad_field", f"{key}={show(value)}; expected {num_bytes} bytes")
+        return value
+
+    return check
+
+
+def one_of(code: str, choices: tuple[str, ...]) -> Check:
+    def check(key: str, value: Any) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise WireError(code, f"{key}={show(value)}; expected one of {', '.join(choices)}")
+        return value
+
+    return check
+
+
+def optional(check: Check) -> Check:
+    return lambda key, value: None if value is None else check(key, value)
+
+
+def mapping(key: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(k, str) for k in value):
+        raise WireError("bad_field", f"{key}={show(value)}; expected a map with string keys")
+    return value
+
+
+def shape(key: str, value: Any) -> tuple[int, ...]:
+    ok = isinstance(value, list) and 2 <= len(value) <= MAX_DIMENSIONS
+    ok = ok and all(type(n) is int and 1 <= n <= MAX_ELEMENTS for n in value) and math.prod(value) < MAX_ELEMENTS
+    if not ok:
+        raise WireError("bad_shape", f"{key}={show(value)}; expected 2 to {MAX_DIMENSIONS} dimensions of at least 1")
+    return tuple(value)
+
+
+def integer_rows(width: int) -> Check:
+    """A list of 1 to MAX_PIECES lists of `width` non-negative integers."""
+
+    def check(key: str, value: Any) -> tuple[tuple[int, ...], ...]:
+        ok = isinstance(value, list) and 1 <= len(value) <= MAX_PIECES
+        ok = ok and all(isinstance(row, list) and len(row) == width for row in value)
+        if not ok or not all(type(n) is int and 0 <= n <= MAX_ELEMENTS for row in value for n in row):
+            raise WireError("bad_shard", f"{key}; expected 1 to {MAX_PIECES} lists of {width} integers")
+        return tuple(tuple(row) for row in value)
+
+    return check
+
+
+def encoded(value: str) -> bytes:
+    """UTF-8; a lone surrogate, which msgpack would not send, counts as a bad name."""
+    try:
+        return value.encode()
+    except UnicodeEncodeError:
+        raise WireError("bad_name", f"{value!a} is not UTF-8") from None
+
+
+def show(value: Any) -> str:
+    """At most 60 printable characters of a hostile value, without building a huge string first."""
+    if isinstance(value, str | bytes):
+        return ascii(value[:40])
+    return ascii(value)[:60] if isinstance(value, int | float | bool | None) else type(value).__name__

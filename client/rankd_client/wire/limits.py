@@ -1,0 +1,33 @@
+"""The numbers of the protocol, each with its reason."""
+
+PROTOCOL_VERSION = 0
+"""Free to change until the durability work closes; then frozen as 1."""
+
+MIN_CHUNK_BYTES = 4 << 20
+MAX_CHUNK_BYTES = 16 << 20
+"""Larger frames were slower (64 MB frames over loopback TCP), smaller ones pay per message; and a bound on what one
+message may claim makes a claim of gigabytes cost its sender the bytes."""
+
+DEFAULT_CHUNK_BYTES = 8 << 20
+
+MAX_HEADER_BYTES = 64 << 10
+"""A shard of MAX_PIECES rectangles, four 9-byte integers each, with the longest names."""
+
+MAX_PIECES = 1024
+"""Rectangles or ranges in one shard: flat optimizers cut a matrix in a few pieces, not thousands."""
+
+MAX_RUN_NAME_BYTES = 256
+MAX_LAYER_NAME_BYTES = 1024
+MAX_TEXT_BYTES = 4096
+"""Free text (details, messages)."""
+
+MAX_DIMENSIONS = 8
+MAX_ELEMENTS = 1 << 48
+"""Products of dimensions stay far inside 64 bits, so no check can be overflowed in any language."""
+
+MAX_STEP = (1 << 63) - 1
+MAX_BODY_BYTES = 4 << 20
+"""Bodies of events and replies: an alert is under 2 kB; a state reply is cut before it gets here."""
+
+MAX_REPLY_FRAMES = 1001
+"""A reply's header and at most 1,000 events; a subscriber asks again for more."""

@@ -1,0 +1,142 @@
+"""The alert stream and its query endpoint: events, queries and replies ↔ frames."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rankd_client.wire import fields as f
+from rankd_client.wire.errors import WireError
+from rankd_client.wire.limits import (
+    MAX_BODY_BYTES,
+    MAX_HEADER_BYTES,
+    MAX_REPLY_FRAMES,
+    MAX_RUN_NAME_BYTES,
+    MAX_STEP,
+)
+from rankd_client.wire.messages import Payload
+
+KINDS = ("alert", "measurement", "heartbeat")
+_SEQUENCE = struct.Struct(">8sQ")
+_RUN = f.name(MAX_RUN_NAME_BYTES)
+QUERIES = ("state", "resume")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One message of the stream. `run` is "" for a heartbeat; `seq` counts from 1 per topic and stream id."""
+
+    kind: str
+    run: str
+    stream_id: str
+    seq: int
+    body: Mapping[str, Any]
+
+    @property
+    def topic(self) -> bytes:
+        return topic_of(self.kind, self.run)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Subscriber → daemon. verb "state": what is firing now, and the newest numbers; "resume": the events of `kind` and
+    `run` from number `from_seq` on."""
+
+    verb: str
+    query_id: int
+    kind: str = "alert"
+    run: str | None = None
+    from_seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Daemon → subscriber. `body` answers a state query, `events` a resume; `error` is a code, or "" """
+
+    query_id: int
+    stream_id: str
+    body: Mapping[str, Any] = field(default_factory=dict)
+    events: tuple[Event, ...] = ()
+    error: str = ""
+
+
+def topic_of(kind: str, run: str = "") -> bytes:
+    """KIND NUL RUN NUL: the separators keep one run's name from being another's prefix. A heartbeat has no run."""
+    if kind not in KINDS:
+        raise WireError("bad_topic", f"kind {kind!a}; expected one of {', '.join(KINDS)}")
+    return f"{kind}\0".encode() if kind == "heartbeat" else f"{kind}\0{run}\0".encode()
+
+
+def parse_topic(topic: bytes) -> tuple[str, str]:
+    parts = bytes(topic[: MAX_RUN_NAME_BYTES + 32]).split(b"\0")
+    kind = parts[0].decode("ascii", "replace")
+    if len(topic) > MAX_RUN_NAME_BYTES + 32 or kind not in KINDS or parts[-1] != b"":
+        raise WireError("bad_topic", f"{bytes(topic[:60])!a}")
+    if kind == "heartbeat" and len(parts) == 2:
+        return kind, ""
+    if kind == "heartbeat" or len(parts) != 3:
+        raise WireError("bad_topic", f"{bytes(topic[:60])!a}")
+    try:
+        return kind, str(_RUN("run", parts[1].decode()))
+    except UnicodeDecodeError:
+        raise WireError("bad_topic", f"{bytes(topic[:60])!a}; expected UTF-8") from None
+
+
+def encode_event(event: Event) -> list[bytes]:
+    """[topic, stream id and number, msgpack body]"""
+    sequence = _SEQUENCE.pack(bytes.fromhex(event.stream_id), event.seq)
+    return [event.topic, sequence, f.pack_map(event.body, MAX_BODY_BYTES)]
+
+
+def decode_event(frames: Sequence[Payload]) -> Event:
+    """The event in three frames; WireError for anything else."""
+    if len(frames) != 3:
+        raise WireError("frame_count", f"{len(frames)} frames; an event has 3")
+    kind, run = parse_topic(bytes(memoryview(frames[0])[: MAX_RUN_NAME_BYTES + 64]))
+    if len(frames[1]) != _SEQUENCE.size:
+        raise WireError("bad_sequence", f"{len(frames[1])} bytes; expected {_SEQUENCE.size}")
+    stream_id, seq = _SEQUENCE.unpack(frames[1])
+    body = f.unpack_map(memoryview(frames[2]), MAX_BODY_BYTES, "body_too_large")
+    return Event(kind, run, stream_id.hex(), seq, body)
+
+
+def encode_query(query: Query) -> list[bytes]:
+    header = {"t": query.verb, "id": query.query_id, "kind": query.kind, "run": query.run, "from_seq": query.from_seq}
+    return [f.pack_map(header)]
+
+
+def decode_query(frames: Sequence[Payload]) -> Query:
+    if len(frames) != 1:
+        raise WireError("frame_count", f"{len(frames)} frames; a query has 1")
+    header = f.unpack_map(memoryview(frames[0]), MAX_HEADER_BYTES, "header_too_large")
+    return Query(
+        verb=f.take(header, "t", f.one_of("unknown_query", QUERIES)),
+        query_id=f.take(header, "id", f.integer(0, MAX_STEP)),
+        kind=f.take(header, "kind", f.one_of("bad_field", KINDS[:2]), "alert"),
+        run=f.take(header, "run", f.optional(_RUN), None),
+        from_seq=f.take(header, "from_seq", f.integer(0, MAX_STEP), 0),
+    )
+
+
+def encode_reply(reply: Reply) -> list[bytes]:
+    """[header, then three frames an event]"""
+    header = {"t": "reply", "id": reply.query_id, "stream_id": reply.stream_id, "error": reply.error}
+    frames = [f.pack_map({**header, "body": reply.body}, MAX_BODY_BYTES)]
+    for event in reply.events:
+        frames += encode_event(event)
+    return frames
+
+
+def decode_reply(frames: Sequence[Payload]) -> Reply:
+    if not frames or len(frames) % 3 != 1 or len(frames) > 3 * MAX_REPLY_FRAMES:
+        raise WireError("frame_count", f"{len(frames)} frames; a reply has 1, and 3 for each event")
+    header = f.unpack_map(memoryview(frames[0]), MAX_BODY_BYTES, "body_too_large")
+    return Reply(
+        query_id=f.take(header, "id", f.integer(0, MAX_STEP)),
+        stream_id=f.take(header, "stream_id", f.text(32)),
+        body=f.take(header, "body", f.mapping, {}),
+        error=f.take(header, "error", f.text(64), ""),
+        events=tuple(decode_event(frames[i : i + 3]) for i in range(1, len(frames), 3)),
+    )
