@@ -1,0 +1,206 @@
+"""The default rule: a change in log-time, against the reading at step/ρ, with a frozen reference and hysteresis."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any, NamedTuple
+
+from rankd.records import Severity, State, Verdict
+
+MEDIAN_READINGS = 3
+MIN_READINGS = 5
+ON_READINGS = 3
+OFF_READINGS = 20
+MEMORY_RATIO = 1.5
+"""Memory reaches back to step/1.5: the look-back is at most 1.15, the rest is for runs resumed from a checkpoint."""
+
+
+class Scale(NamedTuple):
+    """Compare with the reading at step/ratio; `threshold` is the change of the logarithm that counts."""
+
+    ratio: float
+    threshold: float
+
+
+class Reading(NamedTuple):
+    step: int
+    level: float
+
+
+@dataclass(slots=True)
+class Raised:
+    """A firing alert: its frozen reference, and for how many readings in a row the value has been back near it."""
+
+    step: int
+    reference_step: int
+    reference: float
+    threshold: float
+    num_back: int = 0
+
+
+class Memory:
+    """The readings a detector may still need, in order of step. `append` is O(1) amortised, `at` O(log n)."""
+
+    def __init__(self) -> None:
+        self.steps = array("q")
+        self.logs = array("d")
+        self.levels = array("d")
+        """x(s): the median of the last three logs up to s."""
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def append(self, step: int, log: float) -> None:
+        if self.steps and step <= self.steps[-1]:
+            raise ValueError(f"step is {step}; expected one after {self.steps[-1]} (rewind first)")
+        self.steps.append(step)
+        self.logs.append(log)
+        self.levels.append(median(self.logs[-MEDIAN_READINGS:]))
+        # The last reading not after the horizon stays, since sparse readings look it up, and so do the last 20.
+        # Cutting an eighth or more at a time makes the move of what is left cheap.
+        stale = min(bisect_right(self.steps, step / MEMORY_RATIO) - 1, len(self) - OFF_READINGS)
+        if stale > 0 and stale * 8 >= len(self):
+            for column in (self.steps, self.logs, self.levels):
+                del column[:stale]
+
+    def at(self, step: float) -> Reading | None:
+        """The last reading not after `step`."""
+        index = bisect_right(self.steps, step) - 1
+        return Reading(self.steps[index], self.levels[index]) if index >= 0 else None
+
+    def truncate(self, step: int) -> None:
+        """Drops the readings of `step` and later."""
+        start = bisect_left(self.steps, step)
+        for column in (self.steps, self.logs, self.levels):
+            del column[start:]
+
+
+class LogTimeDetector:
+    """Fires when the level x (log of a metric, median of three readings) moved by more than θ against x(step/ρ).
+
+    Training slows down as it goes on: most change happens in the first tenth of the steps, and a healthy layer changes
+    about as much from step 1,000 to 1,150 as from 10,000 to 11,500. Hence no fixed baseline and no fixed look-back.
+
+    * Firing (warning): from the 5th reading on, the change exceeds θ in 3 readings in a row of one scale. The reference
+      is frozen then: one that slides along forgets the fault.
+    * Resolved: 20 readings in a row within θ/2 of the reference, or on its good side.
+    * Rebased (info): the last 20 levels lie within θ/2 of one another, beyond the reference. The level of that step
+      then stands for all before it, so that the old one does not fire again and a further fall does.
+
+    `direction` is -1 to watch for a fall and +1 for growth. A verdict's value and baseline are in the
+    metric's own unit.
+    """
+
+    def __init__(self, rule: str, metric: str, direction: int, scales: Sequence[Scale]) -> None:
+        self.rule = rule
+        self.metric = metric
+        self._direction = direction
+        self._scales = tuple(scales)
+        self._memory = Memory()
+        self._streaks = [0] * len(self._scales)
+        self._rebase_step: int | None = None
+        self._raised: Raised | None = None
+
+    def update(self, value: float | None, step: int) -> Verdict | None:
+        if value is None or not math.isfinite(value) or value <= 0:
+            return None
+        self._memory.append(step, math.log(value))
+        return self._watch(step) if self._raised is None else self._follow(self._raised, step)
+
+    def rewind(self, step: int) -> Verdict | None:
+        self._memory.truncate(step)
+        self._streaks = [0] * len(self._scales)
+        if self._rebase_step is not None and self._rebase_step >= step:
+            self._rebase_step = None
+        if self._raised is None:
+            return None
+        if self._raised.step < step:
+            self._raised.num_back = 0
+            return None
+        raised, self._raised = self._raised, None
+        last = self._memory.at(step)
+        detail = f"the run went back to step {step}, before step {raised.step} where {self.metric} had raised this"
+        return self._verdict("rebased", raised, last.level if last else None, detail)
+
+    def _watch(self, step: int) -> Verdict | None:
+        if len(self._memory) < MIN_READINGS:
+            return None
+        level = self._memory.levels[-1]
+        raised, largest = None, 0.0
+        for index, (ratio, threshold) in enumerate(self._scales):
+            reference = self._reference(step / ratio)
+            change = 0.0 if reference is None else self._direction * (level - reference.level)
+            self._streaks[index] = self._streaks[index] + 1 if change > threshold else 0
+            if reference is not None and self._streaks[index] >= ON_READINGS and change > largest:
+                raised, largest = Raised(step, reference.step, reference.level, threshold), change
+        if raised is None:
+            return None
+        self._raised = raised
+        return self._verdict("firing", raised, level, self._change(raised, level))
+
+    def _reference(self, step: float) -> Reading | None:
+        return self._memory.at(step if self._rebase_step is None else max(step, self._rebase_step))
+
+    def _follow(self, raised: Raised, step: int) -> Verdict | None:
+        level = self._memory.levels[-1]
+        near = raised.threshold / 2
+        raised.num_back = raised.num_back + 1 if self._beyond(raised, level) <= near else 0
+        if raised.num_back >= OFF_READINGS:
+            detail = f"{self.metric} came back to {_number(level)} ({_number(raised.reference)} before it moved)"
+            return self._end("resolved", raised, level, detail)
+        recent = self._memory.levels[-OFF_READINGS:]
+        settled = len(recent) == OFF_READINGS and max(recent) - min(recent) <= near
+        if settled and all(self._beyond(raised, past) > 0 for past in recent):
+            self._rebase_step = step
+            return self._end("rebased", raised, level, f"{self._change(raised, level)}; it settled at this new level")
+        return None
+
+    def _beyond(self, raised: Raised, level: float) -> float:
+        return self._direction * (level - raised.reference)
+
+    def _end(self, state: State, raised: Raised, level: float, detail: str) -> Verdict:
+        self._raised = None
+        self._streaks = [0] * len(self._scales)
+        return self._verdict(state, raised, level, detail)
+
+    def _change(self, raised: Raised, level: float) -> str:
+        percent = abs(math.expm1(min(level - raised.reference, 700.0))) * 100
+        verb = "fell" if level < raised.reference else "grew"
+        values = f"{_number(raised.reference)} → {_number(level)}"
+        return f"{self.metric} {verb} {percent:.3g} % ({values}), compared with step {raised.reference_step}"
+
+    def _verdict(self, state: State, raised: Raised, level: float | None, detail: str) -> Verdict:
+        severity: Severity = "info" if state == "rebased" else "warning"
+        value = None if level is None else _exp(level)
+        return Verdict(self.rule, state, severity, self.metric, value, _exp(raised.reference), detail)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "steps": list(self._memory.steps),
+            "logs": list(self._memory.logs),
+            "levels": list(self._memory.levels),
+            "streaks": list(self._streaks),
+            "rebase_step": self._rebase_step,
+            "raised": None if self._raised is None else asdict(self._raised),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._memory.steps = array("q", state["steps"])
+        self._memory.logs = array("d", state["logs"])
+        self._memory.levels = array("d", state["levels"])
+        self._streaks = list(state["streaks"])
+        self._rebase_step = state["rebase_step"]
+        self._raised = None if state["raised"] is None else Raised(**state["raised"])
+
+
+def _exp(level: float) -> float:
+    return math.exp(min(level, 709.78))  # exp(log(x)) may round beyond the largest float
+
+
+def _number(level: float) -> str:
+    return f"{_exp(level):.4g}"

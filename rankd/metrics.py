@@ -1,0 +1,120 @@
+"""Spectrum → named numbers. Extension point: a further metric is a function of a Spectrum and a line in METRICS."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rankd_client.naming import clean_names
+
+from rankd.records import Spectrum
+from rankd.spectrum import measure_spectrum
+
+DEFAULT_EPS = 1e-10
+"""In-process functions only: the sum of singular values below which a matrix counts as zero."""
+
+
+def stable_rank(spectrum: Spectrum) -> float:
+    """‖W‖_F²/σ₁², in [1, min(rows, cols)] (Rudelson & Vershynin 2007, "Sampling from large matrices")."""
+    return float(np.sum(spectrum.singular_values**2) / spectrum.singular_values[0] ** 2)
+
+
+def effective_rank(spectrum: Spectrum) -> float:
+    """exp of the entropy of σ/Σσ, in [1, min(rows, cols)] (Roy & Vetterli 2007, "The effective rank")."""
+    return _exp_entropy(spectrum.singular_values)
+
+
+def effective_rank_energy(spectrum: Spectrum) -> float:
+    """exp of the entropy of σ²/Σσ², in [1, min(rows, cols)]: `effective_rank` of WᵀW."""
+    return _exp_entropy(spectrum.singular_values**2)
+
+
+def spectral_norm(spectrum: Spectrum) -> float:
+    """σ₁ = ‖W‖₂, in the weights' own unit."""
+    return spectrum.scale * float(spectrum.singular_values[0])
+
+
+def frobenius_norm(spectrum: Spectrum) -> float:
+    """√Σσ² = ‖W‖_F, in the weights' own unit."""
+    return spectrum.scale * math.sqrt(float(np.sum(spectrum.singular_values**2)))
+
+
+def participation_ratio(spectrum: Spectrum) -> float:
+    """(Σσ²)²/Σσ⁴, in [1, min(rows, cols)] (Bell & Dean 1970; of the eigenvalues of WᵀW)."""
+    energy = spectrum.singular_values**2
+    return float(np.sum(energy) ** 2 / np.sum(energy**2))
+
+
+METRICS: dict[str, Callable[[Spectrum], float]] = {
+    "stable_rank": stable_rank,
+    "effective_rank": effective_rank,
+    "effective_rank_energy": effective_rank_energy,
+    "spectral_norm": spectral_norm,
+    "frobenius_norm": frobenius_norm,
+    "participation_ratio": participation_ratio,
+}
+"""Each is called only with a finite spectrum that is neither empty nor all zero; ratios do not depend on its scale."""
+
+
+def compute_metrics(spectrum: Spectrum) -> dict[str, float | None]:
+    """Every metric of METRICS: 0 for an all-zero or empty matrix, None for a non-finite one or where a result is not
+    finite itself (a norm of float64 weights may overflow), since NaN and Infinity never stand in JSON."""
+    if not spectrum.finite:
+        return dict.fromkeys(METRICS)
+    if spectrum.scale == 0:
+        return dict.fromkeys(METRICS, 0.0)
+    values = {name: metric(spectrum) for name, metric in METRICS.items()}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def compute_health(spectrum: Spectrum, eps: float = DEFAULT_EPS) -> dict[str, float]:
+    """`stable_rank`, `effective_rank` and `spectral_norm` with the fall-backs of the in-process functions: rows · cols,
+    1.0 (where Σσ < eps) and 0.0 for an all-zero matrix; NaN for a non-finite one."""
+    if not spectrum.finite:
+        return dict.fromkeys(("stable_rank", "effective_rank", "spectral_norm"), math.nan)
+    zero = spectrum.scale == 0
+    negligible = zero or spectrum.scale * float(np.sum(spectrum.singular_values)) < eps
+    return {
+        "stable_rank": float(spectrum.rows * spectrum.cols) if zero else stable_rank(spectrum),
+        "effective_rank": 1.0 if negligible else effective_rank(spectrum),
+        "spectral_norm": 0.0 if zero else spectral_norm(spectrum),
+    }
+
+
+def named_matrices(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """The real parameters of two or more dimensions, tied ones once, with names cleaned of wrappers."""
+    parameters = dict(model.named_parameters())
+    for name, clean in clean_names(parameters):
+        parameter = parameters[name]
+        if parameter.ndim >= 2 and not parameter.is_complex():
+            yield clean, parameter
+
+
+def compute_rank_stats(model: torch.nn.Module) -> dict[str, float]:
+    """`stable_rank/{name}` and `effective_rank/{name}` of every parameter of two or more dimensions, and the `/mean`
+    and `/min` of each; all four are 0 for a model without matrices. A non-finite layer is NaN and stands outside mean
+    and min (NaN only if no layer is left), so that one bad layer does not hide the others."""
+    health = {name: compute_health(measure_spectrum(weight)) for name, weight in named_matrices(model)}
+    stats: dict[str, float] = {}
+    for metric in ("stable_rank", "effective_rank"):
+        stats |= {f"{metric}/{name}": values[metric] for name, values in health.items()}
+        stats |= _summary(metric, health)
+    return stats
+
+
+def _summary(metric: str, health: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    finite = [values[metric] for values in health.values() if math.isfinite(values[metric])]
+    if not finite:
+        nothing = math.nan if health else 0.0
+        return {f"{metric}/mean": nothing, f"{metric}/min": nothing}
+    return {f"{metric}/mean": math.fsum(finite) / len(finite), f"{metric}/min": min(finite)}
+
+
+def _exp_entropy(weights: npt.NDArray[np.float64]) -> float:
+    share = weights[weights > 0] / np.sum(weights)
+    share = share[share > 0]  # a share may underflow, and 0 · log 0 is 0
+    # Rounding may put the exponential a few ulp outside its mathematical bounds.
+    return min(max(float(np.exp(-np.sum(share * np.log(share)))), 1.0), float(len(weights)))
