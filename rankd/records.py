@@ -35,8 +35,6 @@ class Snapshot:
     role: str = "weight"
     finite: bool = True
     zero: bool = False
-    senders: tuple[bytes, ...] = ()
-    """Session ids of the clients that sent a part and await the acknowledgement."""
     received_at: float = 0.0
     """Seconds of the daemon's monotonic clock at which the last byte arrived."""
 
@@ -48,6 +46,11 @@ class Snapshot:
     def cols(self) -> int:
         """Columns of the matrix (size(0), -1)."""
         return math.prod(self.shape[1:])
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What newest-wins and order are kept by: (run, layer, role)."""
+        return self.run, self.layer, self.role
 
     @property
     def noticed(self) -> bool:

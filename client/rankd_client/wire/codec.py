@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from rankd_client.wire import fields as f
+from rankd_client.wire.disjoint import disjoint
 from rankd_client.wire.dtypes import DTYPES, dtype_by_code
-from rankd_client.wire.errors import CODES, WireError
+from rankd_client.wire.errors import WireError
 from rankd_client.wire.limits import (
     MAX_CHUNK_BYTES,
     MAX_HEADER_BYTES,
@@ -62,11 +63,11 @@ def encode(message: Message) -> list[Payload]:
             header = {"t": "ack", "state": message.state, "layer": message.layer, "step": message.step}
             header |= {"role": message.role, "credit_bytes": message.credit_bytes, "by_step": message.by_step}
         case Refusal():
-            header = {"t": "refusal", "code": message.code, "detail": message.detail[: MAX_TEXT_BYTES // 4]}
+            header = {"t": "refusal", "code": message.code, "detail": f.cut(message.detail, MAX_TEXT_BYTES)}
             header |= {"layer": message.layer, "step": message.step, "role": message.role}
             header |= {"credit_bytes": message.credit_bytes}
         case AlertNotice():
-            header = {"t": "alert", "alert": dict(message.alert)}
+            header = {"t": "alert", "alert": f.body("alert", dict(message.alert))}
         case Heartbeat():
             header = {"t": "heartbeat"}
         case Bye():
@@ -128,6 +129,8 @@ def _parse_chunk(header: Header, payload: Payload) -> Chunk:
         payload=payload,
     )
     end = chunk.offset + len(payload)
+    if chunk.offset % dtype.item_bytes or len(payload) % dtype.item_bytes:
+        raise WireError("bad_chunk", f"bytes {chunk.offset} to {end} cut an element of {dtype.item_bytes} bytes")
     if end > total_bytes or len(payload) == 0 or (len(payload) < MIN_CHUNK_BYTES and not chunk.last):
         raise WireError("bad_chunk", f"bytes {chunk.offset} to {end} of {total_bytes}")
     return chunk
@@ -146,6 +149,8 @@ def _parse_shard(header: Header, shape: tuple[int, ...]) -> Shard:
     shard = Shard(rectangles, ranges, f.take(header, "replica", f.integer(0, 1 << 20), 0))
     if shard.num_elements(shape) > rows * cols:
         raise WireError("bad_shard", "the pieces are larger than the matrix together")
+    if not disjoint(rectangles or ((0, 1, start, end) for start, end in ranges)):
+        raise WireError("bad_shard", "two pieces overlap")
     return shard
 
 
@@ -168,7 +173,7 @@ def _parse_welcome(header: Header) -> Welcome:
     if version != PROTOCOL_VERSION:
         raise WireError("unknown_version", f"version {version}; this side speaks {PROTOCOL_VERSION}")
     return Welcome(
-        stream_id=f.take(header, "stream_id", f.text(32)),
+        stream_id=f.take(header, "stream_id", f.stream_id),
         credit_bytes=f.take(header, "credit_bytes", _UINT),
         chunk_bytes=f.take(header, "chunk_bytes", f.integer(MIN_CHUNK_BYTES, MAX_CHUNK_BYTES)),
         heartbeat_seconds=f.take(header, "heartbeat_seconds", f.number(0.01, 3600.0)),
@@ -201,7 +206,7 @@ def _parse_ack(header: Header) -> Ack:
 
 def _parse_refusal(header: Header) -> Refusal:
     return Refusal(
-        code=f.take(header, "code", f.one_of("bad_field", tuple(CODES))),
+        code=f.take(header, "code", f.text(64)),
         detail=f.take(header, "detail", f.text(MAX_TEXT_BYTES), ""),
         layer=f.take(header, "layer", f.optional(_LAYER), None),
         step=f.take(header, "step", f.optional(_STEP), None),
@@ -217,7 +222,7 @@ _PARSERS: dict[str, Any] = {
     "chunk": _parse_chunk,
     "ack": _parse_ack,
     "refusal": _parse_refusal,
-    "alert": lambda header: AlertNotice(f.take(header, "alert", f.mapping)),
+    "alert": lambda header: AlertNotice(f.take(header, "alert", f.body)),
     "heartbeat": lambda header: Heartbeat(),
     "bye": lambda header: Bye(),
 }

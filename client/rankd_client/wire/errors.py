@@ -6,7 +6,7 @@ CODES: dict[str, str] = {
     # frames and headers
     "frame_count": "a message has a header frame, and a payload frame only where its type asks for one",
     "header_too_large": "a header frame is at most 64 KiB",
-    "bad_header": "a header frame is one msgpack map with string keys",
+    "bad_header": "a header or body is one msgpack map, without extensions; keys are strings and come once",
     "unknown_type": "the key 't' names a message type of this protocol",
     "missing_field": "every required key of the type is there",
     "bad_field": "every value has its key's type and range",
@@ -19,7 +19,7 @@ CODES: dict[str, str] = {
     "bad_shape": "a tensor has 2 to 8 dimensions, each at least 1, and fewer than 2**48 elements",
     "bad_shard": "a shard is a list of in-range, non-empty, disjoint rectangles or flat ranges",
     "size_mismatch": "a shard's total is its number of elements times the item size",
-    "bad_chunk": "a chunk lies within its total, and only the last one is shorter than 4 MiB",
+    "bad_chunk": "a chunk lies within its total, cuts no element, and only the last one is shorter than 4 MiB",
     "payload_too_large": "a payload frame is at most 16 MiB",
     # conversation
     "no_hello": "a connection says hello before anything else",
@@ -35,8 +35,9 @@ CODES: dict[str, str] = {
     "timed_out": "every shard of a layer arrives in time",
     # stream and queries
     "bad_topic": "a topic is KIND NUL RUN NUL",
-    "bad_sequence": "a sequence frame is 8 bytes of stream id and 8 of number, big-endian",
+    "bad_sequence": "a sequence frame is 8 bytes of stream id and a number below 2**63, big-endian",
     "body_too_large": "an event's or reply's body is at most 4 MiB",
+    "bad_body": "a body holds what JSON can: no binary, NaN or infinity, at most 16 levels",
     "unknown_query": "a query's verb is one of this protocol",
 }
 

@@ -9,22 +9,47 @@ from typing import Any
 import msgpack
 
 from rankd_client.wire.errors import WireError
-from rankd_client.wire.limits import MAX_DIMENSIONS, MAX_ELEMENTS, MAX_HEADER_BYTES, MAX_PIECES
+from rankd_client.wire.limits import (
+    BYTES_PER_ELEMENT,
+    MAX_BODY_BYTES,
+    MAX_BODY_DEPTH,
+    MAX_DIMENSIONS,
+    MAX_ELEMENTS,
+    MAX_HEADER_BYTES,
+    MAX_PIECES,
+)
 
 Check = Callable[[str, Any], Any]
+_HEX_DIGITS = frozenset("0123456789abcdef")
 ROLES = ("weight", "update", "gradient", "feature")
 
 
 def unpack_map(data: bytes | memoryview, limit: int, too_large: str) -> dict[str, Any]:
-    """One msgpack map with string keys, of at most `limit` bytes, nothing behind it."""
+    """One msgpack map of at most `limit` bytes, nothing behind it. In it and in maps below, keys are strings and come
+    once, and there are no extension types."""
     if len(data) > limit:
         raise WireError(too_large, f"{len(data)} bytes; at most {limit}")
+    most = limit // BYTES_PER_ELEMENT
     try:
-        value = msgpack.unpackb(data, raw=False, strict_map_key=False, max_ext_len=0)
+        value = msgpack.unpackb(
+            data,
+            raw=False,
+            object_pairs_hook=_unique,
+            ext_hook=_no_extension,
+            max_ext_len=0,
+            max_array_len=most,
+            max_map_len=most,
+        )
     except Exception as error:  # msgpack raises a dozen unrelated types for hostile bytes; all mean the same to us
         raise WireError("bad_header", f"not msgpack: {type(error).__name__}") from None
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise WireError("bad_header", f"expected a map with string keys, got {type(value).__name__}")
+    if not isinstance(value, dict):
+        raise WireError("bad_header", f"expected a map, got {type(value).__name__}")
+    return value
+
+
+def unpack_body(data: bytes | memoryview) -> dict[str, Any]:
+    value = unpack_map(data, MAX_BODY_BYTES, "body_too_large")
+    check_json(value)
     return value
 
 
@@ -104,8 +129,31 @@ def optional(check: Check) -> Check:
 
 
 def mapping(key: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict) or not all(isinstance(k, str) for k in value):
-        raise WireError("bad_field", f"{key}={show(value)}; expected a map with string keys")
+    if not isinstance(value, dict):
+        raise WireError("bad_field", f"{key}={show(value)}; expected a map")
+    return value
+
+
+def body(key: str, value: Any) -> dict[str, Any]:
+    """A map that can be written as JSON."""
+    check_json(mapping(key, value))
+    return value  # type: ignore[no-any-return]
+
+
+def check_json(value: Any, levels: int = MAX_BODY_DEPTH) -> None:
+    """Raise bad_body unless `value` is of what JSON has, in at most `levels` lists and maps. Keys are checked before."""
+    if isinstance(value, dict | list | tuple):
+        if not levels:
+            raise WireError("bad_body", f"more than {MAX_BODY_DEPTH} lists and maps inside one another")
+        for child in value.values() if isinstance(value, dict) else value:
+            check_json(child, levels - 1)
+    elif not (value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))):
+        raise WireError("bad_body", f"{show(value)}; expected a JSON value")
+
+
+def stream_id(key: str, value: Any) -> str:
+    if not isinstance(value, str) or len(value) != 16 or not _HEX_DIGITS.issuperset(value):
+        raise WireError("bad_field", f"{key}={show(value)}; expected 16 lower-case hexadecimal digits")
     return value
 
 
@@ -130,6 +178,11 @@ def integer_rows(width: int) -> Check:
     return check
 
 
+def cut(value: str, max_bytes: int) -> str:
+    """The start of our own `value` that fits `max_bytes` of UTF-8."""
+    return value.encode(errors="replace")[:max_bytes].decode(errors="ignore")
+
+
 def encoded(value: str) -> bytes:
     """UTF-8; a lone surrogate, which msgpack would not send, counts as a bad name."""
     try:
@@ -143,3 +196,14 @@ def show(value: Any) -> str:
     if isinstance(value, str | bytes):
         return ascii(value[:40])
     return ascii(value)[:60] if isinstance(value, int | float | bool | None) else type(value).__name__
+
+
+def _unique(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs) or not all(type(key) is str for key in value):
+        raise ValueError("a key that comes twice or is no string")
+    return value
+
+
+def _no_extension(code: int, data: bytes) -> Any:
+    raise ValueError(f"extension type {code}")

@@ -29,5 +29,12 @@ MAX_STEP = (1 << 63) - 1
 MAX_BODY_BYTES = 4 << 20
 """Bodies of events and replies: an alert is under 2 kB; a state reply is cut before it gets here."""
 
+MAX_BODY_DEPTH = 16
+"""Maps and lists inside one another: ours need 3; readers in any language may recurse."""
+
+BYTES_PER_ELEMENT = 64
+"""A map or list may claim one element for each of these bytes that its frame may have (1,024 in a header, 65,536 in a
+body): decoders make room for what is claimed, so that lists claimed inside lists once cost 80 MB for 64 KiB."""
+
 MAX_REPLY_FRAMES = 1001
 """A reply's header and at most 1,000 events; a subscriber asks again for more."""

@@ -11,6 +11,7 @@ from rankd_client.wire.dtypes import DTYPES
 from rankd_client.wire.limits import PROTOCOL_VERSION
 
 Payload = bytes | bytearray | memoryview
+"""A memoryview is one of bytes (format "B"), contiguous."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ def topic_of(kind: str, run: str = "") -> bytes:
     """KIND NUL RUN NUL: the separators keep one run's name from being another's prefix. A heartbeat has no run."""
     if kind not in KINDS:
         raise WireError("bad_topic", f"kind {kind!a}; expected one of {', '.join(KINDS)}")
-    return f"{kind}\0".encode() if kind == "heartbeat" else f"{kind}\0{run}\0".encode()
+    return f"{kind}\0".encode() if kind == "heartbeat" else f"{kind}\0{_RUN('run', run)}\0".encode()
 
 
 def parse_topic(topic: bytes) -> tuple[str, str]:
@@ -86,8 +86,8 @@ def parse_topic(topic: bytes) -> tuple[str, str]:
 
 def encode_event(event: Event) -> list[bytes]:
     """[topic, stream id and number, msgpack body]"""
-    sequence = _SEQUENCE.pack(bytes.fromhex(event.stream_id), event.seq)
-    return [event.topic, sequence, f.pack_map(event.body, MAX_BODY_BYTES)]
+    sequence = _SEQUENCE.pack(bytes.fromhex(f.stream_id("stream_id", event.stream_id)), event.seq)
+    return [event.topic, sequence, f.pack_map(f.body("body", event.body), MAX_BODY_BYTES)]
 
 
 def decode_event(frames: Sequence[Payload]) -> Event:
@@ -98,8 +98,9 @@ def decode_event(frames: Sequence[Payload]) -> Event:
     if len(frames[1]) != _SEQUENCE.size:
         raise WireError("bad_sequence", f"{len(frames[1])} bytes; expected {_SEQUENCE.size}")
     stream_id, seq = _SEQUENCE.unpack(frames[1])
-    body = f.unpack_map(memoryview(frames[2]), MAX_BODY_BYTES, "body_too_large")
-    return Event(kind, run, stream_id.hex(), seq, body)
+    if seq > MAX_STEP:
+        raise WireError("bad_sequence", f"number {seq}; at most {MAX_STEP}")
+    return Event(kind, run, stream_id.hex(), seq, f.unpack_body(memoryview(frames[2])))
 
 
 def encode_query(query: Query) -> list[bytes]:
@@ -111,8 +112,11 @@ def decode_query(frames: Sequence[Payload]) -> Query:
     if len(frames) != 1:
         raise WireError("frame_count", f"{len(frames)} frames; a query has 1")
     header = f.unpack_map(memoryview(frames[0]), MAX_HEADER_BYTES, "header_too_large")
+    verb = f.take(header, "t", f.one_of("unknown_query", QUERIES))
+    if verb == "resume" and header.get("run") is None:
+        raise WireError("missing_field", "'run'; a resume names the topic whose numbers it counts in")
     return Query(
-        verb=f.take(header, "t", f.one_of("unknown_query", QUERIES)),
+        verb=verb,
         query_id=f.take(header, "id", f.integer(0, MAX_STEP)),
         kind=f.take(header, "kind", f.one_of("bad_field", KINDS[:2]), "alert"),
         run=f.take(header, "run", f.optional(_RUN), None),
@@ -123,7 +127,7 @@ def decode_query(frames: Sequence[Payload]) -> Query:
 def encode_reply(reply: Reply) -> list[bytes]:
     """[header, then three frames an event]"""
     header = {"t": "reply", "id": reply.query_id, "stream_id": reply.stream_id, "error": reply.error}
-    frames = [f.pack_map({**header, "body": reply.body}, MAX_BODY_BYTES)]
+    frames = [f.pack_map({**header, "body": f.body("body", reply.body)}, MAX_BODY_BYTES)]
     for event in reply.events:
         frames += encode_event(event)
     return frames
@@ -133,10 +137,11 @@ def decode_reply(frames: Sequence[Payload]) -> Reply:
     if not frames or len(frames) % 3 != 1 or len(frames) > 3 * MAX_REPLY_FRAMES:
         raise WireError("frame_count", f"{len(frames)} frames; a reply has 1, and 3 for each event")
     header = f.unpack_map(memoryview(frames[0]), MAX_BODY_BYTES, "body_too_large")
+    f.take(header, "t", f.one_of("unknown_type", ("reply",)))
     return Reply(
         query_id=f.take(header, "id", f.integer(0, MAX_STEP)),
-        stream_id=f.take(header, "stream_id", f.text(32)),
-        body=f.take(header, "body", f.mapping, {}),
+        stream_id=f.take(header, "stream_id", f.stream_id),
+        body=f.take(header, "body", f.body, {}),
         error=f.take(header, "error", f.text(64), ""),
         events=tuple(decode_event(frames[i : i + 3]) for i in range(1, len(frames), 3)),
     )
