@@ -5,6 +5,7 @@ or the other. docs/protocol.md is the normative text; tests/golden holds the byt
 """
 
 from rankd_client.wire.codec import decode, encode
+from rankd_client.wire.disjoint import disjoint
 from rankd_client.wire.dtypes import DTYPES, Dtype, dtype_by_code
 from rankd_client.wire.errors import CODES, WireError
 from rankd_client.wire.limits import (
@@ -72,6 +73,7 @@ __all__ = [
     "decode_event",
     "decode_query",
     "decode_reply",
+    "disjoint",
     "dtype_by_code",
     "encode",
     "encode_event",

@@ -141,10 +141,12 @@ def body(key: str, value: Any) -> dict[str, Any]:
 
 
 def check_json(value: Any, levels: int = MAX_BODY_DEPTH) -> None:
-    """Raise bad_body unless `value` is of what JSON has, in at most `levels` lists and maps. Keys are checked before."""
+    """Raise bad_body unless `value` is of what JSON has, in at most `levels` lists and maps."""
     if isinstance(value, dict | list | tuple):
         if not levels:
             raise WireError("bad_body", f"more than {MAX_BODY_DEPTH} lists and maps inside one another")
+        if isinstance(value, dict) and not all(isinstance(key, str) for key in value):
+            raise WireError("bad_body", "a key that is no string")
         for child in value.values() if isinstance(value, dict) else value:
             check_json(child, levels - 1)
     elif not (value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))):

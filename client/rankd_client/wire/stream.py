@@ -87,7 +87,7 @@ def parse_topic(topic: bytes) -> tuple[str, str]:
 def encode_event(event: Event) -> list[bytes]:
     """[topic, stream id and number, msgpack body]"""
     sequence = _SEQUENCE.pack(bytes.fromhex(f.stream_id("stream_id", event.stream_id)), event.seq)
-    return [event.topic, sequence, f.pack_map(f.body("body", event.body), MAX_BODY_BYTES)]
+    return [event.topic, sequence, f.pack_map(f.body("body", dict(event.body)), MAX_BODY_BYTES)]
 
 
 def decode_event(frames: Sequence[Payload]) -> Event:
@@ -127,7 +127,7 @@ def decode_query(frames: Sequence[Payload]) -> Query:
 def encode_reply(reply: Reply) -> list[bytes]:
     """[header, then three frames an event]"""
     header = {"t": "reply", "id": reply.query_id, "stream_id": reply.stream_id, "error": reply.error}
-    frames = [f.pack_map({**header, "body": f.body("body", reply.body)}, MAX_BODY_BYTES)]
+    frames = [f.pack_map({**header, "body": f.body("body", dict(reply.body))}, MAX_BODY_BYTES)]
     for event in reply.events:
         frames += encode_event(event)
     return frames
