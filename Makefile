@@ -48,7 +48,8 @@ $(INSTALLED): pyproject.toml client/pyproject.toml constraints.txt
 	  found="$$python"; break; \
 	done; \
 	if [ -z "$$found" ]; then \
-	  echo "make: none of [$(CANDIDATES)] is Python 3.11 or newer with its venv module; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; \
+	  echo "make: none of [$(CANDIDATES)] is Python 3.11 or newer with venv; name one: make PYTHON=/path/to/it" >&2; \
+	  exit 1; \
 	fi; \
 	echo "make: $(VENV) with $$("$$found" --version), versions from constraints.txt" >&2; \
 	"$$found" -m venv $(VENV); \
