@@ -138,7 +138,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """A Verdict about a layer (or a whole run), as published. `stream_id`, `seq` and `time` are filled in by publish."""
+    """A Verdict about a layer (or a whole run), as published. `stream_id`, `seq` and `time` come from record."""
 
     alert_id: str
     run: str

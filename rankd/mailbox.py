@@ -1,0 +1,115 @@
+"""The one queue between intake and analysis: bounded in bytes, newest wins per layer, fair between runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+
+from rankd.records import Snapshot
+
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """A snapshot that will not be measured; `by_step` is the step that took its place, None for want of room."""
+
+    snapshot: Snapshot
+    by_step: int | None
+
+
+class Mailbox:
+    """Holds at most `max_bytes` of snapshots, whoever pushes how fast.
+
+    Three promises: a newer snapshot of a layer takes the place in line of the older one; runs are served in turn, and a
+    run whose one layer is huge holds up nobody, because a layer being measured is passed over, not waited for; a notice
+    (a snapshot known to be non-finite or all-zero, which carries no bytes) goes first and is never displaced.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.num_bytes = 0
+        self.num_superseded = 0
+        self.dropped_for_room = 0
+        self._notices: dict[tuple[Key, bool], Snapshot] = {}
+        self._waiting: dict[str, dict[Key, Snapshot]] = {}
+        self._turns: deque[str] = deque()
+        self._measuring: set[Key] = set()
+        self._changed = asyncio.Event()
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._notices) + sum(len(line) for line in self._waiting.values())
+
+    def put(self, snapshot: Snapshot) -> list[Superseded]:
+        """Take `snapshot`; returns those that it displaced (or itself, where the same notice waits already)."""
+        self._changed.set()
+        if snapshot.noticed:
+            first = self._notices.setdefault((snapshot.key, snapshot.zero), snapshot)
+            return [] if first is snapshot else [Superseded(snapshot, first.step)]
+        if snapshot.run not in self._waiting:
+            self._waiting[snapshot.run] = {}
+            self._turns.append(snapshot.run)
+        displaced = []
+        line = self._waiting[snapshot.run]
+        if (older := line.get(snapshot.key)) is not None:
+            self.num_superseded += 1
+            self.num_bytes -= older.data.nbytes
+            displaced.append(Superseded(older, snapshot.step))
+        line[snapshot.key] = snapshot  # an existing key keeps its place in line, so that no layer starves
+        self.num_bytes += snapshot.data.nbytes
+        return displaced + self._make_room(snapshot.key)
+
+    async def get(self) -> Snapshot | None:
+        """The next snapshot to measure, waiting for one; None when closed and empty. Call `done` with it afterwards."""
+        while (snapshot := self._next()) is None:
+            if self._closed and not len(self):
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+        return snapshot
+
+    def done(self, snapshot: Snapshot) -> None:
+        """The measurement of `snapshot` is over: the layer's next one may start."""
+        if not snapshot.noticed:
+            self._measuring.discard(snapshot.key)
+        self._changed.set()
+
+    def close(self) -> None:
+        """Nothing more will be put; `get` hands out what is left and then None."""
+        self._closed = True
+        self._changed.set()
+
+    def _next(self) -> Snapshot | None:
+        if self._notices:
+            return self._notices.pop(next(iter(self._notices)))
+        for _ in range(len(self._turns)):
+            run = self._turns[0]
+            self._turns.rotate(-1)
+            line = self._waiting[run]
+            key = next((key for key in line if key not in self._measuring), None)
+            if key is None:
+                continue
+            snapshot = self._take(run, key)
+            self._measuring.add(key)
+            return snapshot
+        return None
+
+    def _take(self, run: str, key: Key) -> Snapshot:
+        snapshot = self._waiting[run].pop(key)
+        self.num_bytes -= snapshot.data.nbytes
+        if not self._waiting[run]:
+            del self._waiting[run]
+            self._turns.remove(run)
+        return snapshot
+
+    def _make_room(self, newest: Key) -> list[Superseded]:
+        """Drop the longest-waiting snapshots of the run that holds most, the newest arrival last of all."""
+        dropped = []
+        while self.num_bytes > self.max_bytes:
+            run = max(self._waiting, key=lambda r: sum(s.data.nbytes for s in self._waiting[r].values()))
+            key = next((key for key in self._waiting[run] if key != newest), newest)
+            dropped.append(Superseded(self._take(run, key), None))
+            self.dropped_for_room += 1
+        return dropped

@@ -1,0 +1,121 @@
+"""Binding the daemon's addresses: owner-only directories, one daemon per address, and a clear word where it fails."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+from typing import TextIO
+
+import zmq
+import zmq.asyncio
+
+from rankd.config import ConfigError, ServeConfig
+from rankd_client.endpoints import EndpointError, check_owner
+from rankd_client.wire import MAX_CHUNK_BYTES
+
+MAX_FRAME_BYTES = {"push": MAX_CHUNK_BYTES, "alerts": 64 << 10, "query": 64 << 10}
+"""Beyond this libzmq drops the connection without allocating: a payload, a topic, a query."""
+
+RECEIVE_HWM = 64
+"""Messages per connection in libzmq's queue; credit keeps honest clients far below it."""
+
+SEND_HWM = {"push": 10_000, "alerts": 10_000, "query": 100}
+"""Messages of about 1 kB that a peer may leave unread before it loses some (replies are larger)."""
+
+NUM_PORT_TRIES = 50
+
+
+class BindError(RuntimeError):
+    """An address that cannot be had; the message names it and, where that is so, who may have it."""
+
+
+class Sockets:
+    """The three bound sockets and the addresses they really have."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        self.context = zmq.asyncio.Context()
+        self._locks: list[TextIO] = []
+        self._names = {"push": config.push, "alerts": config.alerts, "query": config.query}
+        kinds = {"push": zmq.ROUTER, "alerts": zmq.XPUB, "query": zmq.ROUTER}
+        sockets = {name: self._open(name, kind) for name, kind in kinds.items()}
+        self.push, self.alerts, self.query = (sockets[name] for name in kinds)
+        try:
+            self.addresses = self._bind(sockets)
+        except BaseException:
+            self.close(linger_ms=0)
+            raise
+
+    def close(self, linger_ms: int = 500) -> None:
+        """Closes; what is queued is sent for at most `linger_ms`."""
+        self.context.destroy(linger=linger_ms)
+        for lock in self._locks:
+            lock.close()
+
+    def _open(self, name: str, kind: int) -> zmq.asyncio.Socket:
+        socket = self.context.socket(kind)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES[name])
+        socket.setsockopt(zmq.RCVHWM, RECEIVE_HWM)
+        socket.setsockopt(zmq.SNDHWM, SEND_HWM[name])
+        socket.setsockopt(zmq.HEARTBEAT_IVL, 5_000)  # a peer whose host vanished is noticed without traffic
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15_000)
+        socket.setsockopt(zmq.IPV6, 1)
+        if kind == zmq.ROUTER:
+            socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an answer to nobody is an error we count, not silence
+        return socket
+
+    def _bind(self, sockets: dict[str, zmq.asyncio.Socket]) -> dict[str, str]:
+        """One URL names a daemon: where all three ask for any port, take three that follow one another."""
+        wanted = list(self._names.values())
+        if all(address.startswith("tcp://") and address.endswith(":0") for address in wanted):
+            return self._bind_any_ports(sockets)
+        return {name: self._bind_one(sockets[name], name, address) for name, address in self._names.items()}
+
+    def _bind_any_ports(self, sockets: dict[str, zmq.asyncio.Socket]) -> dict[str, str]:
+        (_, first), *others = self._names.items()
+        for _ in range(NUM_PORT_TRIES):
+            bound = {"push": self._bind_one(sockets["push"], "push", first)}
+            host, port = bound["push"].rsplit(":", 1)
+            try:
+                for offset, (name, _) in enumerate(others, start=1):
+                    bound[name] = self._bind_one(sockets[name], name, f"{host}:{int(port) + offset}")
+                return bound
+            except BindError:
+                for name, address in bound.items():
+                    sockets[name].unbind(address)
+        raise BindError(f"no three free ports in a row on {first}; give --push, --alerts and --query each")
+
+    def _bind_one(self, socket: zmq.asyncio.Socket, name: str, address: str) -> str:
+        if address.startswith("ipc://"):
+            self._claim(name, Path(address.removeprefix("ipc://")))
+        try:
+            socket.bind(address)
+        except (zmq.ZMQError, OSError) as error:
+            if getattr(error, "errno", None) == zmq.EADDRINUSE:
+                raise BindError(f"{name}={address} is in use; is another rankd running there?") from None
+            raise BindError(f"{name}={address} cannot be bound: {error}") from None
+        if address.startswith("ipc://"):
+            os.chmod(address.removeprefix("ipc://"), 0o600)  # noqa: PTH101
+            return address
+        bound: bytes = socket.getsockopt(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
+        return bound.rstrip(b"\0").decode()
+
+    def _claim(self, name: str, path: Path) -> None:
+        """libzmq would take a living daemon's socket file away; a lock beside it shows whether that one lives."""
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            check_owner(f"ipc://{path}")
+            lock = path.with_name(path.name + ".lock").open("w")
+        except EndpointError as error:
+            raise ConfigError(f"{name}: {error}") from None
+        except OSError as error:
+            raise BindError(f"{name}=ipc://{path} cannot be made: {error}") from None
+        self._locks.append(lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BindError(f"{name}=ipc://{path} is in use by another rankd") from None
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()

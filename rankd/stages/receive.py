@@ -1,0 +1,189 @@
+"""The push socket: greets clients, keeps their credit, hands on checked chunks. A peer's fault never ends the loop."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import zmq.asyncio
+
+from rankd.config import Limits
+from rankd.sockets import send_now
+from rankd_client.wire import (
+    Ack,
+    AlertNotice,
+    Bye,
+    Chunk,
+    Heartbeat,
+    Hello,
+    Message,
+    Refusal,
+    Welcome,
+    WireError,
+    decode,
+    encode,
+)
+
+log = logging.getLogger("rankd.receive")
+
+
+@dataclass(slots=True)
+class Peer:
+    """One greeted connection. `identity` is the ROUTER's name for it, `session` the client's own over reconnects."""
+
+    identity: bytes
+    session: bytes
+    run: str
+    process_rank: int
+    credit_bytes: int
+    granted_bytes: int
+    seen_at: float
+
+
+class Receive:
+    """Reads the ROUTER socket and answers on it.
+
+    Sending never waits: a peer that does not read its answers loses them (and is served again after its next hello).
+    """
+
+    def __init__(
+        self,
+        socket: zmq.asyncio.Socket,
+        limits: Limits,
+        stream_id: str,
+        clock: Callable[[], float],
+        counters: Counter[str],
+    ) -> None:
+        self.socket = socket
+        self.limits = limits
+        self.stream_id = stream_id
+        self.clock = clock
+        self.counters = counters
+        self._peers: dict[bytes, Peer] = {}
+        self._sessions: dict[bytes, Peer] = {}
+
+    @property
+    def runs(self) -> set[str]:
+        """Runs with a connected client."""
+        return {peer.run for peer in self._peers.values()}
+
+    async def next(self) -> tuple[Peer, Chunk]:
+        """The next chunk of a greeted peer that kept within its credit; everything else is dealt with here."""
+        while True:
+            identity, *frames = await self.socket.recv_multipart(copy=False)
+            peer = self._peers.get(identity.bytes)
+            try:
+                message = decode([frame.buffer for frame in frames])
+                chunk = self._handle(identity.bytes, peer, message)
+            except WireError as error:
+                self.refuse(identity.bytes, error)
+                continue
+            if chunk is not None and peer is not None:
+                return peer, chunk
+
+    def give_credit(self, peer: Peer, chunk: Chunk) -> None:
+        """Tell `peer` that `chunk` was taken: its bytes may be sent again."""
+        num_bytes = len(chunk.payload)
+        peer.credit_bytes += num_bytes
+        self._send(peer.identity, Ack("received", chunk.layer, chunk.step, chunk.role, num_bytes))
+
+    def refuse(self, identity: bytes, error: WireError, chunk: Chunk | None = None) -> None:
+        """Tell a peer which rule it broke. With `chunk`, the snapshot that it belongs to is dropped; its credit comes
+        back."""
+        code = f"num_refused_{error.code}"
+        self.counters[code] += 1
+        if self.counters[code] in (1, 10, 100, 1000):  # the first, then ever rarer: a hostile peer cannot fill a disk
+            log.warning("refused peer=%s times=%d %s", identity.hex(), self.counters[code], error)
+        refusal = Refusal(error.code, error.detail)
+        if chunk is not None:
+            num_bytes = len(chunk.payload)
+            if (peer := self._peers.get(identity)) is not None:
+                peer.credit_bytes += num_bytes
+            refusal = Refusal(error.code, error.detail, chunk.layer, chunk.step, chunk.role, num_bytes)
+        self._send(identity, refusal)
+
+    def acknowledge(self, sessions: Iterable[bytes], message: Ack | Refusal) -> None:
+        """Tell the clients of `sessions`, wherever they are connected now, what became of a snapshot."""
+        for session in sessions:
+            if (peer := self._sessions.get(session)) is not None:
+                self._send(peer.identity, message)
+
+    def notify(self, run: str, notice: AlertNotice) -> None:
+        """Send an alert back to the run's own trainers."""
+        for peer in self._peers.values():
+            if peer.run == run:
+                self._send(peer.identity, notice)
+
+    def heartbeat(self) -> None:
+        """Once an interval: forget connections that fell silent, tell the others that we live."""
+        now = self.clock()
+        for peer in list(self._peers.values()):
+            if now - peer.seen_at > self.limits.peer_timeout_seconds:
+                log.info("peer silent run=%r peer=%s", peer.run, peer.identity.hex())
+                self._forget(peer)
+            else:
+                self._send(peer.identity, Heartbeat())
+
+    def goodbye(self) -> None:
+        for peer in list(self._peers.values()):
+            self._send(peer.identity, Bye())
+            self._forget(peer)
+
+    def _handle(self, identity: bytes, peer: Peer | None, message: Message) -> Chunk | None:
+        """The chunk to hand on, or None when `message` needed no more than this stage."""
+        match message:
+            case Hello():
+                self._greet(identity, message)
+            case Chunk() | Heartbeat() | Bye() if peer is None:
+                if not isinstance(message, Bye):
+                    raise WireError("no_hello", "this connection has not said hello")
+            case Chunk():
+                assert peer is not None
+                peer.seen_at = self.clock()
+                num_bytes = len(message.payload)
+                if num_bytes > peer.credit_bytes:
+                    self._forget(peer)
+                    raise WireError("credit_exceeded", f"{num_bytes} bytes; credit left {peer.credit_bytes}")
+                peer.credit_bytes -= num_bytes
+                self.counters["num_received_bytes"] += num_bytes
+                return message
+            case Heartbeat():
+                assert peer is not None
+                peer.seen_at = self.clock()
+            case Bye():
+                assert peer is not None
+                log.info("peer left run=%r peer=%s", peer.run, identity.hex())
+                self._forget(peer)
+            case _:
+                raise WireError("wrong_direction", f"a {type(message).__name__} from a client")
+        return None
+
+    def _greet(self, identity: bytes, hello: Hello) -> None:
+        for known in (self._peers.get(identity), self._sessions.get(hello.session)):
+            if known is not None:
+                self._forget(known)
+        granted = sum(peer.granted_bytes for peer in self._peers.values())
+        credit = min(self.limits.credit_bytes, self.limits.total_credit_bytes - granted)
+        if credit < self.limits.chunk_bytes:
+            raise WireError("too_many_connections", f"{len(self._peers)} connections hold all credit")
+        peer = Peer(identity, hello.session, hello.run, hello.process_rank, credit, credit, self.clock())
+        self._peers[identity] = self._sessions[hello.session] = peer
+        self.counters["num_hellos"] += 1
+        log.info(
+            "peer greeted run=%r process_rank=%d world_size=%d agent=%r peer=%s",
+            hello.run, hello.process_rank, hello.world_size, hello.agent, identity.hex(),
+        )  # fmt: skip
+        self._send(identity, Welcome(self.stream_id, credit, self.limits.chunk_bytes, self.limits.heartbeat_seconds))
+
+    def _forget(self, peer: Peer) -> None:
+        self._peers.pop(peer.identity, None)
+        if self._sessions.get(peer.session) is peer:
+            del self._sessions[peer.session]
+
+    def _send(self, identity: bytes, message: Message) -> None:
+        if not send_now(
+            self.socket, [identity, *encode(message)]
+        ):  # gone (ROUTER_MANDATORY) or not reading: either way, theirs
+            self.counters["dropped_answers"] += 1

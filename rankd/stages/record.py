@@ -1,0 +1,157 @@
+"""Numbers what will be published and remembers it: the current state, and the newest events for who missed some.
+
+The history on disk comes with the durability work; with `data`, rows are appended as JSON lines meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from rankd.config import Limits
+from rankd.records import Alert, Measurement
+from rankd_client.wire import Event
+
+log = logging.getLogger("rankd.record")
+
+MAX_STATE_ALERTS = 2000
+"""About 1.5 MB of reply; whoever watches more firing layers than that reads `truncated` and asks run by run."""
+
+MAX_RESUME_EVENTS = 1000
+
+
+class Recent:
+    """The newest `max_events` of one kind, by run: numbers count from 1 per run."""
+
+    def __init__(self, kind: str, stream_id: str, max_events: int) -> None:
+        self.kind = kind
+        self.stream_id = stream_id
+        self.max_events = max_events
+        self.numbers: dict[str, int] = {}
+        self._events: dict[str, deque[Event]] = {}
+        self._order: deque[str] = deque()
+
+    def next_number(self, run: str) -> int:
+        self.numbers[run] = self.numbers.get(run, 0) + 1
+        return self.numbers[run]
+
+    def add(self, run: str, seq: int, body: Mapping[str, Any]) -> Event:
+        event = Event(self.kind, run, self.stream_id, seq, body)
+        self._events.setdefault(run, deque()).append(event)
+        self._order.append(run)
+        if len(self._order) > self.max_events:
+            self._events[self._order.popleft()].popleft()
+        return event
+
+    def since(self, run: str, from_seq: int) -> tuple[list[Event], int, int]:
+        """At most MAX_RESUME_EVENTS events from number `from_seq` on, the oldest number kept, and the newest given."""
+        events = self._events.get(run, deque())
+        first = events[0].seq if events else self.numbers.get(run, 0) + 1
+        skip = max(0, from_seq - first)
+        wanted = [events[i] for i in range(skip, min(len(events), skip + MAX_RESUME_EVENTS))]
+        return wanted, first, self.numbers.get(run, 0)
+
+
+class Record:
+    """Takes each measurement with its alerts, numbers both, and answers what is the state now."""
+
+    def __init__(
+        self,
+        stream_id: str,
+        limits: Limits,
+        clock: Callable[[], float],
+        counters: Counter[str],
+        data: Path | None = None,
+    ) -> None:
+        self.stream_id = stream_id
+        self.clock = clock
+        self.counters = counters
+        self.recent = {
+            "alert": Recent("alert", stream_id, limits.max_recent_alerts),
+            "measurement": Recent("measurement", stream_id, limits.max_recent_measurements),
+        }
+        self._firing: dict[str, Alert] = {}
+        self._runs: dict[str, dict[str, Any]] = {}
+        self._files = {kind: _open_log(data, kind) for kind in self.recent}
+
+    def __call__(self, measurement: Measurement, alerts: Iterable[Alert]) -> list[Event]:
+        """The events to publish: the measurement, then its alerts."""
+        run = measurement.run
+        known = self._runs.setdefault(run, {"run": run, "step": None, "num_measurements": 0, "layers": set()})
+        known["step"] = measurement.step
+        known["num_measurements"] += 1
+        known["layers"].add(measurement.layer)
+        self.counters["num_measurements"] += 1
+        return [self._add("measurement", run, measurement.to_json()), *(self._record_alert(alert) for alert in alerts)]
+
+    def state(self, run: str | None = None) -> dict[str, Any]:
+        """What a late joiner needs: newest numbers, firing alerts, and the runs; of one run or of all."""
+        firing = [alert.to_json() for alert in self._firing.values() if run in (None, alert.run)]
+        numbers = [
+            [kind, name, seq]
+            for kind, recent in self.recent.items()
+            for name, seq in recent.numbers.items()
+            if run in (None, name)
+        ]
+        runs = [{**known, "layers": len(known["layers"])} for name, known in self._runs.items() if run in (None, name)]
+        return {
+            "numbers": numbers,
+            "alerts": firing[-MAX_STATE_ALERTS:],
+            "truncated": len(firing) > MAX_STATE_ALERTS,
+            "runs": runs,
+            "counters": dict(self.counters),
+        }
+
+    def since(self, kind: str, run: str, from_seq: int) -> tuple[list[Event], int, int]:
+        """Events to resume from; see Recent.since."""
+        return self.recent[kind].since(run, from_seq)
+
+    def forget(self, run: str) -> None:
+        """Give up the memory of a run long silent. Its numbers stay, so that they never go back."""
+        self._runs.pop(run, None)
+        for alert_id in [alert_id for alert_id, alert in self._firing.items() if alert.run == run]:
+            del self._firing[alert_id]
+
+    def close(self) -> None:
+        for file in self._files.values():
+            if file is not None:
+                file.close()
+
+    def _record_alert(self, alert: Alert) -> Event:
+        recent = self.recent["alert"]
+        published = alert.published(self.stream_id, recent.next_number(alert.run), self.clock())
+        if published.state == "firing":
+            self._firing[published.alert_id] = published
+        else:
+            self._firing.pop(published.alert_id, None)
+        self.counters["num_alerts"] += 1
+        self._write("alert", published.to_json())
+        return recent.add(alert.run, published.seq, published.to_json())
+
+    def _add(self, kind: str, run: str, body: dict[str, Any]) -> Event:
+        self._write(kind, body)
+        return self.recent[kind].add(run, self.recent[kind].next_number(run), body)
+
+    def _write(self, kind: str, row: dict[str, Any]) -> None:
+        """One JSON line, on disk before the acknowledgement. A full disk costs the line, never the alert."""
+        file = self._files[kind]
+        if file is None:
+            return
+        try:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+            file.flush()
+        except OSError as error:
+            self.counters["dropped_rows"] += 1
+            if self.counters["dropped_rows"] in (1, 1000):
+                log.error("cannot write %s: %s; alerts go on without it", file.name, error)
+
+
+def _open_log(data: Path | None, kind: str) -> TextIO | None:
+    if data is None:
+        return None
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return (data / f"{kind}s.jsonl").open("a", encoding="utf-8")
