@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 import zmq
 import zmq.asyncio
@@ -14,6 +16,7 @@ import zmq.asyncio
 from rankd.config import ConfigError, ServeConfig
 from rankd_client.endpoints import EndpointError, check_owner
 from rankd_client.wire import MAX_CHUNK_BYTES
+from rankd_client.wire.messages import Payload
 
 MAX_FRAME_BYTES = {"push": MAX_CHUNK_BYTES, "alerts": 64 << 10, "query": 64 << 10}
 """Beyond this libzmq drops the connection without allocating: a payload, a topic, a query."""
@@ -29,6 +32,12 @@ NUM_PORT_TRIES = 50
 
 class BindError(RuntimeError):
     """An address that cannot be had; the message names it and, where that is so, who may have it."""
+
+
+def send_now(socket: zmq.asyncio.Socket, frames: Sequence[Payload]) -> bool:
+    """Send without waiting; False where the peer is gone (ROUTER_MANDATORY) or does not read."""
+    sent = cast("asyncio.Future[None]", socket.send_multipart(frames, flags=zmq.NOBLOCK))
+    return sent.exception() is None  # with NOBLOCK the future is done at once
 
 
 class Sockets:
@@ -61,7 +70,7 @@ class Sockets:
         socket.setsockopt(zmq.SNDHWM, SEND_HWM[name])
         socket.setsockopt(zmq.HEARTBEAT_IVL, 5_000)  # a peer whose host vanished is noticed without traffic
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15_000)
-        socket.setsockopt(zmq.IPV6, 1)
+        socket.setsockopt(zmq.IPV6, int("[" in self._names[name]))  # else LAST_ENDPOINT would say ::ffff:127.0.0.1
         if kind == zmq.ROUTER:
             socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an answer to nobody is an error we count, not silence
         return socket

@@ -17,7 +17,7 @@ class Measure:
 
     async def __call__(self, snapshot: Snapshot) -> Measurement:
         if snapshot.noticed:
-            metrics = dict.fromkeys(METRICS, 0.0 if snapshot.finite else None)
+            metrics: dict[str, float | None] = dict.fromkeys(METRICS, 0.0 if snapshot.finite else None)
             return _measurement(snapshot, metrics, "noticed", 0.0)
         measured = await asyncio.wrap_future(self.executor.submit(snapshot))
         return _measurement(snapshot, measured.metrics, measured.method, measured.seconds)
