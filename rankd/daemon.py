@@ -29,6 +29,8 @@ from rankd_client.wire import Ack, AlertNotice, Refusal, WireError
 
 log = logging.getLogger("rankd.daemon")
 
+LOGGED = ("run", "layer", "step", "rule", "state", "severity")
+
 
 @dataclass(frozen=True, slots=True)
 class Ready:
@@ -64,9 +66,8 @@ class Daemon:
                 self.http_socket = bind_http(config.http, config.http_any_port)
             except OSError as error:
                 self.sockets.close(linger_ms=0)
-                raise BindError(
-                    f"http={config.http} cannot be bound: {error.strerror}; give --http HOST:PORT or off"
-                ) from None
+                hint = "give --http HOST:PORT or --http off"
+                raise BindError(f"http={config.http} cannot be bound: {error.strerror}; {hint}") from None
         self.receive = Receive(self.sockets.push, config.limits, stream_id, time.monotonic, self.counters)
         self.assemble = Assemble(config.limits)
         self.mailbox = Mailbox(config.limits.max_mailbox_bytes)
@@ -112,9 +113,7 @@ class Daemon:
         for event in events:
             if event.kind == "alert":
                 self.receive.notify(event.run, AlertNotice(event.body))
-                log.info(
-                    "alert %s", " ".join(f"{k}={event.body[k]!r}" for k in ("run", "layer", "step", "rule", "state"))
-                )
+                log.info("alert %s", " ".join(f"{key}={event.body[key]!r}" for key in LOGGED))
         self._settle(snapshot, "recorded")
         self.mailbox.done(snapshot)
 
@@ -152,22 +151,21 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self.stop.set)
-        server = make_server(self.health) if self.http_socket else None
+        server = make_server(self.health)
         try:
             async with asyncio.TaskGroup() as tasks:
                 analysis = tasks.create_task(self.analysis())
                 intake = tasks.create_task(self.intake())
                 side = [self.housekeeping(), self.query.serve(), self.publish.watch_subscriptions()]
                 others = [tasks.create_task(task) for task in side]
-                if server is not None:
+                if self.http_socket is not None:
                     tasks.create_task(server.serve(sockets=[self.http_socket]))
                 announce(self.ready())
                 await self.stop.wait()
                 await self._drain(intake, analysis)
                 for task in others:
                     task.cancel()
-                if server is not None:
-                    server.should_exit = True
+                server.should_exit = True
         finally:
             self.executor.close()
             self.record.close()

@@ -126,14 +126,14 @@ def _is_idle(index: int) -> bool:
     if smi is None:
         return False
     uuid = f"GPU-{torch.cuda.get_device_properties(index).uuid}"
-    query = [smi, f"--id={uuid}", "--format=csv,noheader,nounits"]
     try:
-        apps = subprocess.run(
-            [*query, "--query-compute-apps=pid"], capture_output=True, text=True, timeout=10, check=True
-        )
-        used = subprocess.run(
-            [*query, "--query-gpu=memory.used"], capture_output=True, text=True, timeout=10, check=True
-        )
-        return not apps.stdout.strip() and float(used.stdout) * 2**20 < IDLE_GPU_BYTES
+        users = _ask(smi, uuid, "--query-compute-apps=pid")
+        used_bytes = float(_ask(smi, uuid, "--query-gpu=memory.used")) * 2**20
+        return not users and used_bytes < IDLE_GPU_BYTES
     except (OSError, subprocess.SubprocessError, ValueError):
         return False
+
+
+def _ask(smi: str, uuid: str, query: str) -> str:
+    command = [smi, f"--id={uuid}", query, "--format=csv,noheader,nounits"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
