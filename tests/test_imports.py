@@ -25,6 +25,7 @@ DAEMON_SOCKETS = (
     "rankd.auth",
     "rankd.web",
     "rankd.daemon",
+    "rankd.sockets",  # binds the daemon's three addresses for it
 )
 
 # What is imported -> the modules (with everything below them) that may import it.
