@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,14 +69,20 @@ class Daemon:
                 hint = "give --http HOST:PORT or --http off"
                 raise BindError(f"http={config.http} cannot be bound: {error.strerror}; {hint}") from None
         self.receive = Receive(self.sockets.push, config.limits, stream_id, time.monotonic, self.counters)
-        self.assemble = Assemble(config.limits)
-        self.mailbox = Mailbox(config.limits.max_mailbox_bytes)
+        self.assemble = Assemble(config.limits, self.counters)
+        self.mailbox = Mailbox(config.limits.max_mailbox_bytes, self.executor.num_slots, self.counters)
         self.measure = Measure(self.executor)
         self.detect = Detect(config.detect)
         self.record = Record(stream_id, config.limits, time.time, self.counters, config.data)
         self.publish = Publish(self.sockets.alerts, stream_id, time.time, self.counters)
         self.query = QueryServer(self.sockets.query, stream_id, self.record, self.counters)
         self.stop = asyncio.Event()
+        self.drained = True
+        """False where the daemon stopped before it had measured all that was waiting."""
+        if not config.insecure and any(address.startswith("tcp://") for address in self.sockets.addresses.values()):
+            log.warning("listening on loopback TCP without keys: every user of this host can push and listen")
+        if config.insecure:
+            log.warning("insecure: whoever reaches these addresses can push and listen")
 
     async def intake(self) -> None:
         """Chunks in, whole snapshots into the mailbox. Never waits for analysis."""
@@ -95,15 +101,10 @@ class Daemon:
                     self._settle(displaced.snapshot, "superseded", displaced.by_step)
 
     async def analysis(self) -> None:
-        """Snapshots out of the mailbox, as many at once as the executor has room for, in order within a layer."""
-        room = asyncio.Semaphore(self.executor.num_slots)
+        """Snapshots out of the mailbox, as many at once as the executor has slots, in order within a layer."""
         async with asyncio.TaskGroup() as measuring:
-            while True:
-                await room.acquire()
-                snapshot = await self.mailbox.get()
-                if snapshot is None:
-                    return
-                measuring.create_task(self._analyse(snapshot)).add_done_callback(lambda _: room.release())
+            while (snapshot := await self.mailbox.get()) is not None:
+                measuring.create_task(self._analyse(snapshot))
 
     async def _analyse(self, snapshot: Snapshot) -> None:
         measurement = await self.measure(snapshot)
@@ -140,14 +141,12 @@ class Daemon:
             "num_waiting": len(self.mailbox),
             "waiting_bytes": self.mailbox.num_bytes,
             "assembly_bytes": self.assemble.num_bytes,
-            "num_superseded": self.mailbox.num_superseded,
-            "dropped_for_room": self.mailbox.dropped_for_room,
-            "num_repeats": self.assemble.num_repeats,
             **self.counters,
         }
 
-    async def run(self, announce: Any = print) -> None:
-        """Serve until `stop` is set or SIGTERM or SIGINT comes; then finish what is waiting, within `drain_seconds`."""
+    async def run(self, announce: Callable[[Ready], None]) -> None:
+        """Call `announce` once pushes are taken; serve until `stop` is set or SIGTERM or SIGINT comes; then finish what
+        is waiting, within `drain_seconds`."""
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self.stop.set)
@@ -182,10 +181,11 @@ class Daemon:
         log.info("stopping num_waiting=%d", len(self.mailbox))
         intake.cancel()
         self.mailbox.close()
-        with contextlib.suppress(TimeoutError):
+        try:
             await asyncio.wait_for(analysis, self.config.limits.drain_seconds)
-        if len(self.mailbox):
-            log.warning("stopped with num_unmeasured=%d; their clients keep them", len(self.mailbox))
+        except TimeoutError:
+            self.drained = False
+            log.warning("stopping with num_waiting=%d; their clients keep them", len(self.mailbox))
         self.publish.heartbeat(state="stopping")
         self.receive.goodbye()
 
