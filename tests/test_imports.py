@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"rankd": ROOT / "rankd", "rankd_client": ROOT / "client" / "rankd_client"}
 
 CLI = ("rankd.cli", "rankd.demo")  # the daemon's side that acts as a trainer or a subscriber
-CLIENT_SOCKETS = ("rankd_client.client", "rankd_client.link", "rankd_client.stream", "rankd_client.subscriber")
+CLIENT_SOCKETS = ("rankd_client.client", "rankd_client.link", "rankd_client.subscriber")
 DAEMON_SOCKETS = (
     "rankd.stages.receive",
     "rankd.stages.publish",
@@ -48,7 +48,6 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "rankd.mailbox",
         "rankd.stages.measure",
         "rankd.stages.record",
-        "rankd_client.stream",
         "rankd_client.subscriber",
     ),
     "rankd.stages": ("rankd.daemon",),
