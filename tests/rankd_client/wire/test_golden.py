@@ -1,0 +1,112 @@
+"""Golden bytes, read as another implementation would: what is written, accepted or refused once stays so."""
+
+from __future__ import annotations
+
+import json
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rankd_client import wire
+from rankd_client.wire import CODES, Chunk, Event, Message, Plan, Query, Reply, Shard, WireError
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+ENCODERS: dict[str, Callable[..., Any]] = {
+    "message": wire.encode,
+    "event": wire.encode_event,
+    "query": wire.encode_query,
+    "reply": wire.encode_reply,
+}
+DECODERS: dict[str, Callable[..., Any]] = {
+    "message": wire.decode,
+    "event": wire.decode_event,
+    "query": wire.decode_query,
+    "reply": wire.decode_reply,
+}
+ACCEPTED = json.loads((GOLDEN / "protocol0.json").read_text(encoding="utf-8"))
+REFUSED = json.loads((GOLDEN / "refused0.json").read_text(encoding="utf-8"))
+
+RAISED_BY_THE_DAEMON = {
+    "no_hello",
+    "wrong_direction",
+    "credit_exceeded",
+    "chunk_order",
+    "shard_conflict",
+    "layer_too_large",
+    "too_many_connections",
+    "too_many_runs",
+    "too_many_layers",
+    "assembly_full",
+    "timed_out",
+}
+"""Rules about a conversation, which single messages cannot break: tested with the stages that keep it."""
+
+
+def frames_of(row: dict[str, Any]) -> list[bytes]:
+    return [
+        bytes.fromhex(frame) if isinstance(frame, str) else bytes.fromhex(frame["hex"]) * frame["times"]
+        for frame in row["frames"]
+    ]
+
+
+def message_of(row: dict[str, Any]) -> Any:
+    """The message that the row's JSON `fields` describe."""
+    values = {k: bytes.fromhex(v) if k in ("session", "payload") else v for k, v in row["fields"].items()}
+    if row["type"] == "Chunk":
+        rectangles, ranges = (tuple(map(tuple, values["shard"][key])) for key in ("rectangles", "ranges"))
+        values["shape"] = tuple(values["shape"])
+        values["shard"] = Shard(rectangles, ranges, values["shard"]["replica"])
+    if row["type"] == "Welcome":
+        values["plan"] = Plan(**values["plan"])
+    if row["type"] == "Reply":
+        values["events"] = tuple(Event(**event) for event in values["events"])
+    return getattr(wire, row["type"])(**values)
+
+
+@pytest.mark.parametrize("row", ACCEPTED, ids=lambda row: row["name"])
+def test_golden_bytes_decode_to_their_message(row: dict[str, Any]) -> None:
+    assert DECODERS[row["decoder"]](frames_of(row)) == message_of(row)
+
+
+@pytest.mark.parametrize("row", [row for row in ACCEPTED if not row.get("decode_only")], ids=lambda row: row["name"])
+def test_messages_encode_to_their_golden_bytes(row: dict[str, Any]) -> None:
+    assert ENCODERS[row["decoder"]](message_of(row)) == frames_of(row)
+
+
+def test_every_type_of_message_has_golden_bytes() -> None:
+    types = {kind.__name__ for kind in (*typing.get_args(Message), Event, Query, Reply)}
+    assert {row["type"] for row in ACCEPTED if not row.get("decode_only")} == types
+
+
+@pytest.mark.parametrize("row", REFUSED, ids=lambda row: f"{row['code']}, {row['decoder']}: {row['why']}")
+def test_bad_bytes_are_refused_with_the_code_of_the_rule(row: dict[str, Any]) -> None:
+    with pytest.raises(WireError) as caught:
+        DECODERS[row["decoder"]](frames_of(row))
+    assert caught.value.code == row["code"]
+    assert len(caught.value.detail) < 400
+    assert caught.value.detail.isprintable()
+
+
+def test_every_code_has_bytes_that_are_refused_with_it() -> None:
+    assert {row["code"] for row in REFUSED} | RAISED_BY_THE_DAEMON == set(CODES)
+    assert not {row["code"] for row in REFUSED} & RAISED_BY_THE_DAEMON
+
+
+def test_an_error_with_a_code_beyond_the_table_is_our_own_mistake() -> None:
+    with pytest.raises(KeyError, match="made_up"):
+        WireError("made_up", "")
+
+
+def test_payloads_are_passed_on_without_a_copy() -> None:
+    payload = bytearray(4 << 20)
+    chunk = Chunk("w", 1, "float32", (1 << 10, 1 << 10), 4 << 20, 0, payload)
+    header, sent = wire.encode(chunk)
+    assert sent is payload
+    received = wire.decode([header, memoryview(payload)])
+    assert isinstance(received, Chunk)
+    assert isinstance(received.payload, memoryview)
+    assert received.payload.obj is payload
+    assert received.last
