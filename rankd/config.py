@@ -115,7 +115,10 @@ class ServeConfig:
         for key in ("push", "alerts", "query"):
             _check(key, getattr(self, key))
         if self.http != "off":
-            _check("http", f"tcp://{self.http}")
+            try:
+                check_address(f"tcp://{self.http}")
+            except EndpointError:
+                raise ConfigError(f"http={self.http!r}: expected HOST:PORT or off") from None
         addresses = {"push": self.push, "alerts": self.alerts, "query": self.query}
         if self.http != "off":
             addresses["http"] = f"tcp://{self.http}"

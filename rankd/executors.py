@@ -15,6 +15,7 @@ from typing import Protocol
 
 import torch
 
+from rankd.config import ConfigError
 from rankd.metrics import compute_metrics
 from rankd.records import Snapshot
 from rankd.spectrum import measure_spectrum
@@ -106,13 +107,11 @@ EXECUTORS: dict[str, Callable[[torch.device], Executor]] = {"threads": ThreadExe
 
 def choose_device(name: str) -> torch.device:
     """`name` is cpu, cuda:N or auto: the CPU unless there is a GPU that no other process uses, because memory taken
-    from a trainer's GPU can end the training. ValueError where cuda:N is not there."""
+    from a trainer's GPU can end the training. ConfigError where cuda:N is not there."""
     if name != "auto":
         device = torch.device(name)
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise ValueError(
-                f"device={name!r}: expected a GPU that is there; this process sees {torch.cuda.device_count()}"
-            )
+            raise ConfigError(f"device={name!r}: expected one of the {torch.cuda.device_count()} GPUs that are there")
         return device
     for index in range(torch.cuda.device_count()):
         if _is_idle(index):

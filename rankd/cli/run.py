@@ -34,9 +34,8 @@ def run(
         try:
             code = _run(command, environment)
         except OSError as error:
-            leave(
-                f"cannot run {command[0]!r}: {error.strerror}", 127 if isinstance(error, FileNotFoundError) else PROBLEM
-            )
+            missing = isinstance(error, FileNotFoundError)
+            leave(f"cannot run {command[0]!r}: {error.strerror}", 127 if missing else PROBLEM)
     printer.close()
     raise typer.Exit(code)
 

@@ -6,6 +6,7 @@ Everything a peer may do wrong here is a WireError, raised before anything is al
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -77,11 +78,10 @@ class Assemble:
     A layer whose elements are not all finite, or all zero, is marked here, before newest-wins could displace it.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, counters: Counter[str]) -> None:
         self.limits = limits
+        self.counters = counters
         self.num_bytes = 0
-        self.num_repeats = 0
-        self.num_timed_out = 0
         self._runs: dict[str, _Run] = {}
         self._open: dict[LayerStep, _OpenLayer] = {}
         self._waiting: dict[LayerStep, set[bytes]] = {}
@@ -91,7 +91,7 @@ class Assemble:
         known = self._known_run(run, chunk, now)
         key = (run, chunk.layer, chunk.role, chunk.step)
         if known.newest.get((chunk.layer, chunk.role)) == chunk.step or chunk.shard.replica != 0:
-            self.num_repeats += 1
+            self.counters["num_repeats"] += 1
             waiting = self._waiting.get(key)
             if waiting is not None:
                 waiting.add(session)
@@ -113,7 +113,7 @@ class Assemble:
         """Give up layers whose shards did not all come in time; yields each with the sessions that sent a part."""
         limit = now - self.limits.assembly_timeout_seconds
         for key in [key for key, layer in self._open.items() if layer.started_at < limit]:
-            self.num_timed_out += 1
+            self.counters["dropped_timed_out"] += 1
             yield key, set(self._close(key).shards)
 
     def idle_run(self, now: float) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from rankd.config import Limits
+from rankd.config import ConfigError, Limits
 from rankd.records import Alert, Measurement
 from rankd_client.wire import Event
 
@@ -153,5 +153,8 @@ class Record:
 def _open_log(data: Path | None, kind: str) -> TextIO | None:
     if data is None:
         return None
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return (data / f"{kind}s.jsonl").open("a", encoding="utf-8")
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return (data / f"{kind}s.jsonl").open("a", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"data={str(data)!r}: expected a directory to write to; {error.strerror}") from None
