@@ -86,7 +86,7 @@ class LogTimeDetector:
     Training slows down as it goes on: most change happens in the first tenth of the steps, and a healthy layer changes
     about as much from step 1,000 to 1,150 as from 10,000 to 11,500. Hence no fixed baseline and no fixed look-back.
 
-    * Firing (warning): from the 5th reading on, the change exceeds θ in 3 readings in a row of one scale. The reference
+    * Firing: from the 5th reading on, the change exceeds θ in 3 readings in a row of one scale. The reference
       is frozen then: one that slides along forgets the fault.
     * Resolved: 20 readings in a row within θ/2 of the reference, or on its good side.
     * Rebased (info): the last 20 levels lie within θ/2 of one another, beyond the reference. The level of that step
@@ -96,11 +96,14 @@ class LogTimeDetector:
     metric's own unit.
     """
 
-    def __init__(self, rule: str, metric: str, direction: int, scales: Sequence[Scale]) -> None:
+    def __init__(
+        self, rule: str, metric: str, direction: int, scales: Sequence[Scale], severity: Severity = "warning"
+    ) -> None:
         self.rule = rule
         self.metric = metric
         self._direction = direction
         self._scales = tuple(scales)
+        self._severity = severity
         self._memory = Memory()
         self._streaks = [0] * len(self._scales)
         self._rebase_step: int | None = None
@@ -175,7 +178,7 @@ class LogTimeDetector:
         return f"{self.metric} {verb} {percent:.3g} % ({values}), compared with step {raised.reference_step}"
 
     def _verdict(self, state: State, raised: Raised, level: float | None, detail: str) -> Verdict:
-        severity: Severity = "info" if state == "rebased" else "warning"
+        severity: Severity = "info" if state == "rebased" else self._severity
         value = None if level is None else _exp(level)
         return Verdict(self.rule, state, severity, self.metric, value, _exp(raised.reference), detail)
 

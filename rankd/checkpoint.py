@@ -1,0 +1,162 @@
+"""Checkpoints on disk → their weight matrices, one at a time. Nothing in a file is ever executed."""
+
+from __future__ import annotations
+
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rankd.metrics import compute_metrics
+from rankd.records import Measurement
+from rankd.spectrum import measure_spectrum
+from rankd_client.naming import clean_names
+
+SAFETENSORS_SUFFIXES = (".safetensors",)
+TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+MODEL_KEYS = ("model_state_dict", "state_dict", "model_state", "model", "module", "net", "network", "params", "weights")
+"""Where trainers keep the model beside their optimizer; the first of these that holds a mapping is taken."""
+MAX_NESTING = 32
+FLOAT_DTYPES = tuple(
+    getattr(torch, name)
+    for name in ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
+    if hasattr(torch, name)
+)
+
+
+class CheckpointError(ValueError):
+    """A file that cannot be read as a checkpoint; the message names it and what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """In place of a tensor that is no weight matrix."""
+
+    reason: str
+
+
+def load_tensors(path: str | Path) -> Iterator[tuple[str, torch.Tensor | Skipped]]:
+    """Every tensor of a .safetensors or .pt/.pth/.bin/.ckpt file with its cleaned name, in the order of the file: those
+    of two or more dimensions and a floating dtype, and the others as `Skipped`.
+
+    Of a file that holds more than a model, the model's state dict is taken (see MODEL_KEYS); without one, all tensors
+    but those below top-level keys with "optim" or "sched" in their name. Raises CheckpointError for a file that is
+    missing, damaged, of another kind, or a pickle that wants to run code.
+    """
+    path = Path(path)
+    if path.suffix not in SAFETENSORS_SUFFIXES + TORCH_SUFFIXES:
+        expected = ", ".join(SAFETENSORS_SUFFIXES + TORCH_SUFFIXES)
+        raise CheckpointError(f"{path}: suffix is {path.suffix!r}; expected one of {expected}")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; expected a checkpoint")
+    read = _read_safetensors if path.suffix in SAFETENSORS_SUFFIXES else _read_torch
+    seen: dict[tuple[int, torch.Size, tuple[int, ...]], str] = {}
+    for name, tensor in read(path):
+        reason = _reason_to_skip(tensor)
+        if reason is None and path.suffix in TORCH_SUFFIXES:
+            first = seen.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), name)
+            reason = None if first == name or tensor.numel() == 0 else f"the same tensor as {first}"
+        yield name, tensor if reason is None else Skipped(reason)
+
+
+def analyze_file(
+    path: str | Path,
+    on_skip: Callable[[str, str], None] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Iterator[Measurement]:
+    """Measurements of every weight matrix of a checkpoint: `run` is the file's name and `step` None.
+
+    `on_skip` is called with the name of each tensor left out and the reason. Raises CheckpointError.
+    """
+    for name, tensor in load_tensors(path):
+        if isinstance(tensor, Skipped):
+            if on_skip is not None:
+                on_skip(name, tensor.reason)
+            continue
+        start = clock()
+        spectrum = measure_spectrum(tensor)
+        metrics = compute_metrics(spectrum)
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        yield Measurement(
+            run=Path(path).name,
+            layer=name,
+            step=None,
+            shape=tuple(tensor.shape),
+            finite=spectrum.finite,
+            zero=spectrum.scale == 0 and tensor.numel() > 0,
+            metrics=metrics,
+            method=spectrum.method,
+            source_dtype=dtype,
+            wire_dtype=dtype,
+            measure_seconds=clock() - start,
+        )
+
+
+def _reason_to_skip(tensor: torch.Tensor) -> str | None:
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        return f"layout {tensor.layout}, quantized {tensor.is_quantized}; only plain dense tensors are measured"
+    if tensor.ndim < 2:
+        return f"{tensor.ndim} dimensions; a matrix has two or more"
+    if tensor.dtype not in FLOAT_DTYPES:
+        return f"dtype {tensor.dtype} is no floating dtype that can be measured"
+    # A few stored bytes may claim to be any size by strides of 0: measuring such a view would allocate all of it.
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return "a view whose elements overlap in memory"
+    return None
+
+
+def _read_safetensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name, clean in clean_names(file.keys()):
+                yield clean, file.get_tensor(name)
+    except (SafetensorError, OSError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path}: {error}; expected a whole .safetensors file") from error
+
+
+def _read_torch(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    try:
+        # Only the zip format can be mapped; mapped, tensors are read from disk as they are measured.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # a damaged pickle raises anything at all
+        text = str(error).strip().partition("\n")[0]
+        raise CheckpointError(
+            f"{path}: {type(error).__name__}: {text}; expected a whole PyTorch checkpoint of tensors, without code"
+        ) from error
+    tensors = dict(_flatten(_model_part(content), "", set()))
+    if not tensors:
+        raise CheckpointError(f"{path}: holds a {type(content).__name__} without tensors; expected a state dict")
+    for name, clean in clean_names(tensors):
+        yield clean, tensors[name]
+
+
+def _model_part(content: Any) -> Any:
+    for _ in range(MAX_NESTING):
+        if not isinstance(content, Mapping):
+            break
+        mappings = (content.get(key) for key in MODEL_KEYS)
+        inner = next((value for value in mappings if isinstance(value, Mapping) and value), None)
+        if inner is None:
+            break
+        content = inner
+    return content
+
+
+def _flatten(content: Any, prefix: str, seen: set[int], depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors under dotted names. A container that holds itself is entered once."""
+    if isinstance(content, torch.Tensor):
+        yield prefix or "tensor", content
+        return
+    if not isinstance(content, Mapping | list | tuple) or id(content) in seen or depth > MAX_NESTING:
+        return
+    seen.add(id(content))
+    for key, value in content.items() if isinstance(content, Mapping) else enumerate(content):
+        beside_model = depth == 0 and any(part in str(key) for part in ("optim", "sched"))
+        if not beside_model or isinstance(value, torch.Tensor):
+            yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key), seen, depth + 1)
