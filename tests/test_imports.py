@@ -39,7 +39,6 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "rankd.checkpoint",
         "rankd.demo",
         "rankd_client.snapshot",
-        "rankd_client.arena",
     ),
     "asyncio": (
         *CLI,
