@@ -1,0 +1,103 @@
+"""Preallocated memory for snapshots: blocks that are cut into regions, first fit, bounded once and for all.
+
+Under load fresh buffers made a copy 3–4 times slower than preallocated ones, and a bound that is allocated is a bound
+that holds. Pure: what a block is made of is the caller's choice. Not thread-safe; the outbox locks around it.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+ALIGNMENT_BYTES = 64
+"""A cache line: no two regions share one, and every element type is aligned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes, and the object that owns them in the form that the copier likes (a torch tensor of uint8)."""
+
+    view: memoryview
+    owner: Any = None
+
+
+@dataclass(slots=True, eq=False)
+class Block:
+    memory: Memory
+    num_bytes: int
+    free: list[tuple[int, int]] = field(default_factory=list)
+    """Free spans [start, end), sorted, never touching one another."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Region:
+    """`num_bytes` bytes of a block from `start` on; `reserved_bytes` of it are taken, up to the alignment."""
+
+    block: Block
+    start: int
+    num_bytes: int
+    reserved_bytes: int
+
+    @property
+    def view(self) -> memoryview:
+        return self.block.memory.view[self.start : self.start + self.num_bytes]
+
+
+def aligned(num_bytes: int) -> int:
+    return -(-num_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
+class Arena:
+    """At most `max_bytes` of memory, taken from `allocate(num_bytes)` block by block and never given back."""
+
+    def __init__(self, max_bytes: int, allocate: Callable[[int], Memory]) -> None:
+        self.max_bytes = max_bytes
+        self.num_bytes = 0
+        """Allocated so far."""
+        self._allocate = allocate
+        self._blocks: list[Block] = []
+
+    @property
+    def free_bytes(self) -> int:
+        return sum(end - start for block in self._blocks for start, end in block.free)
+
+    def grow(self, wanted_bytes: int, smallest_bytes: int = 0) -> bool:
+        """Have `wanted_bytes` in all, or as much as `max_bytes` allows; True if a block was allocated.
+
+        A block of less than `smallest_bytes` (the largest region that is asked for) would be of no use and is not
+        taken.
+        """
+        room = self.max_bytes // ALIGNMENT_BYTES * ALIGNMENT_BYTES - self.num_bytes
+        num_bytes = min(max(aligned(wanted_bytes) - self.num_bytes, 0), room)
+        if num_bytes <= 0:
+            return False
+        if num_bytes < smallest_bytes:
+            num_bytes = aligned(smallest_bytes)
+            if num_bytes > room:
+                return False
+        self._blocks.append(Block(self._allocate(num_bytes), num_bytes, [(0, num_bytes)]))
+        self.num_bytes += num_bytes
+        return True
+
+    def reserve(self, num_bytes: int) -> Region | None:
+        """The first free place of `num_bytes` bytes (at least 1); None if there is none."""
+        needed = aligned(max(num_bytes, 1))
+        for block in self._blocks:
+            for index, (start, end) in enumerate(block.free):
+                if end - start >= needed:
+                    block.free[index : index + 1] = [(start + needed, end)] if end - start > needed else []
+                    return Region(block, start, num_bytes, needed)
+        return None
+
+    def release(self, region: Region) -> None:
+        """Give `region` back and join it with the free spans beside it."""
+        free = region.block.free
+        span = (region.start, region.start + region.reserved_bytes)
+        insort(free, span)
+        index = free.index(span)
+        if index + 1 < len(free) and free[index + 1][0] == span[1]:
+            free[index : index + 2] = [(span[0], free[index + 1][1])]
+        if index > 0 and free[index - 1][1] == span[0]:
+            free[index - 1 : index + 1] = [(free[index - 1][0], free[index][1])]

@@ -1,0 +1,179 @@
+"""The trainer's side: `Client.push` copies weights and returns; everything else happens elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import operator
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rankd_client.config import Config, read_config
+from rankd_client.console import say
+from rankd_client.receipt import PushReceipt
+from rankd_client.text import escape
+from rankd_client.wire import MAX_STEP
+
+if TYPE_CHECKING:
+    from rankd_client.pusher import Pusher
+
+MAX_ALERTS = 1000
+"""Alerts kept for alerts(); the oldest go first."""
+
+LOCK_SECONDS = 1.0
+"""How long a push waits for one of another thread; one in a signal handler within a push must not wait for ever."""
+
+_log = logging.getLogger("rankd_client")
+
+
+class Client:
+    """Ships snapshots of a model's weights to a rankd daemon, and brings its alerts back.
+
+    Args:
+        run: name of the run; RANKD_RUN, else one made of script, host, process and time.
+        endpoint: URL of the daemon; RANKD_URL, else the user's own `ipc://` directory.
+        every_steps: push at the first step at or after each multiple of this; RANKD_EVERY_STEPS, else 1.
+        min_interval_seconds: leave at least this long between two pushes.
+        max_overhead: share of training time that pushing may take: due pushes are shrunk or skipped to keep it.
+            None takes every due push whole. Never acts in jobs of several processes.
+        max_push_bytes: bytes of one push; where a model has more, layers take turns. A larger layer is never pushed.
+        max_memory_bytes: bound of the memory for snapshots; None: 2 × max_push_bytes.
+        dtype: what is sent: "bfloat16", "float32", "float16", "float64"; never wider than the weights are.
+        include, exclude, priority: globs of layer names: the only ones to push, those not to, those to push first.
+        strict: raise what would only be logged. For tests.
+        echo: print one line on stderr for each alert and at the start; RANKD_ECHO=0 turns that off.
+
+    Wrong arguments and a wrong environment raise ValueError here; from then on nothing raises (but `strict`), and
+    nothing waits for a daemon. RANKD_MODE=disabled makes every method return at once.
+    """
+
+    def __init__(
+        self,
+        run: str | None = None,
+        endpoint: str | None = None,
+        *,
+        every_steps: int | None = None,
+        min_interval_seconds: float = 0.0,
+        max_overhead: float | None = 0.005,
+        max_push_bytes: int = 64 << 20,
+        max_memory_bytes: int | None = None,
+        dtype: str = "bfloat16",
+        include: str | Iterable[str] | None = None,
+        exclude: str | Iterable[str] | None = None,
+        priority: str | Iterable[str] = (),
+        strict: bool = False,
+        echo: bool | None = None,
+    ) -> None:
+        self.config: Config = read_config(
+            run=run,
+            endpoint=endpoint,
+            every_steps=every_steps,
+            min_interval_seconds=min_interval_seconds,
+            max_overhead=max_overhead,
+            max_push_bytes=max_push_bytes,
+            max_memory_bytes=max_memory_bytes,
+            dtype=dtype,
+            include=include,
+            exclude=exclude,
+            priority=priority,
+            strict=strict,
+            echo=echo,
+        )
+        self.run = self.config.run
+        self.num_errors = 0
+        self._pid = os.getpid()
+        self._off = self.config.mode != "online"
+        self._lock = threading.Lock()
+        self._alerts: deque[dict[str, Any]] = deque(maxlen=MAX_ALERTS)
+        self._pusher: Pusher | None = None
+        self._next_step = 0
+        if self.config.mode == "offline":
+            say("RANKD_MODE=offline: spooling to disk is not there yet; nothing is pushed")
+
+    @property
+    def connected(self) -> bool:
+        """Whether a daemon answers at this moment."""
+        return self._pusher is not None and self._pusher.connected
+
+    def push(self, model: Any, step: int | None = None) -> PushReceipt:
+        """Copy the weights that are due at `step` and return; they are sent from another thread.
+
+        `model` is a module or a mapping of name -> tensor; `step` counts up from the last one, or from 0, if left out.
+        The weights may be changed as soon as this returns. Never raises, unless `strict`; never waits for a daemon.
+        """
+        if self._off or os.getpid() != self._pid:
+            return PushReceipt(step)
+        started = time.perf_counter()
+        try:
+            if not self._lock.acquire(timeout=LOCK_SECONDS):
+                return PushReceipt(step, skipped={"*": "another push is under way"})
+            try:
+                return self._push(model, self._checked_step(step), started)
+            finally:
+                self._lock.release()
+        except Exception as error:
+            self._fault(error)
+            return PushReceipt(step, blocked_seconds=time.perf_counter() - started)
+
+    def alerts(self) -> list[dict[str, Any]]:
+        """The alerts of this run that came since the last call, as the alert stream has them. Never blocks."""
+        taken = []
+        while self._alerts and os.getpid() == self._pid:
+            try:
+                taken.append(self._alerts.popleft())
+            except IndexError:  # another thread took the last one
+                break
+        return taken
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Wait up to `timeout` seconds until all that was pushed is recorded or superseded; False if it was not."""
+        if self._off or os.getpid() != self._pid or self._pusher is None:
+            return True
+        return self._pusher.flush(timeout)
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Send what is pending, for up to `timeout` seconds where a daemon is connected, at once where none is; end the
+        thread. Further calls, and pushes after it, do nothing."""
+        if self._off or os.getpid() != self._pid:
+            return
+        self._off = True
+        if self._pusher is not None:
+            self._pusher.close(timeout)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _push(self, model: Any, step: int, started: float) -> PushReceipt:
+        if self._pusher is None:
+            from rankd_client.pusher import Pusher  # brings ZeroMQ: not for those who have this disabled
+
+            self._pusher = Pusher(self.config, os.urandom(16), self._alerts)
+        receipt, error = self._pusher.push(model, step, started)
+        if error is not None:
+            self._fault(error)
+        return receipt
+
+    def _checked_step(self, step: int | None) -> int:
+        number = self._next_step if step is None else operator.index(step)
+        if isinstance(step, bool) or not 0 <= number <= MAX_STEP:
+            raise ValueError(f"step={step!r}: expected an integer from 0 to 2**63 - 1")
+        self._next_step = number + 1
+        return number
+
+    def _fault(self, error: Exception) -> None:
+        self.num_errors += 1
+        if self.config.strict:
+            raise error
+        if self.num_errors == 1:
+            _log.warning(
+                "rankd: a push failed, training goes on: %s: %s", type(error).__name__, escape(str(error), 500)
+            )

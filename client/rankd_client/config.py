@@ -1,0 +1,153 @@
+"""A client's settings: argument before environment before default, each checked once, at construction."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rankd_client.endpoints import default_url, endpoints_of
+from rankd_client.wire import MAX_RUN_NAME_BYTES
+
+DTYPES = ("bfloat16", "float32", "float16", "float64")
+"""What a snapshot may be sent as: the table's dtypes that are not reserved."""
+
+MODES = ("online", "offline", "disabled")
+Patterns = str | Iterable[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Checked settings of a Client; see there for what each means."""
+
+    run: str
+    address: str
+    """ZeroMQ address of the daemon's push socket."""
+    mode: str
+    every_steps: int
+    min_interval_seconds: float
+    max_overhead: float | None
+    max_push_bytes: int
+    max_memory_bytes: int
+    dtype: str
+    include: tuple[str, ...] | None
+    exclude: tuple[str, ...]
+    priority: tuple[str, ...]
+    strict: bool
+    echo: bool
+
+
+def read_config(
+    run: str | None,
+    endpoint: str | None,
+    every_steps: int | None,
+    min_interval_seconds: float,
+    max_overhead: float | None,
+    max_push_bytes: int,
+    max_memory_bytes: int | None,
+    dtype: str,
+    include: Patterns,
+    exclude: Patterns,
+    priority: Patterns,
+    strict: bool,
+    echo: bool | None,
+) -> Config:
+    """The settings that these arguments and the environment give. Raises ValueError naming key, value, expectation."""
+    mode = os.environ.get("RANKD_MODE") or "online"
+    if mode not in MODES:
+        raise _wrong("RANKD_MODE", mode, f"one of {', '.join(MODES)}")
+    push_bytes = _integer("max_push_bytes", max_push_bytes)
+    memory_bytes = 2 * push_bytes if max_memory_bytes is None else _integer("max_memory_bytes", max_memory_bytes)
+    if max_overhead is not None and not 0 < _number("max_overhead", max_overhead) <= 1:
+        raise _wrong("max_overhead", max_overhead, "a share of training time above 0 and up to 1, or None for no limit")
+    if dtype not in DTYPES:
+        raise _wrong("dtype", dtype, f"one of {', '.join(DTYPES)}")
+    return Config(
+        run=_run(run),
+        address=_address(endpoint),
+        mode=mode,
+        every_steps=_every_steps(every_steps),
+        min_interval_seconds=_number("min_interval_seconds", min_interval_seconds),
+        max_overhead=max_overhead,
+        max_push_bytes=push_bytes,
+        max_memory_bytes=memory_bytes,
+        dtype=dtype,
+        include=None if include is None else _patterns("include", include),
+        exclude=_patterns("exclude", exclude),
+        priority=_patterns("priority", priority),
+        strict=bool(strict),
+        echo=_echo(echo),
+    )
+
+
+def default_run() -> str:
+    """A readable name that no other run has: script, host, process and time."""
+    script = Path(sys.argv[0]).stem if sys.argv and sys.argv[0] not in ("", "-c") else "python"
+    return f"{script[:60]}-{socket.gethostname()[:60]}-{os.getpid()}-{time.strftime('%Y%m%dT%H%M%S')}"
+
+
+def _run(run: str | None) -> str:
+    key, value = ("run", run) if run is not None else ("RANKD_RUN", os.environ.get("RANKD_RUN") or default_run())
+    try:
+        ok = isinstance(value, str) and 0 < len(value.encode()) <= MAX_RUN_NAME_BYTES and "\0" not in value
+    except UnicodeEncodeError:
+        ok = False
+    if not ok:
+        raise _wrong(key, value, f"a name of 1 to {MAX_RUN_NAME_BYTES} UTF-8 bytes without NUL")
+    return value
+
+
+def _address(endpoint: str | None) -> str:
+    if endpoint is not None and not isinstance(endpoint, str):
+        raise _wrong("endpoint", endpoint, "ipc://DIR or tcp://HOST:PORT")
+    address = endpoints_of(default_url() if endpoint is None else endpoint).push
+    if address.startswith("tcp://") and address.endswith(":0"):
+        raise _wrong("endpoint", address, "the port of a daemon; 0 names none")
+    return address
+
+
+def _every_steps(every_steps: int | None) -> int:
+    if every_steps is not None:
+        return _integer("every_steps", every_steps)
+    text = os.environ.get("RANKD_EVERY_STEPS") or "1"
+    if not text.isascii() or not text.isdigit() or not int(text[:19]) > 0 or len(text) > 18:
+        raise _wrong("RANKD_EVERY_STEPS", text, "an integer of at least 1")
+    return int(text)
+
+
+def _echo(echo: bool | None) -> bool:
+    if echo is not None:
+        return bool(echo)
+    text = os.environ.get("RANKD_ECHO") or "1"
+    if text not in ("0", "1"):
+        raise _wrong("RANKD_ECHO", text, "0 or 1")
+    return text == "1"
+
+
+def _integer(key: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise _wrong(key, value, "an integer of at least 1")
+    return value
+
+
+def _number(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value >= 0):
+        raise _wrong(key, value, "a finite number of at least 0")
+    return float(value)
+
+
+def _patterns(key: str, value: Patterns) -> tuple[str, ...]:
+    patterns = () if value is None else (value,) if isinstance(value, str) else tuple(value)
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise _wrong(key, value, "a glob pattern of layer names, or several")
+    return patterns
+
+
+def _wrong(key: str, value: object, expected: str) -> ValueError:
+    return ValueError(f"{key}={value!r}: expected {expected}")

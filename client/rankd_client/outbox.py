@@ -1,0 +1,241 @@
+"""Snapshots between the training thread, which writes them, and the link's thread, which sends them.
+
+Per (layer, role) there is at most one of each: writing or pending (in the queue), sending, awaiting (sent whole, not
+yet recorded). A newer one takes the place of an older one as soon as it is whole. A region goes back to the arena only
+when ZeroMQ holds no frame of it any more. The lock is held for bookkeeping alone, never while bytes are copied or sent.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rankd_client.arena import Arena, Region
+
+Key = tuple[str, str]
+"""(layer, role)"""
+
+
+class Tracker(Protocol):
+    """Of zmq.MessageTracker, what is needed: whether ZeroMQ is done with a message's memory."""
+
+    @property
+    def done(self) -> bool: ...
+
+
+@dataclass(slots=True, eq=False)
+class Snapshot:
+    """One tensor's copy at one step. `sent_bytes` counts from 0 again when it has to be sent anew."""
+
+    layer: str
+    step: int
+    region: Region
+    shape: tuple[int, ...]
+    dtype: str = ""
+    source_dtype: str = ""
+    role: str = "weight"
+    written: bool = False
+    sent_bytes: int = 0
+    trackers: list[Tracker] = field(default_factory=list)
+
+    @property
+    def key(self) -> Key:
+        return self.layer, self.role
+
+    @property
+    def num_bytes(self) -> int:
+        return self.region.num_bytes
+
+    def held(self) -> bool:
+        """Whether ZeroMQ may still read the region."""
+        self.trackers = [tracker for tracker in self.trackers if not tracker.done]
+        return bool(self.trackers)
+
+
+class Outbox:
+    """Newest wins per layer, within the arena's memory. `num_replaced` counts unsent snapshots that a newer one of the
+    same layer replaced, `num_dropped` those that had to make room for another layer."""
+
+    def __init__(self, arena: Arena) -> None:
+        self.arena = arena
+        self.num_replaced = 0
+        self.num_dropped = 0
+        self._changed = threading.Condition()
+        self._queue: dict[Key, Snapshot] = {}
+        """Writing and pending; a newer snapshot keeps the place of the one it replaces, so that no layer starves."""
+        self._sending: Snapshot | None = None
+        self._awaiting: dict[Key, Snapshot] = {}
+        self._retired: list[Snapshot] = []
+        """Nobody wants them any more, but ZeroMQ still holds frames of them."""
+
+    # The training thread's side ------------------------------------------------------------------------------------
+
+    def grow(self, wanted_bytes: int, smallest_bytes: int) -> None:
+        with self._changed:
+            self.arena.grow(wanted_bytes, smallest_bytes)
+
+    def reserve(self, layer: str, step: int, num_bytes: int, shape: tuple[int, ...]) -> Snapshot | None:
+        """A snapshot to write into, or None where no memory can be had. Follow with `commit` or `abandon`."""
+        with self._changed:
+            key = (layer, "weight")
+            old = self._queue.get(key)
+            if old is not None:  # unsent: its memory is the best place for its successor, which keeps its turn
+                old.written = False
+                self._free(old)
+            region = self.arena.reserve(num_bytes) or self._make_room(key, step, num_bytes)
+            if region is None:
+                self.num_dropped += self._queue.pop(key, None) is not None
+                return None
+            self.num_replaced += old is not None
+            snapshot = Snapshot(layer, step, region, shape)
+            self._queue[key] = snapshot
+            return snapshot
+
+    def commit(self, snapshot: Snapshot) -> None:
+        """`snapshot` is whole: it may be sent, and an older one that awaited its record is not needed any more."""
+        with self._changed:
+            snapshot.written = True
+            older = self._awaiting.pop(snapshot.key, None)
+            if older is not None:
+                self._free(older)
+
+    def abandon(self, snapshot: Snapshot) -> None:
+        """Writing failed."""
+        with self._changed:
+            if self._queue.get(snapshot.key) is snapshot:
+                del self._queue[snapshot.key]
+            self._free(snapshot)
+
+    def _make_room(self, key: Key, step: int, num_bytes: int) -> Region | None:
+        """Give up what is needed least until `num_bytes` fit: what ZeroMQ has let go of, the same layer's older
+        snapshot, others that were sent, and at last unsent ones; the oldest step first, never one of this step."""
+        self._retired = [old for old in self._retired if not self._release(old)]
+        region = self.arena.reserve(num_bytes)
+        if region is not None:
+            return region
+        sent = sorted(self._awaiting.values(), key=lambda old: (old.key != key, old.step))
+        unsent = sorted((old for old in self._queue.values() if old.written), key=lambda old: old.step)
+        victims = [old for old in (*sent, *unsent) if (old.step < step or old.key == key) and not old.held()]
+        if self.arena.free_bytes + sum(old.region.reserved_bytes for old in victims) < num_bytes:
+            return None
+        for old in victims:
+            if self._awaiting.get(old.key) is old:
+                del self._awaiting[old.key]
+            else:
+                del self._queue[old.key]
+                self.num_dropped += 1
+            self.arena.release(old.region)
+            region = self.arena.reserve(num_bytes)
+            if region is not None:
+                return region
+        return None
+
+    # The link's side -----------------------------------------------------------------------------------------------
+
+    def next_unsent(self) -> Snapshot | None:
+        """What to send from: the one begun, else the first in the queue that is whole."""
+        with self._changed:
+            if self._sending is None:
+                self._sending = next(self._whole(), None)
+                if self._sending is not None:
+                    del self._queue[self._sending.key]
+            return self._sending
+
+    def put_back(self, snapshot: Snapshot) -> None:
+        """Nothing of `snapshot` could be sent now: make it replaceable again."""
+        with self._changed:
+            if self._sending is snapshot and snapshot.sent_bytes == 0:
+                self._sending = None
+                self._requeue([snapshot])
+
+    def sent(self, snapshot: Snapshot, num_bytes: int, tracker: Tracker) -> None:
+        """`num_bytes` more of `snapshot` were handed to ZeroMQ."""
+        with self._changed:
+            snapshot.trackers.append(tracker)
+            snapshot.sent_bytes += num_bytes
+            if snapshot.sent_bytes < snapshot.num_bytes or self._sending is not snapshot:
+                return
+            self._sending = None
+            newer = self._queue.get(snapshot.key)
+            if newer is not None and newer.written:
+                self._free(snapshot)
+            else:
+                self._awaiting[snapshot.key] = snapshot
+            self._changed.notify_all()
+
+    def settle(self, layer: str, role: str, step: int) -> bool:
+        """The daemon has dealt with this snapshot for good (recorded, superseded or refused it); False if it is not
+        one that was waited for."""
+        with self._changed:
+            key = (layer, role)
+            snapshot = self._awaiting.get(key)
+            if snapshot is not None and snapshot.step == step:
+                del self._awaiting[key]
+            elif self._sending is not None and (self._sending.key, self._sending.step) == (key, step):
+                snapshot, self._sending = self._sending, None
+            else:
+                return False
+            self._free(snapshot)
+            self._changed.notify_all()
+            return True
+
+    def rewind(self) -> None:
+        """A new connection: whatever is not recorded is sent again, from its first byte, before what came later."""
+        with self._changed:
+            again = [*self._awaiting.values(), *([self._sending] if self._sending else [])]
+            self._awaiting.clear()
+            self._sending = None
+            self._requeue(sorted(again, key=lambda snapshot: snapshot.step))
+
+    def purge(self) -> None:
+        """Free what ZeroMQ has let go of."""
+        with self._changed:
+            self._retired = [old for old in self._retired if not self._release(old)]
+
+    # Both ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def num_unsent(self) -> int:
+        return len(self._queue) + (self._sending is not None)
+
+    @property
+    def has_retired(self) -> bool:
+        return bool(self._retired)
+
+    @property
+    def settled(self) -> bool:
+        """Nothing waits to be sent or recorded."""
+        return not self._queue and self._sending is None and not self._awaiting
+
+    def wait_settled(self, timeout_seconds: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: self.settled, timeout_seconds)
+
+    # Under the lock ------------------------------------------------------------------------------------------------
+
+    def _whole(self) -> Iterator[Snapshot]:
+        return (snapshot for snapshot in self._queue.values() if snapshot.written)
+
+    def _requeue(self, again: list[Snapshot]) -> None:
+        """Put `again` in front of the queue, except those that a newer one has overtaken."""
+        front: dict[Key, Snapshot] = {}
+        for snapshot in again:
+            snapshot.sent_bytes = 0
+            overtaken = snapshot if snapshot.key in self._queue else front.get(snapshot.key)
+            if overtaken is not None:
+                self._free(overtaken)
+            if overtaken is not snapshot:
+                front[snapshot.key] = snapshot
+        self._queue = {**front, **self._queue}
+
+    def _free(self, snapshot: Snapshot) -> None:
+        if not self._release(snapshot):
+            self._retired.append(snapshot)
+
+    def _release(self, snapshot: Snapshot) -> bool:
+        if snapshot.held():
+            return False
+        self.arena.release(snapshot.region)
+        return True

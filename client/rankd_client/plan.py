@@ -1,0 +1,108 @@
+"""Which steps are due, and which layers go at one. Pure: in jobs of several processes all must choose alike."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rankd_client.wire import Plan
+
+
+def process_world() -> tuple[int, int]:
+    """(process_rank, world_size): torch.distributed's where it is initialised, else the launcher's environment."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    try:
+        process_rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    except ValueError:
+        return 0, 1  # somebody else's variables
+    return (process_rank, world_size) if 0 <= process_rank < world_size else (0, 1)
+
+
+@dataclass(slots=True)
+class Schedule:
+    """When to push: the client's own interval, or the daemon's plan where that is longer."""
+
+    every_steps: int = 1
+    min_interval_seconds: float = 0.0
+    plans: tuple[Plan, ...] = field(default=(Plan(),))
+    """The plan before the newest, and the newest: a plan says nothing about the steps before its first."""
+
+    def adopt(self, plan: Plan) -> None:
+        if plan != self.plans[-1]:
+            self.plans = (self.plans[-1], plan)
+
+    def interval_at(self, step: int) -> int:
+        """Steps from one due push to the next, at `step`."""
+        for plan in reversed(self.plans):
+            if step >= plan.first_step:
+                return max(self.every_steps, plan.every_steps)
+        return self.every_steps
+
+    def due(self, step: int, last_step: int | None, world_size: int) -> bool:
+        """Whether `step` is due, `last_step` being the last one pushed (None: none yet).
+
+        Several processes: a function of the step and the plan alone. One process: the first push is due, then the
+        first step at or after each multiple of the interval; a step that goes back starts anew.
+        """
+        every = self.interval_at(step)
+        if world_size > 1:
+            return step % every == 0
+        return last_step is None or step < last_step or step // every > last_step // every
+
+    def too_soon(self, seconds_since_last: float | None, world_size: int) -> bool:
+        """Whether min_interval_seconds forbids a push; time is no common ground for several processes."""
+        if world_size > 1 or seconds_since_last is None:
+            return False
+        return seconds_since_last < self.min_interval_seconds
+
+
+class Layer(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def num_bytes(self) -> int: ...
+    @property
+    def priority(self) -> bool: ...
+
+
+def choose(layers: Sequence[Layer], max_bytes: int, last_steps: Mapping[str, int]) -> list[str]:
+    """Names of the layers to push now, within `max_bytes`: those of priority, then the others, the stalest first.
+
+    `last_steps` holds the step at which each was last pushed. What does not fit this time is the stalest next time.
+    """
+    order = sorted(layers, key=lambda layer: (not layer.priority, last_steps.get(layer.name, -1)))
+    return _fill(order, max_bytes)
+
+
+def choose_alike(layers: Sequence[Layer], max_bytes: int, turn: int) -> list[str]:
+    """The same for jobs of several processes: a function of the model's layers and the number of the turn alone.
+
+    The layers without priority are cut into groups of what fits, in the model's order; the groups take turns.
+    """
+    first = _fill([layer for layer in layers if layer.priority], max_bytes)
+    left_bytes = max_bytes - sum(layer.num_bytes for layer in layers if layer.name in first)
+    groups: list[list[str]] = [[]]
+    group_bytes = 0
+    for layer in layers:
+        if layer.name in first or layer.num_bytes > left_bytes:
+            continue
+        if group_bytes + layer.num_bytes > left_bytes:
+            groups.append([])
+            group_bytes = 0
+        groups[-1].append(layer.name)
+        group_bytes += layer.num_bytes
+    return first + groups[turn % len(groups)]
+
+
+def _fill(layers: Sequence[Layer], max_bytes: int) -> list[str]:
+    names = []
+    for layer in layers:
+        if layer.num_bytes <= max_bytes:
+            names.append(layer.name)
+            max_bytes -= layer.num_bytes
+    return names

@@ -1,0 +1,210 @@
+"""What a Client needs from its first push on: which layers go, their copies, and the link that sends them."""
+
+from __future__ import annotations
+
+import platform
+import time
+import weakref
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+from rankd_client import snapshot
+from rankd_client.arena import Arena, aligned
+from rankd_client.budget import Budget
+from rankd_client.config import Config
+from rankd_client.console import say
+from rankd_client.link import Link
+from rankd_client.outbox import Outbox
+from rankd_client.plan import Schedule, choose, choose_alike, process_world
+from rankd_client.receipt import NOTHING, PushReceipt
+from rankd_client.snapshot import Watched
+from rankd_client.startline import StartLine
+from rankd_client.text import alert_line
+from rankd_client.wire import Hello
+
+
+class Pusher:
+    """One training process's pushes. Not thread-safe: the Client lets one thread in at a time."""
+
+    def __init__(self, config: Config, session: bytes, alerts: deque[dict[str, Any]]) -> None:
+        self._config = config
+        self._session = session
+        self._alerts = alerts
+        self._selection = snapshot.Selection(config.dtype, config.include, config.exclude, config.priority)
+        self._schedule = Schedule(config.every_steps, config.min_interval_seconds)
+        self._budget = Budget(config.max_overhead, time.monotonic())
+        self._pinned = False
+        self._outbox = Outbox(Arena(config.max_memory_bytes, lambda size: snapshot.allocate(size, self._pinned)))
+        self._link: Link | None = None
+        self._start_line = StartLine(config)
+        self._num_pushes = 0
+        self._last_push: dict[str, int] = {}
+        """Number of the push with which a layer last went: its staleness."""
+        self._last_step: int | None = None
+        self._last_seconds: float | None = None
+        self._names: tuple[str, ...] = ()
+        self._not_due: Mapping[str, str] = NOTHING
+        self._whole_bytes = self._least_bytes = 0
+
+    @property
+    def connected(self) -> bool:
+        return self._link is not None and self._link.connected
+
+    def push(self, model: Any, step: int, started: float) -> tuple[PushReceipt, Exception | None]:
+        """The receipt, and the first fault that a single layer met. `started` is when the caller came, in seconds of
+        the performance counter."""
+        process_rank, world_size = process_world()
+        now = time.monotonic()
+        self._start_line.called(step, now)
+        if self._link is not None:
+            self._schedule.adopt(self._link.plan)
+        since_last = None if self._last_seconds is None else now - self._last_seconds
+        if not self._schedule.due(step, self._last_step, world_size) or self._schedule.too_soon(since_last, world_size):
+            return PushReceipt(step, skipped=self._not_due), None
+        if process_rank != 0:
+            return self._pass(model, step, "replica"), None
+        max_bytes = self._config.max_push_bytes
+        if world_size == 1:
+            affordable = self._budget.affordable_bytes(self._whole_bytes, self._least_bytes, now)
+            if affordable < self._whole_bytes:
+                max_bytes = affordable
+        if max_bytes == 0:
+            return self._pass(model, step, "budget"), None
+        receipt, error, set_up_seconds = self._push(model, step, max_bytes, world_size)
+        self._last_step, self._last_seconds = step, now
+        blocked_seconds = time.perf_counter() - started
+        self._budget.spend(blocked_seconds - set_up_seconds, receipt.wire_bytes)
+        self._start_line.pushed(step, now, blocked_seconds - set_up_seconds, receipt.wire_bytes)
+        return replace(receipt, blocked_seconds=blocked_seconds), error
+
+    def flush(self, timeout_seconds: float) -> bool:
+        """True once everything queued is recorded or superseded, False after `timeout_seconds`."""
+        return self._outbox.wait_settled(timeout_seconds)
+
+    def close(self, timeout_seconds: float) -> None:
+        self._start_line.closed()
+        if self._link is not None:
+            self._link.stop(timeout_seconds)
+            self._link.join(timeout_seconds + 0.5)
+
+    def _pass(self, model: Any, step: int, reason: str) -> PushReceipt:
+        """A push that leaves everything out."""
+        if not self._names:
+            self._remember(snapshot.watch(model, self._selection)[0])
+        return PushReceipt(step, skipped=MappingProxyType(dict.fromkeys(self._names, reason)))
+
+    def _push(
+        self, model: Any, step: int, max_bytes: int, world_size: int
+    ) -> tuple[PushReceipt, Exception | None, float]:
+        """A due push, but for its time; the last number is how many seconds of it were spent once and for all."""
+        num_replaced, num_dropped = self._outbox.num_replaced, self._outbox.num_dropped
+        with snapshot.quiet_torch():
+            watched, skipped = snapshot.watch(model, self._selection)
+            self._start_line.watching(watched, skipped)
+            self._remember(watched)
+            if snapshot.capturing(watched):
+                skipped |= dict.fromkeys(self._names, "a CUDA graph is being captured")
+                return PushReceipt(step, skipped=skipped), None, 0.0
+            set_up_seconds = self._set_up(watched, process_rank=0, world_size=world_size)
+            chosen = self._choose(watched, skipped, step, max_bytes, world_size)
+            copied, error = self._copy(chosen, skipped, step)
+        self._num_pushes += 1
+        self._last_push |= dict.fromkeys(copied, self._num_pushes)
+        assert self._link is not None
+        self._link.wake()
+        receipt = PushReceipt(
+            step,
+            num_queued=len(copied),
+            num_replaced=self._outbox.num_replaced - num_replaced,
+            num_dropped=self._outbox.num_dropped - num_dropped,
+            skipped=MappingProxyType(skipped),
+            wire_bytes=sum(item.num_bytes for item in chosen if item.name in copied),
+            device_bytes=max(copied.values(), default=0),
+        )
+        return receipt, error, set_up_seconds
+
+    def _choose(
+        self, watched: list[Watched], skipped: dict[str, str], step: int, max_bytes: int, world_size: int
+    ) -> list[Watched]:
+        """What goes now, in its order; the others get their reason in `skipped`."""
+        refused = self._link.refused if self._link is not None else {}
+        layers = []
+        for item in watched:
+            if item.name in refused:
+                skipped[item.name] = f"refused: {refused[item.name]}"
+            else:
+                layers.append(item)
+        if world_size > 1:
+            names = choose_alike(layers, max_bytes, step // self._schedule.interval_at(step))
+        else:
+            names = choose(layers, max_bytes, self._last_push)
+        by_name = {item.name: item for item in layers}
+        skipped |= dict.fromkeys(by_name.keys() - set(names), "budget")
+        return [by_name[name] for name in names]
+
+    def _copy(
+        self, chosen: list[Watched], skipped: dict[str, str], step: int
+    ) -> tuple[dict[str, int], Exception | None]:
+        """Names of the layers that were copied, each with the device memory its copy took; and the first fault."""
+        copied: dict[str, int] = {}
+        fault: Exception | None = None
+        for item in chosen:
+            target = self._outbox.reserve(item.name, step, item.num_bytes, item.shape)
+            if target is None:
+                skipped[item.name] = "memory"
+                continue
+            try:
+                target.dtype, copied[item.name] = snapshot.copy(item, target.region)
+                target.source_dtype = item.source_dtype
+            except BaseException as error:
+                self._outbox.abandon(target)
+                if not isinstance(error, Exception):
+                    raise  # Ctrl-C
+                skipped[item.name] = f"copy failed: {type(error).__name__}"
+                fault = fault or error
+            else:
+                self._outbox.commit(target)
+        return copied, fault
+
+    def _set_up(self, watched: list[Watched], process_rank: int, world_size: int) -> float:
+        """Memory for this model, and the link; the seconds that took, which no later push will take."""
+        started = time.perf_counter()
+        sizes = [aligned(item.num_bytes) for item in watched if item.num_bytes <= self._config.max_push_bytes]
+        self._pinned = any(item.tensor.is_cuda for item in watched)
+        wanted_bytes = 2 * min(sum(sizes), self._config.max_push_bytes)
+        if wanted_bytes > self._outbox.arena.num_bytes:
+            self._outbox.grow(wanted_bytes, max(sizes))
+        if self._link is None:
+            agent = f"rankd-client python/{platform.python_version()}"
+            hello = Hello(
+                self._config.run, self._session, agent=agent, process_rank=process_rank, world_size=world_size
+            )
+            self._link = Link(self._config.address, hello, self._outbox, self._take_alert())
+            self._link.start()
+            weakref.finalize(self, self._link.stop).atexit = False
+        return time.perf_counter() - started
+
+    def _take_alert(self) -> Any:
+        alerts, echo = self._alerts, self._config.echo
+
+        def take(alert: dict[str, Any]) -> None:  # no reference to self: the link must not keep the pusher alive
+            alerts.append(alert)
+            if echo:
+                say(alert_line(alert))
+
+        return take
+
+    def _remember(self, watched: list[Watched]) -> None:
+        """What the cheap ways through push() need of the model."""
+        fitting = [item for item in watched if item.num_bytes <= self._config.max_push_bytes]
+        names = tuple(item.name for item in watched)
+        if names != self._names:
+            self._names, self._not_due = names, MappingProxyType(dict.fromkeys(names, "not due"))
+        self._whole_bytes = min(sum(item.num_bytes for item in fitting), self._config.max_push_bytes)
+        first_bytes = sum(item.num_bytes for item in fitting if item.priority)
+        others = [item for item in fitting if not item.priority]
+        turn = min(others, key=lambda item: self._last_push.get(item.name, -1), default=None)
+        self._least_bytes = min(first_bytes + (turn.num_bytes if turn else 0), self._whole_bytes)

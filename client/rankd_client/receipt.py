@@ -1,0 +1,25 @@
+"""What a push tells of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class PushReceipt:
+    """What one push did. `skipped` maps a layer to the reason why it was not queued; `wire_bytes` counts what this push
+    copied, `device_bytes` the device memory that it took in passing, `num_replaced` and `num_dropped` the older unsent
+    snapshots that it replaced, and that had to make room."""
+
+    step: int | None
+    num_queued: int = 0
+    num_replaced: int = 0
+    num_dropped: int = 0
+    skipped: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    wire_bytes: int = 0
+    device_bytes: int = 0
+    blocked_seconds: float = 0.0

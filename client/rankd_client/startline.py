@@ -1,0 +1,77 @@
+"""The line at the start that says what is watched and what that costs."""
+
+from __future__ import annotations
+
+from rankd_client.config import Config
+from rankd_client.console import say, show_bytes
+from rankd_client.snapshot import Watched
+from rankd_client.text import escape
+
+MAX_NAMES = 5
+"""Layers named in a line; the receipts name them all."""
+
+
+class StartLine:
+    """`28 of 41 tensors watched, 112 MB a push, estimated cost 0.3 %`, once, on stderr.
+
+    The cost is what the first push blocked (memory that is allocated once left out), over the time between it and the
+    next call, scaled to the interval between pushes. So the line comes with the second call; or at the end, with no
+    estimate, where there was none.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._watched: list[str] | None = None
+        self._num_tensors = 0
+        self._never: list[str] = []
+        self._first: tuple[int, float, float, int] | None = None
+        self._said = not config.echo
+
+    def watching(self, watched: list[Watched], skipped: dict[str, str]) -> None:
+        """What the first push found."""
+        if self._said or self._watched is not None:
+            return
+        self._watched = [item.name for item in watched]
+        self._num_tensors = len(watched) + len(skipped)
+        limit = self._config.max_push_bytes
+        self._never = [
+            f"{escape(item.name, 100)} ({show_bytes(item.num_bytes)} is more than max_push_bytes)"
+            for item in watched
+            if item.num_bytes > limit
+        ]
+        self._never += [
+            f"{escape(name, 100)} ({escape(reason, 200)})"
+            for name, reason in skipped.items()
+            if "are both called" in reason
+        ]
+
+    def pushed(self, step: int, now_seconds: float, blocked_seconds: float, wire_bytes: int) -> None:
+        if self._first is None:
+            self._first = (step, now_seconds, blocked_seconds, wire_bytes)
+
+    def called(self, step: int, now_seconds: float) -> None:
+        """push() was called, due or not."""
+        if self._said or self._first is None:
+            return
+        first_step, first_seconds, blocked_seconds, _ = self._first
+        num_steps = max(1, step - first_step)
+        every_seconds = max((now_seconds - first_seconds) / num_steps * self._config.every_steps, 1e-9)
+        share = blocked_seconds / max(every_seconds, self._config.min_interval_seconds)
+        limit = self._config.max_overhead
+        if limit is not None and share > limit:
+            self._say(f", estimated cost {100 * share:.2g} % if each due push were whole, kept to {100 * limit:.2g} %")
+        else:
+            self._say(f", estimated cost {100 * share:.2g} %")
+
+    def closed(self) -> None:
+        if not self._said and self._first is not None:
+            self._say(f", {1000 * self._first[2]:.2g} ms for the only one")
+
+    def _say(self, cost: str) -> None:
+        self._said = True
+        num_watched = len(self._watched or ())
+        wire_bytes = self._first[3] if self._first else 0
+        say(f"{num_watched} of {self._num_tensors} tensors watched, {show_bytes(wire_bytes)} a push{cost}")
+        if self._never:
+            more = len(self._never) - MAX_NAMES
+            say("never pushed: " + ", ".join(self._never[:MAX_NAMES]) + (f" and {more} more" if more > 0 else ""))
