@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 import torch
-from rankd_client.naming import clean_names
 
 from rankd.records import Spectrum
 from rankd.spectrum import measure_spectrum
+from rankd_client.naming import clean_names
 
 DEFAULT_EPS = 1e-10
 """In-process functions only: the sum of singular values below which a matrix counts as zero."""

@@ -34,12 +34,14 @@ class Reading(NamedTuple):
 
 @dataclass(slots=True)
 class Raised:
-    """A firing alert: its frozen reference, and for how many readings in a row the value has been back near it."""
+    """A firing alert: its frozen reference, for how many readings in a row the value has been back near it, and the
+    readings that count for settling elsewhere (those before the firing do, those before the run went back do not)."""
 
     step: int
     reference_step: int
     reference: float
     threshold: float
+    num_recent: int
     num_back: int = 0
 
 
@@ -123,7 +125,7 @@ class LogTimeDetector:
         if self._raised is None:
             return None
         if self._raised.step < step:
-            self._raised.num_back = 0
+            self._raised.num_recent = self._raised.num_back = 0
             return None
         raised, self._raised = self._raised, None
         last = self._memory.at(step)
@@ -140,7 +142,7 @@ class LogTimeDetector:
             change = 0.0 if reference is None else self._direction * (level - reference.level)
             self._streaks[index] = self._streaks[index] + 1 if change > threshold else 0
             if reference is not None and self._streaks[index] >= ON_READINGS and change > largest:
-                raised, largest = Raised(step, reference.step, reference.level, threshold), change
+                raised, largest = Raised(step, *reference, threshold, len(self._memory)), change
         if raised is None:
             return None
         self._raised = raised
@@ -152,12 +154,13 @@ class LogTimeDetector:
     def _follow(self, raised: Raised, step: int) -> Verdict | None:
         level = self._memory.levels[-1]
         near = raised.threshold / 2
+        raised.num_recent += 1
         raised.num_back = raised.num_back + 1 if self._beyond(raised, level) <= near else 0
         if raised.num_back >= OFF_READINGS:
             detail = f"{self.metric} came back to {_number(level)} ({_number(raised.reference)} before it moved)"
             return self._end("resolved", raised, level, detail)
         recent = self._memory.levels[-OFF_READINGS:]
-        settled = len(recent) == OFF_READINGS and max(recent) - min(recent) <= near
+        settled = raised.num_recent >= OFF_READINGS and max(recent) - min(recent) <= near
         if settled and all(self._beyond(raised, past) > 0 for past in recent):
             self._rebase_step = step
             return self._end("rebased", raised, level, f"{self._change(raised, level)}; it settled at this new level")
