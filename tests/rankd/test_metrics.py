@@ -1,0 +1,107 @@
+"""Named numbers of known spectra."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rankd.metrics import METRICS, compute_metrics, compute_rank_stats
+from rankd.records import Spectrum
+from rankd.spectrum import measure_spectrum
+
+RATIOS = ("stable_rank", "effective_rank", "effective_rank_energy", "participation_ratio")
+
+
+def spectrum_of(*values: float, scale: float = 1.0) -> Spectrum:
+    return Spectrum(len(values), len(values), np.array(values), scale, "test")
+
+
+def test_values_by_hand() -> None:
+    metrics = compute_metrics(spectrum_of(2.0, 1.0, 1.0, scale=3.0))
+    assert metrics["stable_rank"] == pytest.approx(6 / 4)
+    assert metrics["effective_rank"] == pytest.approx(2**1.5)  # entropy of (1/2, 1/4, 1/4): 1.5 log 2
+    assert metrics["effective_rank_energy"] == pytest.approx(math.exp(math.log(6) - 4 / 6 * math.log(4)))
+    assert metrics["participation_ratio"] == pytest.approx(36 / 18)
+    assert metrics["spectral_norm"] == pytest.approx(6.0)
+    assert metrics["frobenius_norm"] == pytest.approx(3 * math.sqrt(6))
+    assert set(metrics) == set(METRICS)
+
+
+@given(
+    st.lists(st.floats(0, 1), max_size=20).map(lambda rest: sorted([1.0, *rest], reverse=True)),
+    st.floats(1e-300, 1e300),
+)
+def test_ratios_stay_in_bounds_and_do_not_depend_on_scale(values: list[float], scale: float) -> None:
+    metrics = compute_metrics(spectrum_of(*values, scale=scale))
+    for name in RATIOS:
+        value = metrics[name]
+        assert value is not None
+        assert 1.0 - 1e-12 <= value <= len(values) * (1 + 1e-12)
+        assert value == compute_metrics(spectrum_of(*values))[name]
+
+
+@pytest.mark.parametrize("size", [1, 3, 64])
+def test_identity_is_full_and_a_product_is_one(size: int) -> None:
+    identity = compute_metrics(measure_spectrum(torch.eye(size)))
+    outer = compute_metrics(measure_spectrum(torch.outer(torch.arange(1.0, size + 1), torch.ones(size))))
+    for name in RATIOS:
+        assert identity[name] == pytest.approx(size)
+        assert outer[name] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_zero_empty_and_non_finite() -> None:
+    assert compute_metrics(measure_spectrum(torch.zeros(3, 2))) == dict.fromkeys(METRICS, 0.0)
+    assert compute_metrics(measure_spectrum(torch.zeros(0, 2))) == dict.fromkeys(METRICS, 0.0)
+    assert compute_metrics(measure_spectrum(torch.full((3, 2), math.nan))) == dict.fromkeys(METRICS)
+
+
+def test_a_norm_that_overflows_is_none() -> None:
+    metrics = compute_metrics(measure_spectrum(torch.full((4, 4), 1.7e308, dtype=torch.float64)))
+    assert metrics["spectral_norm"] is None
+    assert metrics["frobenius_norm"] is None
+    assert metrics["stable_rank"] == pytest.approx(1.0)
+
+
+def test_compute_rank_stats() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(4))
+        model[1].weight.copy_(torch.ones(4, 4))
+    stats = compute_rank_stats(model)
+    assert set(stats) == {
+        f"{metric}/{name}"
+        for metric in ("stable_rank", "effective_rank")
+        for name in ("0.weight", "1.weight", "mean", "min")
+    }
+    for metric in ("stable_rank", "effective_rank"):
+        assert stats[f"{metric}/0.weight"] == pytest.approx(4.0)
+        assert stats[f"{metric}/1.weight"] == pytest.approx(1.0, abs=1e-3)
+        assert stats[f"{metric}/mean"] == pytest.approx(2.5, abs=1e-3)
+        assert stats[f"{metric}/min"] == stats[f"{metric}/1.weight"]
+    assert all(type(value) is float for value in stats.values())
+
+
+def test_compute_rank_stats_without_matrices_and_with_bad_ones() -> None:
+    zeros = dict.fromkeys(("stable_rank/mean", "stable_rank/min", "effective_rank/mean", "effective_rank/min"), 0.0)
+    assert compute_rank_stats(torch.nn.LayerNorm(3)) == zeros
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    with torch.no_grad():
+        model[0].weight.fill_(math.nan)
+        model[1].weight.copy_(torch.eye(2))
+    stats = compute_rank_stats(model)
+    assert math.isnan(stats["stable_rank/0.weight"])
+    assert stats["stable_rank/mean"] == stats["stable_rank/min"] == pytest.approx(2.0)
+    with torch.no_grad():
+        model[1].weight.fill_(math.inf)
+    assert math.isnan(compute_rank_stats(model)["effective_rank/mean"])
+
+
+def test_compute_rank_stats_names_tied_and_wrapped() -> None:
+    model = torch.nn.ModuleDict({"module": torch.nn.ModuleDict({"_orig_mod": torch.nn.Linear(3, 3)})})
+    model["tied"] = torch.nn.Linear(3, 3)
+    model["tied"].weight = model["module"]["_orig_mod"].weight
+    layers = {key.removeprefix("stable_rank/") for key in compute_rank_stats(model) if key.startswith("stable_rank/")}
+    assert layers == {"weight", "mean", "min"}
