@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import zmq.asyncio
 
-from rankd.sockets import send_now
+from rankd.sockets import let_others_run, send_now
 from rankd_client.wire import Event, Query, Reply, WireError, decode_query, encode_reply
 
 log = logging.getLogger("rankd.query")
@@ -33,6 +33,7 @@ class QueryServer:
 
     async def serve(self) -> None:
         while True:
+            await let_others_run()
             identity, *frames = await self.socket.recv_multipart()
             try:
                 reply = self._answer(decode_query(frames))

@@ -8,7 +8,7 @@ import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO, cast
+from typing import cast
 
 import zmq
 import zmq.asyncio
@@ -37,7 +37,16 @@ class BindError(RuntimeError):
 def send_now(socket: zmq.asyncio.Socket, frames: Sequence[Payload]) -> bool:
     """Send without waiting; False where the peer is gone (ROUTER_MANDATORY) or does not read."""
     sent = cast("asyncio.Future[None]", socket.send_multipart(frames, flags=zmq.NOBLOCK))
-    return sent.exception() is None  # with NOBLOCK the future is done at once
+    error = sent.exception()  # with NOBLOCK the future is done at once
+    if error is not None and not isinstance(error, zmq.ZMQError):
+        raise error  # ours: frames that are no bytes
+    return error is None
+
+
+async def let_others_run() -> None:
+    """To be awaited before each receive: zmq.asyncio hands over a message that is there without a pause, so that a peer
+    who sends without end would stop measuring, heartbeats and signals."""
+    await asyncio.sleep(0)
 
 
 class Sockets:
@@ -45,7 +54,7 @@ class Sockets:
 
     def __init__(self, config: ServeConfig) -> None:
         self.context = zmq.asyncio.Context()
-        self._locks: list[TextIO] = []
+        self._locks: list[int] = []
         self._names = {"push": config.push, "alerts": config.alerts, "query": config.query}
         kinds = {"push": zmq.ROUTER, "alerts": zmq.XPUB, "query": zmq.ROUTER}
         sockets = {name: self._open(name, kind) for name, kind in kinds.items()}
@@ -60,7 +69,8 @@ class Sockets:
         """Closes; what is queued is sent for at most `linger_ms`."""
         self.context.destroy(linger=linger_ms)
         for lock in self._locks:
-            lock.close()
+            os.close(lock)
+        self._locks.clear()
 
     def _open(self, name: str, kind: int) -> zmq.asyncio.Socket:
         socket = self.context.socket(kind)
@@ -116,7 +126,9 @@ class Sockets:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             check_owner(f"ipc://{path}")
-            lock = path.with_name(path.name + ".lock").open("w")
+            if path.exists() and not path.is_socket():
+                raise ConfigError(f"{name}=ipc://{path} is there and is no socket; expected the path of a new one")
+            lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except EndpointError as error:
             raise ConfigError(f"{name}: {error}") from None
         except OSError as error:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 import zmq.asyncio
 
-from rankd.sockets import send_now
+from rankd.sockets import let_others_run, send_now
 from rankd_client.wire import Event, encode_event
 
 log = logging.getLogger("rankd.publish")
@@ -47,6 +47,7 @@ class Publish:
     async def watch_subscriptions(self) -> None:
         """XPUB hands us every (un)subscription; read them so that they do not pile up."""
         while True:
+            await let_others_run()
             topic = await self.socket.recv()
             self.counters["num_subscribed" if topic[:1] == b"\1" else "num_unsubscribed"] += 1
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import zmq.asyncio
 
 from rankd.config import Limits
-from rankd.sockets import send_now
+from rankd.sockets import let_others_run, send_now
 from rankd_client.wire import (
     Ack,
     AlertNotice,
@@ -72,6 +72,7 @@ class Receive:
     async def next(self) -> tuple[Peer, Chunk]:
         """The next chunk of a greeted peer that kept within its credit; everything else is dealt with here."""
         while True:
+            await let_others_run()
             identity, *frames = await self.socket.recv_multipart(copy=False)
             peer = self._peers.get(identity.bytes)
             try:
