@@ -99,6 +99,14 @@ def test_a_shards_last_chunk_may_be_short_and_no_other() -> None:
         decode(encode(short))
 
 
+@pytest.mark.parametrize(("offset", "num_bytes"), [(2, 4 * MIB), (0, 4 * MIB + 2), (4 * MIB + 4, 4 * MIB)])
+def test_long_chunks_too_cut_no_element_and_stay_within_their_total(offset: int, num_bytes: int) -> None:
+    total = 8 * MIB
+    chunk = Chunk("w", 1, "float32", (1, total // 4), total, offset, bytes(num_bytes))
+    with pytest.raises(WireError, match="bad_chunk"):
+        decode(encode(chunk))
+
+
 @pytest.mark.parametrize("as_frame", [bytes, bytearray, memoryview])
 def test_frames_may_be_any_bytes(as_frame: Callable[[bytes], Any]) -> None:
     assert decode([as_frame(msgpack.packb({"t": "heartbeat"}))]) == Heartbeat()
