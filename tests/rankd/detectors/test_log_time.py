@@ -216,7 +216,7 @@ def test_memory_is_bounded_and_still_reaches_back() -> None:
     assert states(feed(detector, [85.0] * 5, 6001)) == [(6004, "firing")]
 
 
-@settings(max_examples=200)
+@settings(max_examples=50)
 @given(
     gaps=st.lists(st.sampled_from([1, 1, 1, 2, 5, 50, 1000]), min_size=120, max_size=120),
     changes=st.lists(st.sampled_from([0.0, 0.0, 0.0, 0.01, -0.01, -0.07, 0.1]), min_size=120, max_size=120),
