@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 
 from rankd.records import Snapshot
@@ -20,20 +20,21 @@ class Superseded:
 
 
 class Mailbox:
-    """Holds at most `max_bytes` of snapshots, whoever pushes how fast.
+    """Holds at most `max_bytes` of snapshots, whoever pushes how fast, and hands out `num_slots` at a time.
 
     Three promises: a newer snapshot of a layer takes the place in line of the older one; runs are served in turn, and a
-    run whose one layer is huge holds up nobody, because a layer being measured is passed over, not waited for; a notice
-    (a snapshot known to be non-finite or all-zero, which carries no bytes) goes first and is never displaced.
+    layer being measured is passed over, not waited for; a notice (a snapshot known to be non-finite or all-zero, which
+    carries no bytes) needs no slot, goes first and is never displaced.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, num_slots: int, counters: Counter[str]) -> None:
         self.max_bytes = max_bytes
+        self.num_slots = num_slots
+        self.counters = counters
         self.num_bytes = 0
-        self.num_superseded = 0
-        self.dropped_for_room = 0
         self._notices: dict[tuple[Key, bool], Snapshot] = {}
         self._waiting: dict[str, dict[Key, Snapshot]] = {}
+        self._run_bytes: Counter[str] = Counter()
         self._turns: deque[str] = deque()
         self._measuring: set[Key] = set()
         self._changed = asyncio.Event()
@@ -54,11 +55,11 @@ class Mailbox:
         displaced = []
         line = self._waiting[snapshot.run]
         if (older := line.get(snapshot.key)) is not None:
-            self.num_superseded += 1
-            self.num_bytes -= older.data.nbytes
+            self.counters["dropped_superseded"] += 1
+            self._count(older, -1)
             displaced.append(Superseded(older, snapshot.step))
         line[snapshot.key] = snapshot  # an existing key keeps its place in line, so that no layer starves
-        self.num_bytes += snapshot.data.nbytes
+        self._count(snapshot, 1)
         return displaced + self._make_room(snapshot.key)
 
     async def get(self) -> Snapshot | None:
@@ -84,6 +85,8 @@ class Mailbox:
     def _next(self) -> Snapshot | None:
         if self._notices:
             return self._notices.pop(next(iter(self._notices)))
+        if len(self._measuring) >= self.num_slots:
+            return None
         for _ in range(len(self._turns)):
             run = self._turns[0]
             self._turns.rotate(-1)
@@ -98,18 +101,22 @@ class Mailbox:
 
     def _take(self, run: str, key: Key) -> Snapshot:
         snapshot = self._waiting[run].pop(key)
-        self.num_bytes -= snapshot.data.nbytes
+        self._count(snapshot, -1)
         if not self._waiting[run]:
-            del self._waiting[run]
+            del self._waiting[run], self._run_bytes[run]
             self._turns.remove(run)
         return snapshot
+
+    def _count(self, snapshot: Snapshot, sign: int) -> None:
+        self.num_bytes += sign * snapshot.data.nbytes
+        self._run_bytes[snapshot.run] += sign * snapshot.data.nbytes
 
     def _make_room(self, newest: Key) -> list[Superseded]:
         """Drop the longest-waiting snapshots of the run that holds most, the newest arrival last of all."""
         dropped = []
         while self.num_bytes > self.max_bytes:
-            run = max(self._waiting, key=lambda r: sum(s.data.nbytes for s in self._waiting[r].values()))
+            run = max(self._run_bytes, key=self._run_bytes.__getitem__)
             key = next((key for key in self._waiting[run] if key != newest), newest)
             dropped.append(Superseded(self._take(run, key), None))
-            self.dropped_for_room += 1
+            self.counters["dropped_for_room"] += 1
         return dropped
