@@ -127,7 +127,7 @@ class Daemon:
             self.receive.heartbeat()
             for (_, layer, role, step), sessions in self.assemble.expire(now):
                 self.receive.acknowledge(sessions, Refusal("timed_out", "not all shards came", layer, step, role))
-            if (run := self.assemble.idle_run(now)) is not None and run not in self.receive.runs:
+            if (run := self.assemble.idle_run(now, self.receive.runs)) is not None:
                 for stage in (self.assemble, self.detect, self.record):
                     stage.forget(run)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +25,10 @@ _BITS: dict[int, tuple[type[np.unsignedinteger], int]] = {
     4: (np.uint32, 0x7FFF_FFFF),
     8: (np.uint64, 0x7FFF_FFFF_FFFF_FFFF),
 }
+MAX_PIECES_PER_LAYER = 1 << 14
+"""Rectangles or ranges of all shards of a layer, because a peer may say hello anew for each shard of 1,024 of them, and
+each new shard is compared with all there are: 0.1 s at most."""
+
 _INFINITY_BITS = {"float64": 0x7FF << 52, "float32": 0xFF << 23, "float16": 0x1F << 10, "bfloat16": 0xFF << 7}
 
 
@@ -40,8 +44,11 @@ class Assembled:
 @dataclass(slots=True)
 class _OpenShard:
     shard: Shard
+    pieces: npt.NDArray[np.int64]
     data: npt.NDArray[np.uint8]
     num_received: int = 0
+    largest_bits: int = 0
+    """Bit pattern, sign removed, of the largest magnitude so far: ordered like the magnitudes, NaN above Infinity."""
 
     @property
     def complete(self) -> bool:
@@ -54,8 +61,6 @@ class _OpenLayer:
     dtype: str
     source_dtype: str
     started_at: float
-    largest_bits: int = 0
-    """Bit pattern, sign removed, of the largest magnitude so far: ordered like the magnitudes, NaN above Infinity."""
     shards: dict[bytes, _OpenShard] = field(default_factory=dict)
 
     @property
@@ -88,7 +93,7 @@ class Assemble:
 
     def add(self, run: str, session: bytes, chunk: Chunk, now: float) -> Assembled:
         """Take one chunk from client `session` at `now` (seconds, monotonic). Raises WireError."""
-        known = self._known_run(run, chunk, now)
+        known = self._check_run(run, chunk, now)
         key = (run, chunk.layer, chunk.role, chunk.step)
         if known.newest.get((chunk.layer, chunk.role)) == chunk.step or chunk.shard.replica != 0:
             self.counters["num_repeats"] += 1
@@ -97,12 +102,14 @@ class Assemble:
                 waiting.add(session)
             return Assembled(repeat=True, settled=waiting is None)
         layer, shard = self._place(key, session, chunk, now)
-        self._store(layer, shard, chunk)
+        self._runs[run] = known
+        self._store(shard, chunk)
         if not layer.complete:
             return Assembled()
         self._close(key)
         known.newest[chunk.layer, chunk.role] = chunk.step
-        self._waiting[key] = set(layer.shards)
+        # The same step twice, where the run went back in between: whoever sent it first waits as well.
+        self._waiting.setdefault(key, set()).update(layer.shards)
         return Assembled(snapshot=_snapshot(key, layer, now))
 
     def settle(self, snapshot: Snapshot) -> set[bytes]:
@@ -116,24 +123,28 @@ class Assemble:
             self.counters["dropped_timed_out"] += 1
             yield key, set(self._close(key).shards)
 
-    def idle_run(self, now: float) -> str | None:
-        """The longest-silent run, if there is no room for another and it has been silent long enough."""
+    def idle_run(self, now: float, connected: Set[str] = frozenset()) -> str | None:
+        """The longest-silent run that is not `connected`, if there is no room for another and it has been silent long
+        enough."""
         if len(self._runs) < self.limits.max_runs:
             return None
-        oldest = min(self._runs, key=lambda name: self._runs[name].seen_at)
-        return oldest if now - self._runs[oldest].seen_at > self.limits.run_idle_seconds else None
+        oldest = min(self._runs.keys() - connected, key=lambda name: self._runs[name].seen_at, default=None)
+        if oldest is None or now - self._runs[oldest].seen_at <= self.limits.run_idle_seconds:
+            return None
+        return oldest
 
     def forget(self, run: str) -> None:
         self._runs.pop(run, None)
         for key in [key for key in self._open if key[0] == run]:
             self._close(key)
 
-    def _known_run(self, run: str, chunk: Chunk, now: float) -> _Run:
+    def _check_run(self, run: str, chunk: Chunk, now: float) -> _Run:
+        """What is known of `run`; a new one takes its place only with the first chunk that is kept."""
         known = self._runs.get(run)
         if known is None:
             if len(self._runs) >= self.limits.max_runs:
                 raise WireError("too_many_runs", f"{len(self._runs)} runs; at most {self.limits.max_runs}")
-            known = self._runs[run] = _Run(now)
+            known = _Run(now)
         known.seen_at = now
         if (chunk.layer, chunk.role) not in known.newest and len(known.newest) >= self.limits.max_layers_per_run:
             raise WireError("too_many_layers", f"run has {len(known.newest)}; at most {self.limits.max_layers_per_run}")
@@ -154,9 +165,9 @@ class Assemble:
         layer = self._open.get(key)
         if layer is None:
             layer = _OpenLayer(chunk.shape, chunk.dtype, chunk.source_dtype, now)
-        elif (layer.shape, layer.dtype) != (chunk.shape, chunk.dtype) or _overlaps(layer, chunk.shard):
+        elif (layer.shape, layer.dtype) != (chunk.shape, chunk.dtype) or not _fits(layer, chunk.shard):
             raise WireError("shard_conflict", f"layer {chunk.layer!a} step {chunk.step}: shards disagree or overlap")
-        shard = _OpenShard(chunk.shard, np.empty(chunk.total_bytes, np.uint8))
+        shard = _OpenShard(chunk.shard, _pieces(chunk.shard), np.empty(chunk.total_bytes, np.uint8))
         self.num_bytes += chunk.total_bytes
         self._open[key] = layer
         layer.shards[session] = shard
@@ -170,13 +181,13 @@ class Assemble:
         if full or len(self._open) >= self.limits.max_open_layers:
             raise WireError("assembly_full", f"{len(self._open)} unfinished layers of {self.num_bytes} bytes")
 
-    def _store(self, layer: _OpenLayer, shard: _OpenShard, chunk: Chunk) -> None:
+    def _store(self, shard: _OpenShard, chunk: Chunk) -> None:
         end = chunk.offset + len(chunk.payload)
         shard.data[chunk.offset : end] = np.frombuffer(chunk.payload, np.uint8)
         shard.num_received = end
         bits, mask = _BITS[chunk.item_bytes]
         largest = int((shard.data[chunk.offset : end].view(bits) & bits(mask)).max())
-        layer.largest_bits = max(layer.largest_bits, largest)
+        shard.largest_bits = max(shard.largest_bits, largest)
 
     def _abandon(self, key: LayerStep, session: bytes) -> None:
         """A client that starts a shard has given up the unfinished ones it had of that layer (it sends newest only)."""
@@ -203,26 +214,30 @@ def _same_shard(layer: _OpenLayer, shard: _OpenShard, chunk: Chunk) -> bool:
     )
 
 
-def _overlaps(layer: _OpenLayer, shard: Shard) -> bool:
-    """Whether `shard` cannot stand beside the layer's others: another kind of cut, or elements in common."""
-    others = [other.shard for other in layer.shards.values()]
-    if not others:
+def _fits(layer: _OpenLayer, shard: Shard) -> bool:
+    """Whether `shard` can stand beside the layer's others: the same kind of cut, and no element in common."""
+    others = layer.shards.values()
+    if any(other.shard.whole or shard.whole or bool(other.shard.ranges) != bool(shard.ranges) for other in others):
         return False
-    if shard.whole or any(other.whole or bool(other.ranges) != bool(shard.ranges) for other in others):
-        return True
-    if shard.ranges:
-        taken = [piece for other in others for piece in other.ranges]
-        return any(a < d and c < b for a, b in shard.ranges for c, d in taken)
-    cut = [piece for other in others for piece in other.rectangles]
-    return any(
-        r0 < s1 and s0 < r1 and c0 < d1 and d0 < c1 for r0, r1, c0, c1 in shard.rectangles for s0, s1, d0, d1 in cut
-    )
+    taken = np.concatenate([np.empty((0, 4), np.int64), *(other.pieces for other in others)])
+    new = _pieces(shard)
+    if len(taken) + len(new) > MAX_PIECES_PER_LAYER:
+        raise WireError("assembly_full", f"{len(taken) + len(new)} pieces in a layer; at most {MAX_PIECES_PER_LAYER}")
+    (r0, r1, c0, c1), (s0, s1, d0, d1) = new.T[:, :, None], taken.T
+    return not ((r0 < s1) & (s0 < r1) & (c0 < d1) & (d0 < c1)).any()
+
+
+def _pieces(shard: Shard) -> npt.NDArray[np.int64]:
+    """n × 4: rectangles, or flat ranges as rectangles of one row; none for the whole matrix."""
+    pieces = shard.rectangles or [(0, 1, start, end) for start, end in shard.ranges]
+    return np.array(pieces, np.int64).reshape(-1, 4)
 
 
 def _snapshot(key: LayerStep, layer: _OpenLayer, now: float) -> Snapshot:
     run, name, role, step = key
-    finite = layer.largest_bits < _INFINITY_BITS[layer.dtype]
-    zero = layer.largest_bits == 0
+    largest_bits = max(shard.largest_bits for shard in layer.shards.values())
+    finite = largest_bits < _INFINITY_BITS[layer.dtype]
+    zero = largest_bits == 0
     data = _joined(layer) if finite and not zero else np.empty(0, np.uint8)
     return Snapshot(
         run=run,
