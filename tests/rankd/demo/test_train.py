@@ -1,5 +1,4 @@
 import json
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,7 +6,8 @@ import torch
 
 from rankd.demo.model import Transformer
 from rankd.demo.text import VOCABULARY
-from rankd.demo.train import Fault, Pusher, TrainConfig, build_optimizer, parse_arguments, summarize, train
+from rankd.demo.train import Fault, PushTotals, TrainConfig, build_optimizer, parse_arguments, summarize, train
+from rankd_client import PushReceipt
 
 CHARACTERS = (torch.arange(5000) ** 2 // 7) % VOCABULARY
 STEPS = 120
@@ -98,31 +98,20 @@ def test_the_two_trainings_are_one_until_the_cause_and_differ_in_one_layer_at_it
     assert causes == [(Fault(step=CAUSE_STEP), "weight_decay 0.1 -> 10")]
 
 
-def test_the_pusher_adds_up_receipts() -> None:
-    receipts = [
-        SimpleNamespace(num_queued=3, num_replaced=0, num_dropped=0, wire_bytes=100, blocked_seconds=0.25),
-        SimpleNamespace(num_queued=0, num_replaced=0, num_dropped=0, wire_bytes=0, blocked_seconds=0.125),
-        SimpleNamespace(num_queued=3, num_replaced=2, num_dropped=1, wire_bytes=100, blocked_seconds=0.25),
-    ]
-    pushed: list[int] = []
-
-    def push(model: Transformer, step: int) -> SimpleNamespace:
-        pushed.append(step)
-        return receipts[step - 1]
-
-    pusher = Pusher(SimpleNamespace(push=push))  # type: ignore[arg-type]
-    model = Transformer(VOCABULARY, 4)
-    for step in (1, 2, 3):
-        pusher(step, model, 0.0)
-    assert pushed == [1, 2, 3]
-    assert (pusher.num_pushes, pusher.num_layers, pusher.num_replaced, pusher.num_dropped) == (2, 3, 2, 1)
-    assert (pusher.wire_bytes, pusher.blocked_seconds) == (200, 0.625)
+def test_receipts_add_up() -> None:
+    totals = PushTotals()
+    totals.add(PushReceipt(10, num_queued=3, wire_bytes=100, blocked_seconds=0.25))
+    totals.add(PushReceipt(11, blocked_seconds=0.125))
+    totals.add(PushReceipt(20, num_queued=2, num_replaced=2, num_dropped=1, wire_bytes=100, blocked_seconds=0.25))
+    assert totals == PushTotals(
+        num_pushes=2, num_layers=3, num_replaced=2, num_dropped=1, wire_bytes=200, blocked_seconds=0.625
+    )
 
 
 def test_the_summary_averages_the_loss_on_both_sides_of_the_cause() -> None:
     config = TrainConfig(steps=1200)  # the cause comes at 700: its index is 699
     losses = [5.0] + [4.0] * 598 + [3.0] * 100 + [2.0] * 100 + [1.5] * 301 + [1.0] * 100
-    row = summarize(config, losses, 2.0, Pusher(None))  # type: ignore[arg-type]
+    row = summarize(config, losses, 2.0, PushTotals())
     assert len(losses) == row["steps"] == 1200
     assert (row["cause_step"], row["cause_layer"]) == (700, "blocks.1.down.weight")
     assert (row["loss_first"], row["loss_before_cause"], row["loss_after_cause"], row["loss_final"]) == (5, 3, 2, 1)
@@ -130,7 +119,7 @@ def test_the_summary_averages_the_loss_on_both_sides_of_the_cause() -> None:
 
 
 def test_a_healthy_summary_has_no_cause() -> None:
-    row = summarize(TrainConfig(steps=100, healthy=True), [1.0] * 100, 1.0, Pusher(None))  # type: ignore[arg-type]
+    row = summarize(TrainConfig(steps=100, healthy=True), [1.0] * 100, 1.0, PushTotals())
     cause_keys = ("cause_step", "cause_layer", "loss_before_cause", "loss_after_cause")
     assert [row[key] for key in cause_keys] == [None] * 4
 
