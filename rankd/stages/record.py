@@ -5,21 +5,29 @@ The history on disk comes with the durability work; with `data`, rows are append
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TypeVar
+
+import msgpack
 
 from rankd.config import ConfigError, Limits
 from rankd.records import Alert, Measurement
 from rankd_client.wire import Event
 
 log = logging.getLogger("rankd.record")
+T = TypeVar("T")
 
-MAX_STATE_ALERTS = 2000
-"""About 1.5 MB of reply; whoever watches more firing layers than that reads `truncated` and asks run by run."""
+MAX_STATE_ALERTS_BYTES = 2 << 20
+MAX_STATE_LIST_BYTES = 768 << 10
+"""Of a state reply, which may have 4 MiB: names are the peers', up to 1 kB each. Whoever watches more than fits reads
+`truncated` and asks run by run."""
 
 MAX_RESUME_EVENTS = 1000
 
@@ -90,21 +98,24 @@ class Record:
 
     def state(self, run: str | None = None) -> dict[str, Any]:
         """What a late joiner needs: newest numbers, firing alerts, and the runs; of one run or of all."""
-        firing = [alert.to_json() for alert in self._firing.values() if run in (None, alert.run)]
-        numbers = [
-            [kind, name, seq]
-            for kind, recent in self.recent.items()
-            for name, seq in recent.numbers.items()
-            if run in (None, name)
-        ]
-        runs = [{**known, "layers": len(known["layers"])} for name, known in self._runs.items() if run in (None, name)]
+        firing = (alert.to_json() for alert in reversed(self._firing.values()) if run in (None, alert.run))
+        alerts, all_alerts = _fitting(firing, MAX_STATE_ALERTS_BYTES)
+        numbers, all_numbers = _fitting(self._numbers(run), MAX_STATE_LIST_BYTES)
+        known = (self._runs[name] for name in reversed(self._runs) if run in (None, name))
+        runs, all_runs = _fitting(({**row, "layers": len(row["layers"])} for row in known), MAX_STATE_LIST_BYTES)
         return {
             "numbers": numbers,
-            "alerts": firing[-MAX_STATE_ALERTS:],
-            "truncated": len(firing) > MAX_STATE_ALERTS,
+            "alerts": alerts,
+            "truncated": not (all_alerts and all_numbers and all_runs),
             "runs": runs,
             "counters": dict(self.counters),
         }
+
+    def _numbers(self, run: str | None) -> Iterator[list[Any]]:
+        for kind, recent in self.recent.items():
+            for name in reversed(recent.numbers):
+                if run in (None, name):
+                    yield [kind, name, recent.numbers[name]]
 
     def since(self, kind: str, run: str, from_seq: int) -> tuple[list[Event], int, int]:
         """Events to resume from; see Recent.since."""
@@ -137,24 +148,42 @@ class Record:
         return self.recent[kind].add(run, self.recent[kind].next_number(run), body)
 
     def _write(self, kind: str, row: dict[str, Any]) -> None:
-        """One JSON line, on disk before the acknowledgement. A full disk costs the line, never the alert."""
+        """One JSON line, written before the acknowledgement. A full disk costs the line, never the alert."""
         file = self._files[kind]
         if file is None:
             return
         try:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
-            file.flush()
+            _append(file, json.dumps(row, allow_nan=False).encode() + b"\n")
         except OSError as error:
             self.counters["dropped_rows"] += 1
             if self.counters["dropped_rows"] in (1, 1000):
                 log.error("cannot write %s: %s; alerts go on without it", file.name, error)
 
 
-def _open_log(data: Path | None, kind: str) -> TextIO | None:
+def _fitting(newest_first: Iterable[T], max_bytes: int) -> tuple[list[T], bool]:
+    """The newest rows that fit `max_bytes` of msgpack, oldest first, and whether that is all."""
+    kept: list[T] = []
+    for row in newest_first:
+        max_bytes -= len(msgpack.packb(row))
+        if max_bytes < 0:
+            return kept[::-1], False
+        kept.append(row)
+    return kept[::-1], True
+
+
+def _append(file: FileIO, line: bytes) -> None:
+    """Write all of `line` or nothing of it: half a line would spoil the next one too. Raises OSError."""
+    num_written = file.write(line)
+    if num_written != len(line):
+        file.truncate(file.tell() - num_written)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _open_log(data: Path | None, kind: str) -> FileIO | None:
     if data is None:
         return None
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return (data / f"{kind}s.jsonl").open("a", encoding="utf-8")
+        return (data / f"{kind}s.jsonl").open("ab", buffering=0)
     except OSError as error:
         raise ConfigError(f"data={str(data)!r}: expected a directory to write to; {error.strerror}") from None
