@@ -6,6 +6,7 @@ Nothing here reads argv, the environment or files: that is the CLI's, which hand
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from rankd_client.wire import DEFAULT_CHUNK_BYTES, MAX_CHUNK_BYTES, MIN_CHUNK_BY
 
 DEFAULT_HTTP = "127.0.0.1:7780"
 EXECUTOR_NAMES = ("threads", "inline")
+
+MAX_RUNS = 4096
+"""One heartbeat may have to name them all, 0.6 kB each with the longest names, in a body of 4 MiB."""
 
 
 class ConfigError(ValueError):
@@ -50,6 +54,7 @@ class Limits:
     """Snapshots that wait for measuring. Newest wins before this is reached unless many large layers are watched."""
 
     max_runs: int = 1024
+    """At most MAX_RUNS."""
     max_layers_per_run: int = 16_384
     """Memory per layer is a few kB of detector state; these bound it to what one host has."""
 
@@ -77,7 +82,12 @@ class Limits:
             raise ConfigError(
                 f"limits.chunk_bytes={self.chunk_bytes}: expected {MIN_CHUNK_BYTES} to {MAX_CHUNK_BYTES} bytes"
             )
+        if not 0.01 <= self.heartbeat_seconds <= 3600:
+            raise ConfigError(f"limits.heartbeat_seconds={self.heartbeat_seconds}: expected 0.01 to 3600 seconds")
+        if self.max_runs > MAX_RUNS:
+            raise ConfigError(f"limits.max_runs={self.max_runs}: expected at most {MAX_RUNS}")
         for smaller, larger in (
+            ("heartbeat_seconds", "peer_timeout_seconds"),
             ("chunk_bytes", "credit_bytes"),
             ("credit_bytes", "total_credit_bytes"),
             ("max_layer_bytes", "max_assembly_bytes"),
@@ -130,11 +140,19 @@ class ServeConfig:
             )
 
 
+SETTINGS: dict[str, Any] = {
+    **dict.fromkeys(("url", "push", "alerts", "query", "http", "device", "executor"), str),
+    **{"data": str | Path, "insecure": bool, "limits": dict, "detect": dict},
+}
+"""What a configuration may hold, and of which type."""
+
+
 def serve_config(settings: dict[str, Any]) -> ServeConfig:
     """A ServeConfig of `settings` as the CLI merged them (file < environment < flags): url, push, alerts, query, http,
     data, device, executor, insecure, and the tables limits and detect. Raises ConfigError for anything unknown."""
-    settings = dict(settings)
-    _check_keys("", settings, {"url", "limits", "detect"} | {item.name for item in fields(ServeConfig)})
+    settings = {key: value for key, value in settings.items() if value is not None}
+    _check_keys("", settings, SETTINGS)
+    _check_types("", settings, SETTINGS)
     try:
         endpoints = endpoints_of(settings.pop("url", None) or default_url())
     except EndpointError as error:
@@ -143,14 +161,16 @@ def serve_config(settings: dict[str, Any]) -> ServeConfig:
         settings[key] = settings.get(key) or getattr(endpoints, key)
     for name, kind in (("limits", Limits), ("detect", DetectConfig)):
         table = settings.get(name, {})
-        if not isinstance(table, dict):
-            raise ConfigError(f"{name}={table!r}: expected a table")
-        _check_keys(f"{name}.", table, {item.name for item in fields(kind)})
+        types = {item.name: type(item.default) for item in fields(kind)}
+        _check_keys(f"{name}.", table, types)
+        _check_types(f"{name}.", table, types)
         try:
             settings[name] = kind(**table)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(str(error)) from None
-    if settings.get("data") is not None:
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f"{name}.{error}") from None
+    if "data" in settings:
         settings["data"] = Path(settings["data"])
     settings["http_any_port"] = "http" not in settings
     return ServeConfig(**settings)
@@ -163,7 +183,17 @@ def _check(key: str, address: str) -> None:
         raise ConfigError(f"{key}: {error}") from None
 
 
-def _check_keys(prefix: str, table: dict[str, Any], known: set[str]) -> None:
+def _check_types(prefix: str, table: dict[str, Any], types: Mapping[str, type]) -> None:
+    """A setting of another type than its key's, such as insecure = "no", which would count as true."""
+    for key, value in table.items():
+        kind = types[key]
+        fits = isinstance(value, int | float if kind is float else kind)
+        if not fits or (isinstance(value, bool) and kind is not bool):
+            expected = {str: "a string", dict: "a table", bool: "true or false", float: "a number", int: "an integer"}
+            raise ConfigError(f"{prefix}{key}={value!r}: expected {expected.get(kind, 'a path')}")
+
+
+def _check_keys(prefix: str, table: dict[str, Any], known: Collection[str]) -> None:
     for key, value in table.items():
         if key not in known:
             raise ConfigError(f"{prefix}{key}={value!r}: no such setting; expected one of {', '.join(sorted(known))}")
