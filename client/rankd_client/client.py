@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import operator
 import os
 import threading
@@ -13,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rankd_client.config import Config, read_config
-from rankd_client.console import say
+from rankd_client.console import log, say
 from rankd_client.receipt import PushReceipt
 from rankd_client.text import escape
 from rankd_client.wire import MAX_STEP
@@ -26,8 +25,6 @@ MAX_ALERTS = 1000
 
 LOCK_SECONDS = 1.0
 """How long a push waits for one of another thread; one in a signal handler within a push must not wait for ever."""
-
-_log = logging.getLogger("rankd_client")
 
 
 class Client:
@@ -174,6 +171,4 @@ class Client:
         if self.config.strict:
             raise error
         if self.num_errors == 1:
-            _log.warning(
-                "rankd: a push failed, training goes on: %s: %s", type(error).__name__, escape(str(error), 500)
-            )
+            log.warning("rankd: a push failed, training goes on: %s: %s", type(error).__name__, escape(str(error), 500))

@@ -1,9 +1,18 @@
-"""What the client itself has to say on stderr, outside of logging: the line at the start, and alerts."""
+"""What the client has to say to a person: lines on stderr, and faults through `logging`, never many of them."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
+import time
+
+from rankd_client.text import escape
+
+LOG_SECONDS = 60.0
+"""A daemon that comes and goes is told of this often at most."""
+
+log = logging.getLogger("rankd_client")
 
 
 def say(line: str) -> None:
@@ -19,3 +28,29 @@ def show_bytes(num_bytes: int) -> str:
             amount = num_bytes / size
             return f"{amount:.1f} {unit}" if amount < 10 else f"{amount:.0f} {unit}"
     return f"{num_bytes} bytes"
+
+
+class FaultLog:
+    """One log line for each kind of fault, and one whenever the daemon at `address` is gone or back."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._told: set[str] = set()
+        self._down = False
+        self._told_at: float | None = None
+
+    def once(self, kind: str, line: str) -> None:
+        if kind not in self._told:
+            self._told.add(kind)
+            log.warning("rankd: %s", escape(line, 600))
+
+    def down(self, why: str) -> None:
+        now = time.monotonic()
+        if not self._down and (self._told_at is None or now >= self._told_at + LOG_SECONDS):
+            self._down, self._told_at = True, now
+            log.warning("rankd: %s: %s; training goes on, trying again", self._address, escape(why, 600))
+
+    def up(self) -> None:
+        if self._down:
+            self._down = False
+            log.warning("rankd: connected to %s", self._address)

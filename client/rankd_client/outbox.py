@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from rankd_client.arena import Arena, Region
+from rankd_client.wire import Chunk
 
 Key = tuple[str, str]
 """(layer, role)"""
@@ -52,6 +53,21 @@ class Snapshot:
         """Whether ZeroMQ may still read the region."""
         self.trackers = [tracker for tracker in self.trackers if not tracker.done]
         return bool(self.trackers)
+
+    def next_chunk(self, num_bytes: int) -> Chunk:
+        """The next `num_bytes` to send; the payload is the arena's memory itself."""
+        start = self.sent_bytes
+        return Chunk(
+            layer=self.layer,
+            step=self.step,
+            role=self.role,
+            dtype=self.dtype,
+            source_dtype=self.source_dtype,
+            shape=self.shape,
+            total_bytes=self.num_bytes,
+            offset=start,
+            payload=self.region.view[start : start + num_bytes],
+        )
 
 
 class Outbox:

@@ -66,6 +66,8 @@ class Pusher:
             return PushReceipt(step, skipped=self._not_due), None
         if process_rank != 0:
             return self._pass(model, step, "replica"), None
+        if snapshot.capturing():
+            return self._pass(model, step, "a CUDA graph is being captured"), None
         max_bytes = self._config.max_push_bytes
         if world_size == 1:
             affordable = self._budget.affordable_bytes(self._whole_bytes, self._least_bytes, now)
@@ -104,15 +106,12 @@ class Pusher:
         with snapshot.quiet_torch():
             watched, skipped = snapshot.watch(model, self._selection)
             self._start_line.watching(watched, skipped)
-            self._remember(watched)
-            if snapshot.capturing(watched):
-                skipped |= dict.fromkeys(self._names, "a CUDA graph is being captured")
-                return PushReceipt(step, skipped=skipped), None, 0.0
             set_up_seconds = self._set_up(watched, process_rank=0, world_size=world_size)
             chosen = self._choose(watched, skipped, step, max_bytes, world_size)
             copied, error = self._copy(chosen, skipped, step)
         self._num_pushes += 1
         self._last_push |= dict.fromkeys(copied, self._num_pushes)
+        self._remember(watched)
         assert self._link is not None
         self._link.wake()
         receipt = PushReceipt(

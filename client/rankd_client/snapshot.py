@@ -179,11 +179,11 @@ def quiet_torch() -> Iterator[None]:
             torch.set_num_threads(num_threads)
 
 
-def capturing(watched: list[Watched]) -> bool:
+def capturing() -> bool:
     """Whether a CUDA graph is being captured on this thread: a copy would become part of it, or break it."""
     import torch
 
-    return any(item.tensor.is_cuda for item in watched[:1]) and torch.cuda.is_current_stream_capturing()
+    return bool(torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())  # type: ignore[no-untyped-call]
 
 
 def copy(item: Watched, region: Region) -> tuple[str, int]:
