@@ -7,8 +7,9 @@ import logging
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import tomllib
 import typer
@@ -70,8 +71,8 @@ def serve(
 
     try:
         settings = {**_read_file(config), **{key: value for key, value in given.items() if value is not None}}
-        if ema_severity is not None:
-            settings["detect"] = {**settings.get("detect", {}), "ema": ema_severity}
+        if ema_severity is not None and isinstance(detect := settings.setdefault("detect", {}), dict):
+            detect["ema"] = ema_severity
         serve_config(settings)
         _log_to_stderr(log_level)
     except ConfigError as error:
@@ -95,9 +96,18 @@ def _serve(settings: dict[str, Any]) -> None:
         leave(str(error), PROBLEM)
     except ConfigError as error:
         leave(str(error), WRONG_USE)
-    if not drained:  # a solve that no one can interrupt still runs in a worker thread; exit would wait for it
-        logging.shutdown()
-        os._exit(0)
+    except Exception:  # ours; what a supervisor restarts must end
+        traceback.print_exc()
+        _exit_now(PROBLEM)
+    if not drained:
+        _exit_now(0)
+
+
+def _exit_now(code: int) -> NoReturn:
+    """Leave although a solve that no one can interrupt may still run in a worker thread: exit would wait for it."""
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _read_file(path: Path | None) -> dict[str, Any]:
