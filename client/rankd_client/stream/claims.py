@@ -1,0 +1,62 @@
+"""What the body of a heartbeat or of a state reply claims. What makes no sense is counted, not used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rankd_client.wire import MAX_RUN_NAME_BYTES, MAX_STEP, WireError
+from rankd_client.wire import fields as f
+
+Key = tuple[str, str]
+"""(kind, run): a topic."""
+
+_check_kind = f.one_of("bad_field", ("alert", "measurement"))
+_check_run = f.name(MAX_RUN_NAME_BYTES)
+_check_seq = f.integer(1, MAX_STEP)
+
+
+@dataclass(slots=True)
+class Claims:
+    """`numbers`: the newest number of each topic; `firing`: alerts with a valid run, stream_id and seq."""
+
+    numbers: dict[Key, int] = field(default_factory=dict)
+    firing: list[dict[str, Any]] = field(default_factory=list)
+    truncated: bool = False
+    num_malformed: int = 0
+
+
+def valid_topic(kind: object, run: object, seq: object) -> bool:
+    try:
+        _check_kind("kind", kind)
+        _check_run("run", run)
+        _check_seq("seq", seq)
+    except WireError:
+        return False
+    return True
+
+
+def read_claims(body: Mapping[str, Any]) -> Claims:
+    claims = Claims(truncated=bool(body.get("truncated")))
+    for entry in _entries(body, "numbers"):
+        if isinstance(entry, list) and len(entry) == 3 and valid_topic(*entry):
+            kind, run, seq = entry
+            claims.numbers[kind, run] = max(seq, claims.numbers.get((kind, run), 0))
+        else:
+            claims.num_malformed += 1
+    for alert in _entries(body, "alerts"):
+        if (
+            isinstance(alert, dict)
+            and isinstance(alert.get("stream_id"), str)
+            and valid_topic("alert", alert.get("run"), alert.get("seq"))
+        ):
+            claims.firing.append(alert)
+        else:
+            claims.num_malformed += 1
+    return claims
+
+
+def _entries(body: Mapping[str, Any], key: str) -> list[Any]:
+    entries = body.get(key, [])
+    return entries if isinstance(entries, list) else [None]

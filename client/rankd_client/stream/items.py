@@ -1,0 +1,51 @@
+"""What a subscriber is given: items and gaps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rankd_client.wire import Query
+
+
+class Item(dict[str, Any]):
+    """An alert or a measurement: the map of the wire, whose keys can be read as attributes too. `stream`, "alert" or
+    "measurement", is no key of the map."""
+
+    __slots__ = ("stream",)
+    stream: str
+
+    def __init__(self, body: Mapping[str, Any], stream: str) -> None:
+        super().__init__(body)
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"this {type(self).__name__} has no key {name!r}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Events `first_seq` to `last_seq`, inclusive, of one topic that were missed and that the daemon no longer has."""
+
+    stream_id: str
+    kind: str
+    run: str
+    first_seq: int
+    last_seq: int
+
+    @property
+    def num_events(self) -> int:
+        return self.last_seq - self.first_seq + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one input led to: items to yield, queries to send, gaps to report, each in order."""
+
+    items: tuple[Item, ...] = ()
+    queries: tuple[Query, ...] = ()
+    gaps: tuple[Gap, ...] = ()

@@ -1,0 +1,177 @@
+"""A subscriber's two sockets, read and written without blocking, and its clock."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import zmq
+
+from rankd_client.endpoints import EndpointError
+from rankd_client.stream import Item, Outcome, StreamTracker
+from rankd_client.subscriber.request import Request
+from rankd_client.wire import Query, WireError, decode_event, decode_reply, encode_query, topic_of
+from rankd_client.wire.limits import MAX_BODY_BYTES
+
+logger = logging.getLogger("rankd_client")
+
+EVENT_HWM = 1_000
+"""Events queued for a slow reader before the daemon drops for it: a second of a busy daemon; more comes by resume."""
+
+REPLY_HWM = 100
+"""More than the queries that can be under way."""
+
+OUTBOX_SIZE = 100
+"""Queries that wait for a connection; the tracker asks again for whatever fell out."""
+
+MAX_FRAME_BYTES = MAX_BODY_BYTES + 1024
+"""What a peer may make libzmq reserve for a frame."""
+
+BATCH_SIZE = 100
+"""Messages taken from a socket before the other one has its turn."""
+
+TICK_SECONDS = 1.0
+
+GAP_LOG_SECONDS = 10.0
+"""A daemon that drops much must not fill a log: one line this often."""
+
+
+class Sockets:
+    """What sync and async subscriptions share: everything but waiting, which is left to them."""
+
+    def __init__(self, request: Request, context: zmq.Context[Any], clock: Callable[[], float]) -> None:
+        self.request = request
+        self.context = context
+        self.tracker = StreamTracker(request.wanted)
+        self.items: deque[Item] = deque()
+        try:
+            self.events, self.queries = self._open_events(), self._open_queries()
+        except BaseException:
+            self.close()
+            raise
+        # An asyncio socket's own send and receive return futures; a shadow of it is the same socket without them.
+        self._events_io: zmq.Socket[bytes] = zmq.Socket.shadow(self.events)
+        self._queries_io: zmq.Socket[bytes] = zmq.Socket.shadow(self.queries)
+        self._outbox: dict[int, Query] = {}
+        self._clock = clock
+        self._ticked_at = clock()
+        self._absent = self._told_unanswered = self._told_truncated = False
+        self._num_lost, self._lost_logged_at = 0, -math.inf
+        self._take(self.tracker.start())
+
+    def _open_events(self) -> zmq.Socket[Any]:
+        socket = self._open(zmq.SUB, self.request.alerts, EVENT_HWM)
+        wanted = self.request.wanted
+        for kind in wanted.kinds:
+            socket.subscribe(f"{kind}\0".encode() if wanted.run is None else topic_of(kind, wanted.run))
+        socket.subscribe(topic_of("heartbeat"))
+        return self._connected(socket, self.request.alerts)
+
+    def _open_queries(self) -> zmq.Socket[Any]:
+        socket = self._open(zmq.DEALER, self.request.query, REPLY_HWM)
+        socket.set(zmq.IMMEDIATE, 1)  # nothing is queued for nobody; the outbox keeps what is still to be asked
+        socket.set(zmq.SNDHWM, OUTBOX_SIZE)
+        return self._connected(socket, self.request.query)
+
+    def _open(self, kind: int, address: str, hwm: int) -> zmq.Socket[Any]:
+        socket: zmq.Socket[Any] = self.context.socket(kind)
+        socket.set(zmq.RCVHWM, hwm)
+        socket.set(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+        socket.set(zmq.LINGER, 0)
+        socket.set(zmq.RECONNECT_IVL, 100)
+        socket.set(zmq.RECONNECT_IVL_MAX, 2_000)
+        socket.set(zmq.HEARTBEAT_IVL, 5_000)  # a TCP peer that vanished without a word is noticed, and connected anew
+        socket.set(zmq.HEARTBEAT_TIMEOUT, 15_000)
+        socket.set(zmq.IPV6, int("[" in address))
+        return socket
+
+    def _connected(self, socket: zmq.Socket[Any], address: str) -> zmq.Socket[Any]:
+        try:
+            socket.connect(address)
+        except zmq.ZMQError as error:
+            raise EndpointError(f"{address!r}: {error.strerror}; expected ipc://PATH or tcp://HOST:PORT") from None
+        return socket
+
+    @property
+    def deadline(self) -> float:
+        """When the time without an item is over that begins now."""
+        return math.inf if self.request.timeout is None else self._clock() + self.request.timeout
+
+    def expired(self, deadline: float) -> bool:
+        return not self.items and self._clock() >= deadline
+
+    def prepare(self, poller: zmq.Poller, deadline: float) -> int:
+        """Register what to wait for. Returns for how many milliseconds."""
+        poller.register(self.events, zmq.POLLIN)
+        poller.register(self.queries, zmq.POLLIN | (zmq.POLLOUT if self._outbox else 0))
+        until = min(deadline, self._ticked_at + TICK_SECONDS)
+        return max(0, math.ceil(1000 * (until - self._clock())))
+
+    def handle(self, ready: Iterable[tuple[Any, int]]) -> None:
+        """Read and write what is ready; then, with all answers read, let the tracker's second pass if it has."""
+        flags = dict(ready)
+        if flags.get(self.events, 0) & zmq.POLLIN:
+            self._receive(self._events_io, lambda frames: self._take(self.tracker.on_event(decode_event(frames))))
+        if flags.get(self.queries, 0) & zmq.POLLIN:
+            self._receive(self._queries_io, lambda frames: self._take(self.tracker.on_reply(decode_reply(frames))))
+        if flags.get(self.queries, 0) & zmq.POLLOUT:
+            self._send()
+        if (now := self._clock()) - self._ticked_at >= TICK_SECONDS:
+            self._ticked_at = now
+            self._take(self.tracker.on_tick())
+
+    def _receive(self, socket: zmq.Socket[bytes], on_frames: Callable[[list[bytes]], None]) -> None:
+        with contextlib.suppress(zmq.Again):
+            for _ in range(BATCH_SIZE):
+                frames = socket.recv_multipart(zmq.NOBLOCK)
+                try:
+                    on_frames(frames)
+                except WireError:
+                    self.tracker.on_malformed()
+
+    def _send(self) -> None:
+        with contextlib.suppress(zmq.Again):
+            while self._outbox:
+                query_id, query = next(iter(self._outbox.items()))
+                self._queries_io.send_multipart(encode_query(query), zmq.NOBLOCK)
+                del self._outbox[query_id]
+
+    def _take(self, outcome: Outcome) -> None:
+        self.items.extend(outcome.items)
+        for query in outcome.queries:
+            self._outbox[query.query_id] = query
+        while len(self._outbox) > OUTBOX_SIZE:
+            del self._outbox[next(iter(self._outbox))]
+        self._report(outcome)
+
+    def _report(self, outcome: Outcome) -> None:
+        tracker = self.tracker
+        if tracker.absent != self._absent:
+            self._absent = tracker.absent
+            if self._absent:
+                logger.warning("no daemon is heard at %s; waiting for it", self.request.alerts)
+            else:
+                logger.info("the daemon at %s is back", self.request.alerts)
+        if tracker.num_unanswered and not self._told_unanswered:
+            self._told_unanswered = True
+            logger.warning("the daemon at %s does not answer; what is missed now is lost", self.request.query)
+        if tracker.truncated and not self._told_truncated:
+            self._told_truncated = True
+            logger.warning("the daemon at %s has more alerts firing than it could list", self.request.query)
+        self._num_lost += sum(gap.num_events for gap in outcome.gaps)
+        if self._num_lost and self._clock() - self._lost_logged_at >= GAP_LOG_SECONDS:
+            self._lost_logged_at = self._clock()
+            logger.warning(
+                "missed %d events that the daemon at %s no longer has; the last: %s",
+                self._num_lost,
+                self.request.alerts,
+                tracker.gaps[-1],
+            )
+            self._num_lost = 0
+
+    def close(self) -> None:
+        self.context.destroy(linger=0)
