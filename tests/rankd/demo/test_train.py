@@ -10,12 +10,12 @@ from rankd.demo.train import Fault, PushTotals, TrainConfig, build_optimizer, pa
 from rankd_client import PushReceipt
 
 CHARACTERS = (torch.arange(5000) ** 2 // 7) % VOCABULARY
-STEPS = 120
+STEPS = 48
 CAUSE_STEP = STEPS * 7 // 12
 
 
 def small(healthy: bool = True, seed: int = 0) -> TrainConfig:
-    return TrainConfig(steps=STEPS, seed=seed, healthy=healthy, batch_size=2, context=16)
+    return TrainConfig(steps=STEPS, warmup_steps=12, seed=seed, healthy=healthy, batch_size=2, context=16)
 
 
 def ignore(*_: Any) -> None:
@@ -110,7 +110,7 @@ def test_receipts_add_up() -> None:
 
 def test_the_summary_averages_the_loss_on_both_sides_of_the_cause() -> None:
     config = TrainConfig(steps=1200)  # the cause comes at 700: its index is 699
-    losses = [5.0] + [4.0] * 598 + [3.0] * 100 + [2.0] * 100 + [1.5] * 301 + [1.0] * 100
+    losses = [5.0] + [4.0] * 498 + [3.0] * 200 + [2.0] * 200 + [1.5] * 101 + [1.0] * 200
     row = summarize(config, losses, 2.0, PushTotals())
     assert len(losses) == row["steps"] == 1200
     assert (row["cause_step"], row["cause_layer"]) == (700, "blocks.1.down.weight")
