@@ -86,6 +86,11 @@ class Limits:
             raise ConfigError(f"limits.heartbeat_seconds={self.heartbeat_seconds}: expected 0.01 to 3600 seconds")
         if self.max_runs > MAX_RUNS:
             raise ConfigError(f"limits.max_runs={self.max_runs}: expected at most {MAX_RUNS}")
+        if self.peer_timeout_seconds < 3 * self.heartbeat_seconds:
+            raise ConfigError(
+                f"limits.peer_timeout_seconds={self.peer_timeout_seconds}: expected at least three times "
+                f"limits.heartbeat_seconds={self.heartbeat_seconds}"
+            )
         for smaller, larger in (
             ("heartbeat_seconds", "peer_timeout_seconds"),
             ("chunk_bytes", "credit_bytes"),

@@ -17,7 +17,9 @@ EVERY_STEPS = 10
 class _Teller(AlertListener):
     """Shows warnings, and how they ended, as they come. Info alerts are counted: healthy runs have some too."""
 
-    as_json = False
+    def __init__(self, as_json: bool) -> None:
+        super().__init__()
+        self.as_json = as_json
 
     def show(self, alert: Mapping[str, Any]) -> None:
         from rankd_client.text import alert_line
@@ -42,16 +44,14 @@ def demo(
     story = Story(healthy, EVERY_STEPS)
     tell = (lambda _: None) if json_lines else _say
     tell("rankd demo: starting a daemon and a trainer (a small transformer on Python's own source code)")
-    with private_daemon() as url:
-        teller = _Teller(url)
-        teller.as_json = json_lines
+    teller = _Teller(json_lines)
+    with private_daemon(listener=teller) as url:
         try:
             for line in trainer_lines(url, EVERY_STEPS, healthy, steps):
                 story.summary = line
                 tell(_progress(line))
         except RuntimeError as error:
             leave(str(error), PROBLEM)
-    teller.close()
     story.alerts = teller.alerts
     closing = story.closing()
     if json_lines:

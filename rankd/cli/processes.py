@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import subprocess
@@ -16,25 +17,34 @@ from rankd.cli.common import PROBLEM, leave
 STOP_SECONDS = 25.0
 """`rankd serve` finishes within 20 s of a SIGTERM."""
 
+LAST_WORDS_SECONDS = 0.3
+"""What a daemon sent before it ended is in this process's socket by then; reading it takes milliseconds."""
+
 
 @contextlib.contextmanager
-def private_daemon(*options: str) -> Iterator[str]:
+def private_daemon(*options: str, listener: AlertListener | None = None) -> Iterator[str]:
     """The URL of a `rankd serve` that lives as long as the block; it is told to finish what it measures at the end.
 
-    Leaves with 1 and the daemon's own words where it does not start.
+    `listener` hears all of its alerts, those of the end too. Leaves with 1 and the daemon's own words where it does not
+    start.
     """
     with tempfile.TemporaryDirectory(prefix="rankd-") as directory:
         url = f"ipc://{directory}"
         command = [sys.executable, "-m", "rankd", "serve", "--url", url, "--http", "off", "--log-level", "warning"]
         # Its own session: Ctrl-C is for the command; the daemon is stopped when the command is over.
         daemon = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True, start_new_session=True)
-        try:
-            assert daemon.stdout is not None
-            if not daemon.stdout.readline().startswith("ready "):
-                leave(f"the daemon did not start (exit code {daemon.wait()})", PROBLEM)
-            yield url
-        finally:
-            stop(daemon)
+        assert daemon.stdout is not None
+        with daemon.stdout:
+            try:
+                if not daemon.stdout.readline().startswith("ready "):
+                    leave(f"the daemon did not start (exit code {daemon.wait()})", PROBLEM)
+                if listener is not None:
+                    listener.start(url)
+                yield url
+            finally:
+                stop(daemon)
+                if listener is not None:
+                    listener.close()
 
 
 def stop(process: subprocess.Popen[str]) -> None:
@@ -49,26 +59,38 @@ def stop(process: subprocess.Popen[str]) -> None:
 
 
 class AlertListener:
-    """Follows a daemon's alerts in a thread and hands each to `show`, until the daemon has stopped or `close`."""
+    """Follows a daemon's alerts in a thread of its own and hands each to `show`, from `start` to `close`."""
 
-    def __init__(self, url: str, run: str | None = None) -> None:
-        from rankd_client import subscribe
-
+    def __init__(self, run: str | None = None) -> None:
         self.alerts: list[Mapping[str, Any]] = []
-        self._subscription = subscribe(endpoint=url, run=run)
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._thread.start()
+        self._run = run
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def show(self, alert: Mapping[str, Any]) -> None:
         """Called in the listener's thread for each alert as it comes."""
 
-    def close(self, timeout_seconds: float = 2.0) -> None:
-        """Waits for what the daemon still says while it stops, then ends."""
-        self._thread.join(timeout_seconds)
-        self._subscription.close()
-        self._thread.join(timeout_seconds)
+    def start(self, url: str) -> None:
+        self._thread = threading.Thread(target=asyncio.run, args=[self._follow_until_closed(url)], daemon=True)
+        self._thread.start()
 
-    def _follow(self) -> None:
-        for alert in self._subscription:
+    def close(self) -> None:
+        """Call when the daemon has stopped: what it said last is still shown."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    async def _follow_until_closed(self, url: str) -> None:
+        following = asyncio.create_task(self._follow(url))
+        await asyncio.to_thread(self._closing.wait)
+        await asyncio.sleep(LAST_WORDS_SECONDS)
+        following.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await following
+
+    async def _follow(self, url: str) -> None:
+        from rankd_client import asubscribe
+
+        async for alert in asubscribe(endpoint=url, run=self._run):
             self.alerts.append(alert)
             self.show(alert)

@@ -27,8 +27,7 @@ def run(
     command: Annotated[list[str], typer.Argument(help="The command and its arguments, behind --.")],
 ) -> None:
     """Start a private daemon, run COMMAND with RANKD_URL set to it, show its alerts; exits as COMMAND does."""
-    with private_daemon() as url:
-        printer = _Printer(url)
+    with private_daemon(listener=_Printer()) as url:
         # The printer shows every alert; the client's own line about it would be the second.
         environment = {**os.environ, "RANKD_URL": url, "RANKD_ECHO": "0"}
         try:
@@ -36,7 +35,6 @@ def run(
         except OSError as error:
             missing = isinstance(error, FileNotFoundError)
             leave(f"cannot run {command[0]!r}: {error.strerror}", 127 if missing else PROBLEM)
-    printer.close()
     raise typer.Exit(code)
 
 
