@@ -1,0 +1,85 @@
+"""The arena: regions never overlap, the bound holds, and what is released can be had again."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rankd_client.arena import ALIGNMENT_BYTES, Arena, Memory, Region, aligned
+
+
+def allocate(num_bytes: int) -> Memory:
+    return Memory(memoryview(bytearray(num_bytes)))
+
+
+def arena_of(num_bytes: int) -> Arena:
+    arena = Arena(num_bytes, allocate)
+    assert arena.grow(num_bytes)
+    return arena
+
+
+def test_regions_are_aligned_and_as_long_as_asked() -> None:
+    arena = arena_of(4096)
+    first, second = arena.reserve(100), arena.reserve(1)
+    assert first is not None and second is not None
+    assert (first.start, second.start) == (0, 128)
+    assert (len(first.view), len(second.view)) == (100, 1)
+
+
+def test_a_region_is_writable_memory_of_its_own() -> None:
+    arena = arena_of(256)
+    first, second = arena.reserve(64), arena.reserve(64)
+    assert first is not None and second is not None
+    first.view[:] = b"a" * 64
+    second.view[:] = b"b" * 64
+    assert bytes(first.view) == b"a" * 64
+
+
+def test_full_means_none_and_released_memory_joins() -> None:
+    arena = arena_of(3 * 64)
+    regions = [arena.reserve(64) for _ in range(3)]
+    assert arena.reserve(1) is None
+    for index in (0, 2, 1):  # the last one touches a free span on either side
+        region = regions[index]
+        assert region is not None
+        arena.release(region)
+    whole = arena.reserve(3 * 64)
+    assert whole is not None and whole.start == 0
+
+
+def test_growth_stops_at_the_bound() -> None:
+    arena = Arena(1000, allocate)
+    assert arena.grow(400) and arena.num_bytes == aligned(400)
+    assert not arena.grow(400)
+    assert arena.grow(5000) and arena.num_bytes == 960  # 1000 down to whole cache lines
+    assert not arena.grow(5000)
+
+
+def test_a_block_too_small_for_the_largest_region_is_not_taken() -> None:
+    arena = Arena(1024, allocate)
+    arena.grow(512)
+    assert arena.grow(576, smallest_bytes=512) and arena.num_bytes == 1024
+    assert not Arena(512, allocate).grow(100, smallest_bytes=600)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 700)), max_size=60))
+def test_no_two_regions_overlap_and_nothing_is_lost(actions: list[tuple[bool, int]]) -> None:
+    arena = Arena(4096, allocate)
+    arena.grow(2048)
+    arena.grow(4096)
+    held: list[Region] = []
+    for release, size in actions:
+        if release and held:
+            arena.release(held.pop(size % len(held)))
+        elif (region := arena.reserve(size)) is not None:
+            held.append(region)
+        spans = sorted((id(region.block), region.start, region.start + region.reserved_bytes) for region in held)
+        pairs = pairwise(spans)
+        assert all(block != other or end <= start for (block, _, end), (other, start, _) in pairs)
+        assert arena.free_bytes + sum(region.reserved_bytes for region in held) == 4096
+        assert all(region.start % ALIGNMENT_BYTES == 0 for region in held)
+    for region in held:
+        arena.release(region)
+    assert arena.reserve(2048) is not None and arena.reserve(2048) is not None

@@ -1,0 +1,129 @@
+"""Which steps are due and which layers go: everybody gets a turn, and several processes choose alike."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rankd_client.plan import Schedule, choose, choose_alike, process_world
+from rankd_client.wire import Plan
+
+
+@dataclass(frozen=True)
+class Layer:
+    name: str
+    num_bytes: int
+    priority: bool = False
+
+
+def due_steps(schedule: Schedule, steps: range | list[int], world_size: int = 1) -> list[int]:
+    last, due = None, []
+    for step in steps:
+        if schedule.due(step, last, world_size):
+            due.append(step)
+            last = step
+    return due
+
+
+def test_alone_the_first_step_is_due_and_then_each_multiple() -> None:
+    assert due_steps(Schedule(10), range(7, 41)) == [7, 10, 20, 30, 40]
+
+
+def test_alone_a_step_that_jumps_over_a_multiple_is_due() -> None:
+    assert due_steps(Schedule(10), [3, 9, 14, 19, 27, 45, 46]) == [3, 14, 27, 45]
+
+
+def test_a_step_that_goes_back_starts_anew_and_a_repeated_one_is_not_due() -> None:
+    assert due_steps(Schedule(10), [30, 30, 12, 13, 20]) == [30, 12, 20]
+    assert due_steps(Schedule(1), [5, 5, 6]) == [5, 6]
+
+
+def test_several_processes_look_at_the_step_alone() -> None:
+    assert due_steps(Schedule(10), range(7, 41), world_size=8) == [10, 20, 30, 40]
+
+
+def test_a_plan_holds_from_its_first_step_and_never_makes_pushes_more_frequent() -> None:
+    schedule = Schedule(10)
+    schedule.adopt(Plan(1, first_step=100, every_steps=50))
+    assert due_steps(schedule, range(80, 201), world_size=2) == [80, 90, 100, 150, 200]
+    schedule.adopt(Plan(2, first_step=300, every_steps=5))
+    assert [schedule.interval_at(step) for step in (250, 299, 300)] == [50, 50, 10]
+    assert Schedule(10).interval_at(0) == 10
+
+
+def test_min_interval_holds_alone_only() -> None:
+    schedule = Schedule(1, min_interval_seconds=2.0)
+    assert schedule.too_soon(1.9, world_size=1)
+    assert not schedule.too_soon(2.0, world_size=1)
+    assert not schedule.too_soon(None, world_size=1)
+    assert not schedule.too_soon(0.1, world_size=2)
+
+
+def test_priority_goes_first_then_the_stalest() -> None:
+    layers = [Layer("a", 4), Layer("b", 4), Layer("head", 2, priority=True), Layer("c", 4)]
+    last: dict[str, int] = {}
+    pushes = []
+    for number in range(4):
+        names = choose(layers, 7, last)
+        pushes.append(names)
+        last |= dict.fromkeys(names, number)
+    assert pushes == [["head", "a"], ["head", "b"], ["head", "c"], ["head", "a"]]
+
+
+def test_what_does_not_fit_this_time_is_first_the_next() -> None:
+    layers = [Layer("small", 1), Layer("large", 9)]
+    assert choose(layers, 9, {}) == ["small"]
+    assert choose(layers, 9, {"small": 1}) == ["large"]
+    assert choose(layers, 8, {"small": 1}) == ["small"]  # larger than a push: never
+
+
+SIZES = st.lists(st.tuples(st.integers(1, 20), st.booleans()), max_size=12)
+
+
+@given(SIZES, st.integers(1, 40))
+def test_nobody_starves_and_no_push_is_too_large(sizes: list[tuple[int, bool]], max_bytes: int) -> None:
+    layers = [Layer(str(i), size, priority) for i, (size, priority) in enumerate(sizes)]
+    by_name = {layer.name: layer.num_bytes for layer in layers}
+    first_bytes = sum(layer.num_bytes for layer in layers if layer.priority)
+    last: dict[str, int] = {}
+    seen: Counter[str] = Counter()
+    together: Counter[str] = Counter()
+    for number in range(len(layers) + 1):
+        names = choose(layers, max_bytes, last)
+        alike = choose_alike(layers, max_bytes, number)
+        for chosen in (names, alike):
+            assert sum(by_name[name] for name in chosen) <= max_bytes and len(set(chosen)) == len(chosen)
+        last |= dict.fromkeys(names, number)
+        seen.update(names)
+        together.update(alike)
+    for layer in layers:
+        room = max_bytes if layer.priority else max_bytes - first_bytes
+        if first_bytes <= max_bytes and layer.num_bytes <= room:
+            assert seen[layer.name] and together[layer.name], layer
+
+
+def test_alike_is_a_function_of_the_turn() -> None:
+    layers = [Layer("a", 4), Layer("b", 4), Layer("head", 2, priority=True), Layer("huge", 99), Layer("c", 4)]
+    turns = [choose_alike(layers, 7, turn) for turn in range(4)]
+    assert turns == [["head", "a"], ["head", "b"], ["head", "c"], ["head", "a"]]
+    assert choose_alike([], 7, 3) == []
+
+
+@pytest.mark.parametrize(
+    ("rank", "size", "world"),
+    [("3", "8", (3, 8)), (None, None, (0, 1)), ("x", "8", (0, 1)), ("8", "8", (0, 1)), ("-1", "2", (0, 1))],
+)
+def test_the_launchers_environment(
+    monkeypatch: pytest.MonkeyPatch, rank: str | None, size: str | None, world: tuple[int, int]
+) -> None:
+    monkeypatch.delitem(sys.modules, "torch.distributed", raising=False)
+    for name, value in (("RANK", rank), ("WORLD_SIZE", size)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert process_world() == world
