@@ -61,7 +61,9 @@ def _subject(alert: Mapping[str, Any]) -> str | None:
 
 
 def _message(alert: Mapping[str, Any]) -> str:
-    message = alert.get("message")
+    message, layer = alert.get("message"), alert.get("layer")
+    if isinstance(message, str) and isinstance(layer, str):
+        message = message.removeprefix(f"{layer}: ")  # the line has named it already
     if message:
         return escape(message)
     rule, metric = escape(alert.get("rule"), 100), alert.get("metric")

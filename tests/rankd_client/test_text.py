@@ -88,6 +88,7 @@ def test_states_other_than_firing_follow_the_severity() -> None:
         ({"layer": None, "step": None}, "WARNING lm-42: m"),
         ({"layer": None, "layers": ["a", "b"]}, "WARNING lm-42 step 1200 a, b: m"),
         ({"layer": None, "layers": ["a", "b", "c", "d", "e"]}, "WARNING lm-42 step 1200 a, b, c and 2 more: m"),
+        ({"layer": "a", "message": "a: m"}, "WARNING lm-42 step 1200 a: m"),
         ({"layer": "a\nb"}, r"WARNING lm-42 step 1200 a\x0ab: m"),
     ],
 )
