@@ -41,22 +41,22 @@ class Wanted:
 
 
 class Shown:
-    """Remembers the states of alerts that were shown, and on which stream; the oldest are forgotten."""
+    """Remembers the states of alerts that were shown; the oldest are forgotten."""
 
     def __init__(self) -> None:
-        self._streams: OrderedDict[int, str] = OrderedDict()
+        self._tokens: OrderedDict[int, None] = OrderedDict()
 
-    def add(self, alert: Mapping[str, Any], stream_id: str) -> str | None:
-        """The stream on which this state of the alert was shown before, None if never. One that has ended counts as
-        shown firing: an older list of those firing must not bring it back. Without an id every alert is new."""
+    def add(self, alert: Mapping[str, Any]) -> bool:
+        """Whether this state of the alert is new. One that has ended counts as shown firing: an older list of those
+        firing must not bring it back. Without an id every alert is new."""
         alert_id, state = alert.get("alert_id"), alert.get("state")
         if not isinstance(alert_id, str) or not isinstance(state, str):
-            return None
+            return True
         token = hash((alert_id, state))  # of a fixed size, however long the id
-        before = self._streams.get(token)
+        new = token not in self._tokens
         for shown in (hash((alert_id, "firing")), token):
-            self._streams[shown] = stream_id
-            self._streams.move_to_end(shown)
-        while len(self._streams) > MAX_SHOWN:
-            self._streams.popitem(last=False)
-        return before
+            self._tokens[shown] = None
+            self._tokens.move_to_end(shown)
+        while len(self._tokens) > MAX_SHOWN:
+            self._tokens.popitem(last=False)
+        return new

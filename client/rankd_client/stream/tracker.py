@@ -158,9 +158,10 @@ class StreamTracker:
             self._behind[key] = None
 
     def _deliver(self, event: Event) -> None:
-        # An alert that an earlier stream has shown in this state is the same alert, told by a restarted daemon.
-        known = event.kind == "alert" and self._shown.add(event.body, self.stream_id) not in (None, self.stream_id)
-        if not known and self._wanted.layer(event.body):
+        # Shown even if an earlier stream had one of the same id: a job that is run again and fails alike is a new alarm.
+        if event.kind == "alert":
+            self._shown.add(event.body)
+        if self._wanted.layer(event.body):
             self._items.append(Item(event.body, event.kind))
 
     def _on_state(self, claims: Claims) -> None:
@@ -196,7 +197,7 @@ class StreamTracker:
         seen = self._topics.get(("alert", alert["run"])).seen
         if alert["stream_id"] == self.stream_id and seen is not None and alert["seq"] > seen:
             return  # comes as an event of its own, in order
-        if self._shown.add(alert, self.stream_id) is None and self._wanted.layer(alert):
+        if self._shown.add(alert) and self._wanted.layer(alert):
             self._items.append(Item(alert, "alert"))
 
     def _on_resume(self, pending: Pending, reply: Reply) -> None:
