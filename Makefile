@@ -12,6 +12,8 @@ CANDIDATES := $(or $(PYTHON),python3.11 python3 python3.12 python3.13)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Labelled recordings for benchmarks/detection.py: those that the repository has, unless you have more.
+export RANKD_TRACES ?= $(CURDIR)/tests/data/traces
 
 .PHONY: help demo test check bench venv clean
 .DEFAULT_GOAL := help
@@ -31,7 +33,10 @@ check: $(INSTALLED)  ## lint, format and types
 	@$(RUN) -m mypy
 
 bench: $(INSTALLED)  ## every benchmark, one JSON object a line; benchmarks/_*.py are their helpers
-	@for file in benchmarks/[!_]*.py; do echo "== $$file" >&2; $(RUN) "$$file" || exit 1; done
+	@failed=; for file in benchmarks/[!_]*.py; do \
+	  echo "== $$file" >&2; $(RUN) "$$file" || failed="$$failed $$file"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "make: failed:$$failed" >&2; exit 1; fi
 
 venv: $(INSTALLED)  ## only make .venv
 
