@@ -443,7 +443,7 @@ def test_runs_silent_since_the_restart_are_found_by_the_state() -> None:
 
 
 def test_an_alert_that_a_new_stream_raises_is_told_although_the_old_one_had_its_like() -> None:
-    """Ids are the same for the same history: a job that is run again under its name, and fails alike, is a new alarm."""
+    """Ids are the same for the same history: a job that is run again, and fails alike, is a new alarm."""
     subscriber = joined(old := Daemon())
     assert subscriber.on_event(old.publish(alert_id="same")).items
     new = Daemon(OTHER)

@@ -158,7 +158,7 @@ class StreamTracker:
             self._behind[key] = None
 
     def _deliver(self, event: Event) -> None:
-        # Shown even if an earlier stream had one of the same id: a job that is run again and fails alike is a new alarm.
+        # Shown even if an earlier stream had one of this id: a job that is run again and fails alike is a new alarm.
         if event.kind == "alert":
             self._shown.add(event.body)
         if self._wanted.layer(event.body):
