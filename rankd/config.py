@@ -92,7 +92,6 @@ class Limits:
                 f"limits.heartbeat_seconds={self.heartbeat_seconds}"
             )
         for smaller, larger in (
-            ("heartbeat_seconds", "peer_timeout_seconds"),
             ("chunk_bytes", "credit_bytes"),
             ("credit_bytes", "total_credit_bytes"),
             ("max_layer_bytes", "max_assembly_bytes"),

@@ -1,0 +1,113 @@
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+import zmq
+import zmq.asyncio
+
+from rankd.config import Limits, ServeConfig
+from rankd.query import QueryServer
+from rankd.records import Alert, Measurement
+from rankd.sockets import Sockets
+from rankd.stages.record import Record
+from rankd_client.endpoints import endpoints_of
+from rankd_client.wire import Query, Reply, decode_reply, encode_query
+
+STREAM_ID = "0123456789abcdef"
+
+
+class Asker:
+    def __init__(self, socket: zmq.asyncio.Socket, counters: Counter[str]) -> None:
+        self.socket = socket
+        self.counters = counters
+
+    async def ask(self, frames: list[bytes]) -> Reply:
+        await self.socket.send_multipart(frames)
+        return decode_reply(await asyncio.wait_for(self.socket.recv_multipart(), 30))
+
+
+@contextlib.asynccontextmanager
+async def answering(directory: Path) -> AsyncIterator[Asker]:
+    """A query server on a real ROUTER, over a record of three measurements and an alert."""
+    endpoints = endpoints_of(f"ipc://{directory}")
+    sockets = Sockets(ServeConfig(endpoints.push, endpoints.alerts, endpoints.query))
+    counters: Counter[str] = Counter()
+    record = Record(STREAM_ID, Limits(), lambda: 12.5, counters)
+    fired = Alert("id", "r", "w", 3, "critical", "firing", "nonfinite", None, None, None, "m", "a")
+    for step in (1, 2, 3):
+        record(Measurement("r", "w", step, (2, 2), True, False, {}), [fired] if step == 3 else [])
+    asker = Asker(sockets.context.socket(zmq.DEALER), counters)
+    asker.socket.connect(endpoints.query)
+    serving = asyncio.create_task(QueryServer(sockets.query, STREAM_ID, record, counters).serve())
+    try:
+        yield asker
+        assert not serving.done(), "a malformed query must not end the loop"
+    finally:
+        serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+        sockets.close(linger_ms=0)
+
+
+async def test_state(socket_dir: Path) -> None:
+    async with answering(socket_dir) as asker:
+        reply = await asker.ask(encode_query(Query("state", 7)))
+        assert (reply.query_id, reply.stream_id, reply.error, reply.events) == (7, STREAM_ID, "", ())
+        assert sorted(reply.body["numbers"]) == [["alert", "r", 1], ["measurement", "r", 3]]
+        assert [alert["alert_id"] for alert in reply.body["alerts"]] == ["id"]
+        assert reply.body["runs"] == [{"run": "r", "step": 3, "num_measurements": 3, "layers": 1}]
+        assert (await asker.ask(encode_query(Query("state", 8, run="other")))).body["runs"] == []
+
+
+async def test_resume(socket_dir: Path) -> None:
+    async with answering(socket_dir) as asker:
+        reply = await asker.ask(encode_query(Query("resume", 1, "measurement", "r", 2)))
+        assert reply.body == {"first": 1, "last": 3}
+        assert [(event.kind, event.seq, event.body["step"]) for event in reply.events] == [
+            ("measurement", 2, 2),
+            ("measurement", 3, 3),
+        ]
+        reply = await asker.ask(encode_query(Query("resume", 2, "alert", "nobody", 1)))
+        assert (reply.body, reply.events) == ({"first": 1, "last": 0}, ())
+
+
+def query(**fields: Any) -> list[bytes]:
+    return [msgpack.packb({"t": "resume", "id": 1, "run": "r", **fields})]
+
+
+MALFORMED = [
+    ([b"", *query()], "frame_count"),
+    ([b"\xc1"], "bad_header"),
+    ([b""], "bad_header"),
+    ([b"\x90"], "bad_header"),
+    ([bytes(65_536)], "bad_header"),
+    (query(t="drop"), "unknown_query"),
+    (query(run=None), "missing_field"),
+    (query(run=""), "bad_name"),
+    (query(kind="heartbeat"), "bad_field"),
+    (query(from_seq=-1), "bad_field"),
+    (query(from_seq=1 << 63), "bad_field"),
+    (query(id="1"), "bad_field"),
+]
+
+
+@pytest.mark.parametrize(("frames", "code"), MALFORMED, ids=[code for _, code in MALFORMED])
+async def test_a_malformed_query_is_answered_with_its_code(socket_dir: Path, frames: list[bytes], code: str) -> None:
+    async with answering(socket_dir) as asker:
+        assert await asker.ask(frames) == Reply(0, STREAM_ID, error=code)
+        assert asker.counters[f"num_refused_{code}"] == 1
+        assert (await asker.ask(encode_query(Query("state", 9)))).query_id == 9
+
+
+async def test_one_who_does_not_read_the_replies_loses_them(socket_dir: Path) -> None:
+    async with answering(socket_dir) as asker:
+        asker.socket.setsockopt(zmq.RCVHWM, 1)
+        greedy = encode_query(Query("resume", 1, "measurement", "r", 0))
+        async with asyncio.timeout(60):
+            while not asker.counters["dropped_replies"]:
+                await asker.socket.send_multipart(greedy)
