@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 
 
+def print_version() -> None:
+    from importlib.metadata import version
+
+    print(f"rankd {version('rankd')}")
+
+
 def main() -> None:
     """The console script."""
     if sys.argv[1:] == ["--version"]:
-        from importlib.metadata import version
-
-        print(f"rankd {version('rankd')}")
+        print_version()
         return
     from rankd.cli import app
 

@@ -21,10 +21,13 @@ TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 MODEL_KEYS = ("model_state_dict", "state_dict", "model_state", "model", "module", "net", "network", "params", "weights")
 """Where trainers keep the model beside their optimizer; the first of these that holds a mapping is taken."""
 MAX_NESTING = 32
-FLOAT_DTYPES = tuple(
-    getattr(torch, name)
-    for name in ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
-    if hasattr(torch, name)
+FLOAT_DTYPES = (
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
 )
 
 
@@ -125,9 +128,9 @@ def _read_torch(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
         # Only the zip format can be mapped; mapped, tensors are read from disk as they are measured.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged pickle raises anything at all
-        text = str(error).strip().partition("\n")[0]
+        # torch's own words are left out: they suggest to load the file with weights_only off.
         raise CheckpointError(
-            f"{path}: {type(error).__name__}: {text}; expected a whole PyTorch checkpoint of tensors, without code"
+            f"{path}: {type(error).__name__}; expected a whole PyTorch checkpoint that holds tensors and no code"
         ) from error
     tensors = dict(_flatten(_model_part(content), "", set()))
     if not tensors:

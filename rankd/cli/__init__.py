@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import typer
 
+from rankd.__main__ import print_version
 from rankd.cli.analyze import analyze
 from rankd.cli.demo import demo
 from rankd.cli.run import run
@@ -29,4 +30,6 @@ app.command()(analyze)
 
 @app.callback()
 def _options(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
-    """`rankd --version` alone never comes here; see rankd/__main__.py."""
+    if version:  # alone it never comes here; see rankd/__main__.py
+        print_version()
+        raise typer.Exit

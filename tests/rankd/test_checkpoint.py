@@ -94,7 +94,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Code(target)))
     for name in ("zip.pt", "plain.pt"):
         with pytest.raises(
-            CheckpointError, match=rf"{name}.*expected a whole PyTorch checkpoint of tensors, without code"
+            CheckpointError, match=rf"{name}.*expected a whole PyTorch checkpoint that holds tensors and no code"
         ):
             list(load_tensors(tmp_path / name))
     assert not target.exists()
