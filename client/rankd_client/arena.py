@@ -56,7 +56,7 @@ class Arena:
         self.max_bytes = max_bytes
         self.num_bytes = 0
         """Allocated so far."""
-        self._allocate = allocate
+        self.allocate = allocate
         self._blocks: list[Block] = []
 
     @property
@@ -77,7 +77,7 @@ class Arena:
             num_bytes = aligned(smallest_bytes)
             if num_bytes > room:
                 return False
-        self._blocks.append(Block(self._allocate(num_bytes), num_bytes, [(0, num_bytes)]))
+        self._blocks.append(Block(self.allocate(num_bytes), num_bytes, [(0, num_bytes)]))
         self.num_bytes += num_bytes
         return True
 

@@ -87,6 +87,10 @@ class Client:
         self._lock = threading.Lock()
         self._alerts: deque[dict[str, Any]] = deque(maxlen=MAX_ALERTS)
         self._pusher: Pusher | None = None
+        if not self._off:
+            from rankd_client.pusher import Pusher  # brings ZeroMQ: not for those who have this disabled
+
+            self._pusher = Pusher(self.config, os.urandom(16), self._alerts)
         self._next_step = 0
         if self.config.mode == "offline":
             say("RANKD_MODE=offline: spooling to disk is not there yet; nothing is pushed")
@@ -150,10 +154,7 @@ class Client:
         self.close()
 
     def _push(self, model: Any, step: int, started: float) -> PushReceipt:
-        if self._pusher is None:
-            from rankd_client.pusher import Pusher  # brings ZeroMQ: not for those who have this disabled
-
-            self._pusher = Pusher(self.config, os.urandom(16), self._alerts)
+        assert self._pusher is not None
         receipt, error = self._pusher.push(model, step, started)
         if error is not None:
             self._fault(error)

@@ -8,6 +8,7 @@ import weakref
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -36,8 +37,7 @@ class Pusher:
         self._selection = snapshot.Selection(config.dtype, config.include, config.exclude, config.priority)
         self._schedule = Schedule(config.every_steps, config.min_interval_seconds)
         self._budget = Budget(config.max_overhead, time.monotonic())
-        self._pinned = False
-        self._outbox = Outbox(Arena(config.max_memory_bytes, lambda size: snapshot.allocate(size, self._pinned)))
+        self._outbox = Outbox(Arena(config.max_memory_bytes, snapshot.allocate))
         self._link: Link | None = None
         self._start_line = StartLine(config)
         self._num_pushes = 0
@@ -172,7 +172,8 @@ class Pusher:
         """Memory for this model, and the link; the seconds that took, which no later push will take."""
         started = time.perf_counter()
         sizes = [aligned(item.num_bytes) for item in watched if item.num_bytes <= self._config.max_push_bytes]
-        self._pinned = any(item.tensor.is_cuda for item in watched)
+        if any(item.tensor.is_cuda for item in watched):
+            self._outbox.arena.allocate = partial(snapshot.allocate, pinned=True)
         wanted_bytes = 2 * min(sum(sizes), self._config.max_push_bytes)
         if wanted_bytes > self._outbox.arena.num_bytes:
             self._outbox.grow(wanted_bytes, max(sizes))
