@@ -1,0 +1,83 @@
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from rankd.web.server import bind_http, make_server
+
+
+@contextlib.asynccontextmanager
+async def serving(health: dict[str, Any]) -> AsyncIterator[int]:
+    """The port of a server that is stopped, within a second of being told to, at the end."""
+    listening = bind_http("127.0.0.1:0", any_port=False)
+    server = make_server(lambda: health)
+    task = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        yield listening.getsockname()[1]
+        assert not task.done()
+    finally:
+        server.should_exit = True
+        await asyncio.wait_for(task, 30)
+
+
+async def ask(port: int, request: bytes) -> tuple[bytes, bytes]:
+    """Status line and body."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request)
+    answer = await asyncio.wait_for(reader.read(), 30)
+    writer.close()
+    await writer.wait_closed()
+    return answer.partition(b"\r\n")[0], answer.partition(b"\r\n\r\n")[2]
+
+
+def get(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+
+
+async def test_healthz() -> None:
+    health = {"status": "ok", "num_waiting": 0}
+    async with serving(health) as port:
+        status, body = await ask(port, get("/healthz"))
+        assert status.endswith(b"200 OK") and json.loads(body) == health
+        health["status"] = "stopping"
+        assert json.loads((await ask(port, get("/healthz")))[1])["status"] == "stopping"
+
+
+async def test_what_is_not_asked_for_rightly_does_no_harm() -> None:
+    async with serving({}) as port:
+        assert b" 404 " in (await ask(port, get("/")))[0]
+        assert b" 405 " in (await ask(port, get("/healthz").replace(b"GET", b"POST")))[0]
+        assert b" 400 " in (await ask(port, b"\0\1garbage\r\n\r\n"))[0]
+        assert (await ask(port, get("/healthz")))[0].endswith(b"200 OK")
+
+
+async def test_a_request_that_never_ends_does_not_hold_up_the_stop() -> None:
+    async with serving({}) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /healthz HTTP/1.1\r\n")
+        await writer.drain()
+    writer.close()
+
+
+def test_a_port_in_use_gives_way_only_where_nobody_named_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(OSError, match="in use"):
+            bind_http(address, any_port=False)
+        with bind_http(address, any_port=True) as other:
+            host, port = other.getsockname()
+            assert host == "127.0.0.1" and port != taken.getsockname()[1]
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+def test_an_ipv6_address_stands_in_brackets() -> None:
+    try:
+        listening = bind_http("[::1]:0", any_port=False)
+    except OSError:
+        pytest.skip("no IPv6 loopback here")
+    with listening:
+        assert listening.family == socket.AF_INET6
