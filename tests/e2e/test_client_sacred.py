@@ -1,0 +1,222 @@
+"""The training loop is sacred: with a daemon, without one, or with one that dies or hangs, it goes on unchanged."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rankd_client import Client, PushReceipt
+
+pytestmark = pytest.mark.e2e
+WAIT_SECONDS = 60.0
+
+# Prints a digest of everything that a bystander must not change: results, and the state of each source of randomness.
+TRAIN = """
+import hashlib, os, pickle, random, sys
+import numpy as np
+import torch
+from torch import nn
+
+torch.manual_seed(0); random.seed(0); np.random.seed(0)
+client = None
+if sys.argv[1] != "none":
+    from rankd_client import Client
+    client = Client("sacred", sys.argv[1], max_overhead=None, strict=True)
+model = nn.Sequential(nn.Linear(16, 32), nn.Dropout(0.2), nn.ReLU(), nn.Linear(32, 4))
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+losses = []
+for step in range(40):
+    inputs = torch.randn(8, 16) + random.random() + np.random.rand()
+    loss = model(inputs).square().mean()
+    optimizer.zero_grad(); loss.backward(); optimizer.step()
+    losses.append(loss.item())
+    if client is not None:
+        receipt = client.push(model, step=step)
+        assert receipt.num_queued == 2, receipt
+if client is not None and len(sys.argv) > 2:
+    assert client.flush(60.0) and client.num_errors == 0
+weights = [parameter.detach().numpy().tobytes() for parameter in model.parameters()]
+grads = [parameter.grad.numpy().tobytes() for parameter in model.parameters()]
+states = [random.getstate(), np.random.get_state(), torch.get_rng_state().numpy().tobytes(), torch.get_num_threads()]
+versions = [(parameter._version, parameter.requires_grad) for parameter in model.parameters()]
+everything = pickle.dumps([losses, weights, grads, states, versions, torch.is_grad_enabled()])
+print(hashlib.sha256(everything).hexdigest())
+"""
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RANKD_")}
+    return {**kept, "OMP_NUM_THREADS": "2", **more}
+
+
+def run(program: str, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Runs it to its end; one that hangs, or fails, fails the test."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, *arguments],
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_results_and_randomness_are_the_same_to_the_bit(serve: Any, directory: Path) -> None:
+    alone = run(TRAIN, "none").stdout
+    assert len(alone) == 65
+    assert run(TRAIN, f"ipc://{directory}/nobody").stdout == alone
+    assert run(TRAIN, "tcp://127.0.0.1:9").stdout == alone  # nothing listens there
+    assert run(TRAIN, serve().url, "flush").stdout == alone
+
+
+# What a script leaves behind when it just ends: no close(), no with.
+FORGETFUL = """
+import sys, torch
+from rankd_client import Client
+
+client = Client("forgetful", sys.argv[1], max_overhead=None, strict=True)
+model = torch.nn.Sequential(*(torch.nn.Linear(512, 512) for _ in range(16)))
+for step in range(int(sys.argv[2])):
+    client.push(model, step=step)
+if len(sys.argv) > 3:
+    assert client.flush(60.0)
+    print("flushed", flush=True)
+    sys.stdin.readline()
+    for step in range(100, 130):
+        assert client.push(model, step=step).num_queued > 0
+"""
+
+
+@pytest.mark.parametrize("url", ["ipc://{directory}/nobody", "tcp://127.0.0.1:9"])
+def test_the_interpreter_ends_where_no_daemon_is(directory: Path, url: str) -> None:
+    run(FORGETFUL, url.format(directory=directory), "20")
+
+
+def test_the_interpreter_ends_and_what_was_pushed_arrives(serve: Any) -> None:
+    served = serve("--log-level", "info")
+    run(FORGETFUL, served.url, "1")
+    assert "peer left" in served.log.read_text()  # it said bye, after what it had to send
+
+
+@pytest.mark.parametrize("signum", [signal.SIGSTOP, signal.SIGKILL])
+def test_the_interpreter_ends_where_the_daemon_hangs_or_was_killed(serve: Any, signum: signal.Signals) -> None:
+    served = serve()
+    trainer = subprocess.Popen(
+        [sys.executable, "-c", FORGETFUL, served.url, "3", "wait"],
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert trainer.stdout is not None and trainer.stdout.readline() == "flushed\n"
+        served.process.send_signal(signum)
+        _, errors = trainer.communicate("go on\n", timeout=WAIT_SECONDS)
+        assert trainer.returncode == 0, errors
+        assert "Traceback" not in errors
+    finally:
+        trainer.kill()
+        trainer.wait()
+        if signum == signal.SIGSTOP:
+            served.process.send_signal(signal.SIGCONT)
+        else:
+            served.process.wait(WAIT_SECONDS)
+
+
+def test_a_daemon_that_was_killed_and_comes_back_gets_what_is_newest(serve: Any) -> None:
+    model = {"w": torch.randn(64, 64), "v": torch.randn(64, 64)}
+    first = serve()
+    with Client("back", first.url, max_overhead=None, strict=True) as client:
+        client.push(model)
+        assert client.flush(WAIT_SECONDS)
+        first.process.kill()
+        first.process.wait(WAIT_SECONDS)
+        receipts = [client.push(model) for _ in range(50)]
+        assert all(receipt.num_queued == 2 for receipt in receipts)
+        assert not client.flush(0.1)
+        serve()
+        assert client.flush(WAIT_SECONDS)
+        assert client.connected and client.num_errors == 0
+
+
+def test_a_daemon_that_stands_still_holds_nothing_up(serve: Any) -> None:
+    model = {str(i): torch.randn(512, 512) for i in range(16)}
+    served = serve()
+    with Client("still", served.url, max_overhead=None, strict=True, max_push_bytes=8 << 20) as client:
+        client.push(model)
+        assert client.flush(WAIT_SECONDS)
+        served.process.send_signal(signal.SIGSTOP)
+        try:
+            receipts: list[PushReceipt] = [client.push(model) for _ in range(200)]
+        finally:
+            served.process.send_signal(signal.SIGCONT)
+        assert sum(receipt.num_queued for receipt in receipts) > 0
+        assert sum(receipt.num_replaced + receipt.num_dropped for receipt in receipts) > 0
+        assert client.push(model).step == 201
+        assert client.flush(WAIT_SECONDS)
+
+
+# Data loaders fork while the client's thread runs; their children must neither hang nor speak for the parent.
+LOADERS = """
+import sys, torch
+from rankd_client import Client
+
+client = Client("loaders", sys.argv[1], max_overhead=None, strict=True)
+model = torch.nn.Linear(32, 32)
+
+class Data(torch.utils.data.Dataset):
+    def __len__(self):
+        return 16
+    def __getitem__(self, index):
+        receipt = client.push(model, step=10_000 + index)
+        assert receipt.num_queued == 0 and not client.alerts()
+        return torch.randn(32)
+
+client.push(model, step=0)
+for epoch in range(2):
+    loader = torch.utils.data.DataLoader(Data(), batch_size=4, num_workers=2, multiprocessing_context="fork")
+    for step, batch in enumerate(loader, 1 + 4 * epoch):
+        assert client.push(model, step=step).num_queued == 1
+assert client.flush(60.0) and client.num_errors == 0
+print(step)
+"""
+
+
+def test_data_loaders_that_fork(serve: Any) -> None:
+    assert run(LOADERS, serve().url).stdout == "8\n"
+
+
+# Prints how much the process grew, in bytes, over 2,000 pushes to nobody.
+GROWTH = """
+import sys, torch
+from rankd_client import Client
+
+def resident_bytes():
+    with open("/proc/self/status") as status:
+        return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+
+torch.set_num_threads(1)
+model = {str(i): torch.randn(256, 256) for i in range(64)}
+client = Client("growth", sys.argv[1], max_overhead=None, strict=True, max_push_bytes=4 << 20)
+before = resident_bytes()
+for step in range(2000):
+    client.push(model, step=step)
+print(resident_bytes() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.parametrize("url", ["ipc://{directory}/nobody", "tcp://127.0.0.1:9"])
+def test_memory_is_bounded_over_two_thousand_pushes_to_nobody(directory: Path, url: str) -> None:
+    """8 MiB of arena, 8 GiB of snapshots; the rest of the allowance is for ZeroMQ, torch's first copies and Python."""
+    grown_bytes = int(run(GROWTH, url.format(directory=directory)).stdout)
+    assert grown_bytes <= (8 << 20) + (24 << 20)
