@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import sys
 
-
-def print_version() -> None:
-    from importlib.metadata import version
-
-    print(f"rankd {version('rankd')}")
+from rankd.version import version_line
 
 
 def main() -> None:
     """The console script."""
     if sys.argv[1:] == ["--version"]:
-        print_version()
+        print(version_line())
         return
     from rankd.cli import app
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import typer
 
-from rankd.__main__ import print_version
 from rankd.cli.analyze import analyze
 from rankd.cli.demo import demo
 from rankd.cli.run import run
 from rankd.cli.serve import serve
 from rankd.cli.tail import tail
+from rankd.version import version_line
 
 app = typer.Typer(
     help="Watch the weight matrices of a training run, without slowing it.",
@@ -31,5 +31,5 @@ app.command()(analyze)
 @app.callback()
 def _options(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
     if version:  # alone it never comes here; see rankd/__main__.py
-        print_version()
+        print(version_line())
         raise typer.Exit
