@@ -15,7 +15,7 @@ import zmq
 
 from rankd_client.wire import Ack, Bye, Chunk, Heartbeat, Hello, Message, Welcome, decode, encode
 
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 30
 
 
 @pytest.fixture
@@ -76,7 +76,15 @@ class RawPeer:
 def raw_peer() -> Iterator[Callable[..., RawPeer]]:
     """Makes RawPeers: `raw_peer(address, run="r")`."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    yield lambda address, run="r": RawPeer(context, address, run)
+    peers: list[RawPeer] = []
+
+    def make(address: str, run: str = "r") -> RawPeer:
+        peers.append(RawPeer(context, address, run))
+        return peers[-1]
+
+    yield make
+    for peer in peers:
+        peer.socket.close(linger=0)
     context.destroy(linger=0)
 
 
