@@ -29,7 +29,7 @@ def url(serve: Callable[..., Any], raw_peer: Callable[..., Any], socket_dir: Pat
 
 
 def tail(url: str, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rankd", "tail", "--url", url, "--timeout", "1.5", *options]
+    command = [sys.executable, "-m", "rankd", "tail", "--url", url, "--timeout", "2.5", *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
