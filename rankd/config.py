@@ -30,8 +30,9 @@ class ConfigError(ValueError):
 class Limits:
     """What peers may make the daemon hold, and how long things may take."""
 
-    credit_bytes: int = 32 << 20
-    """Payload one connection may have under way: four chunks keep a 2 GB/s link busy at this loop's latency."""
+    credit_bytes: int = 16 << 20
+    """Payload one connection may have under way: one chunk on its way while the other is taken in. Connections that
+    come when most is granted get less, down to one chunk of 4 MiB."""
 
     total_credit_bytes: int = 1 << 30
     """Credit of all connections together: what may lie in receive queues at worst. Bounds the number of connections."""
@@ -48,7 +49,7 @@ class Limits:
     """Unfinished layers by number, because a shard may be tiny."""
 
     assembly_timeout_seconds: float = 60.0
-    """A shard that has not come by then will not come: its process is gone or at another step."""
+    """An unfinished layer of which nothing came for so long stays unfinished: a process is gone or at another step."""
 
     max_mailbox_bytes: int = 1 << 30
     """Snapshots that wait for measuring. Newest wins before this is reached unless many large layers are watched."""

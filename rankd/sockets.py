@@ -24,8 +24,8 @@ MAX_FRAME_BYTES = {"push": MAX_CHUNK_BYTES, "alerts": 64 << 10, "query": 64 << 1
 RECEIVE_HWM = 64
 """Messages per connection in libzmq's queue; credit keeps honest clients far below it."""
 
-SEND_HWM = {"push": 10_000, "alerts": 10_000, "query": 100}
-"""Messages of about 1 kB that a peer may leave unread before it loses some (replies are larger)."""
+SEND_HWM = {"push": 10_000, "alerts": 10_000, "query": 8}
+"""Messages that a peer may leave unread before it loses some: of about 1 kB, but replies may have 4 MB."""
 
 NUM_PORT_TRIES = 50
 

@@ -60,7 +60,7 @@ class _OpenLayer:
     shape: tuple[int, ...]
     dtype: str
     source_dtype: str
-    started_at: float
+    heard_at: float
     shards: dict[bytes, _OpenShard] = field(default_factory=dict)
 
     @property
@@ -104,6 +104,7 @@ class Assemble:
         layer, shard = self._place(key, session, chunk, now)
         self._runs[run] = known
         self._store(shard, chunk)
+        layer.heard_at = now
         if not layer.complete:
             return Assembled()
         self._close(key)
@@ -119,7 +120,7 @@ class Assemble:
     def expire(self, now: float) -> Iterator[tuple[LayerStep, set[bytes]]]:
         """Give up layers whose shards did not all come in time; yields each with the sessions that sent a part."""
         limit = now - self.limits.assembly_timeout_seconds
-        for key in [key for key, layer in self._open.items() if layer.started_at < limit]:
+        for key in [key for key, layer in self._open.items() if layer.heard_at < limit]:
             self.counters["dropped_timed_out"] += 1
             yield key, set(self._close(key).shards)
 

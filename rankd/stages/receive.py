@@ -12,6 +12,7 @@ import zmq.asyncio
 from rankd.config import Limits
 from rankd.sockets import let_others_run, send_now
 from rankd_client.wire import (
+    MIN_CHUNK_BYTES,
     Ack,
     AlertNotice,
     Bye,
@@ -27,6 +28,9 @@ from rankd_client.wire import (
 )
 
 log = logging.getLogger("rankd.receive")
+
+LAST_SHARES = 16
+"""A connection gets at most this fraction of the credit that is left, so that about 80 fit where 64 get a full one."""
 
 
 @dataclass(slots=True)
@@ -165,10 +169,7 @@ class Receive:
         for known in (self._peers.get(identity), self._sessions.get(hello.session)):
             if known is not None:
                 self._forget(known)
-        granted = sum(peer.granted_bytes for peer in self._peers.values())
-        credit = min(self.limits.credit_bytes, self.limits.total_credit_bytes - granted)
-        if credit < self.limits.chunk_bytes:
-            raise WireError("too_many_connections", f"{len(self._peers)} connections hold all credit")
+        credit = self._grant()
         peer = Peer(identity, hello.session, hello.run, hello.process_rank, credit, credit, self.clock())
         self._peers[identity] = self._sessions[hello.session] = peer
         self.counters["num_hellos"] += 1
@@ -176,7 +177,15 @@ class Receive:
             "peer greeted run=%r process_rank=%d world_size=%d agent=%r peer=%s",
             hello.run, hello.process_rank, hello.world_size, hello.agent, identity.hex(),
         )  # fmt: skip
-        self._send(identity, Welcome(self.stream_id, credit, self.limits.chunk_bytes, self.limits.heartbeat_seconds))
+        chunk_bytes = min(self.limits.chunk_bytes, credit)
+        self._send(identity, Welcome(self.stream_id, credit, chunk_bytes, self.limits.heartbeat_seconds))
+
+    def _grant(self) -> int:
+        """Credit for one more connection: the later ones get less rather than nothing, down to one smallest chunk."""
+        left = self.limits.total_credit_bytes - sum(peer.granted_bytes for peer in self._peers.values())
+        if left < MIN_CHUNK_BYTES:
+            raise WireError("too_many_connections", f"{len(self._peers)} connections hold all credit")
+        return min(self.limits.credit_bytes, max(MIN_CHUNK_BYTES, left // LAST_SHARES))
 
     def _forget(self, peer: Peer) -> None:
         self._peers.pop(peer.identity, None)

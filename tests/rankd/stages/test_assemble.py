@@ -194,6 +194,13 @@ def test_what_does_not_come_in_time_is_given_up_and_may_come_again() -> None:
     assert steps_taken(assemble, [upper], A) == [1]
 
 
+def test_a_slow_link_is_not_given_up_while_it_brings_something() -> None:
+    assemble = Assemble(Limits(assembly_timeout_seconds=10.0), Counter())
+    for number in range(3):
+        assemble.add("r", A, chunk(ones(1), (2, 2), offset=4 * number), 9.0 * number)
+        assert list(assemble.expire(9.0 * number + 9.9)) == []
+
+
 HALF = Shard(ranges=((0, 2),))
 REFUSED: dict[str, tuple[dict[str, Any], list[Chunk], Chunk]] = {
     "chunk_order: begins in the middle": ({}, [], chunk(ones(2), (2, 2), offset=8)),

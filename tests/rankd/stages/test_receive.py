@@ -165,6 +165,21 @@ async def test_too_many_connections(socket_dir: Path) -> None:
         assert isinstance(await second.ask(hello(session=b"t" * 16)), Welcome)
 
 
+async def test_later_connections_get_less_credit_rather_than_none(socket_dir: Path) -> None:
+    default = Limits()
+    limits = {key: getattr(default, key) for key in ("chunk_bytes", "credit_bytes", "total_credit_bytes")}
+    async with serving(socket_dir, **limits) as side:
+        welcomes = []
+        for number in range(72):
+            answer = await side.connect().ask(hello(session=bytes([number]) * 16))
+            assert isinstance(answer, Welcome), f"connection {number}: {answer}"
+            welcomes.append(answer)
+    granted = [welcome.credit_bytes for welcome in welcomes]
+    assert granted[0] == default.credit_bytes and granted == sorted(granted, reverse=True)
+    assert sum(granted) <= default.total_credit_bytes
+    assert all(MIN_CHUNK_BYTES <= welcome.chunk_bytes <= welcome.credit_bytes for welcome in welcomes)
+
+
 async def test_a_session_that_reconnects_takes_its_place_along(socket_dir: Path) -> None:
     async with serving(socket_dir) as side:
         old, new = side.connect(), side.connect()
