@@ -6,11 +6,15 @@ import contextlib
 import logging
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
-from rankd_client.text import escape
+from rankd_client.text import alert_line, escape
 
 LOG_SECONDS = 60.0
 """A daemon that comes and goes is told of this often at most."""
+
+ECHO_LINES, ECHO_SECONDS = 20, 10.0
 
 log = logging.getLogger("rankd_client")
 
@@ -28,6 +32,32 @@ def show_bytes(num_bytes: int) -> str:
             amount = num_bytes / size
             return f"{amount:.1f} {unit}" if amount < 10 else f"{amount:.0f} {unit}"
     return f"{num_bytes} bytes"
+
+
+class Echo:
+    """One line on stderr for each alert, but never a screenful: a run that goes back to a checkpoint has an alert for
+    each of its layers. Beyond ECHO_LINES in ECHO_SECONDS they are counted, and the next line says how many."""
+
+    def __init__(self) -> None:
+        self._began = -ECHO_SECONDS
+        self._num_shown = 0
+        self._num_held = 0
+
+    def __call__(self, alert: Mapping[str, Any], now_seconds: float) -> None:
+        if now_seconds - self._began >= ECHO_SECONDS:
+            self.close()
+            self._began, self._num_shown = now_seconds, 0
+        if self._num_shown == ECHO_LINES and alert.get("severity") == "info":
+            self._num_held += 1
+            return
+        self._num_shown += self._num_shown < ECHO_LINES
+        say(alert_line(alert))
+
+    def close(self) -> None:
+        """Say how many were held back, if any."""
+        if self._num_held:
+            say(f"and {self._num_held} more of severity info; `rankd tail` shows all")
+            self._num_held = 0
 
 
 class FaultLog:

@@ -16,14 +16,13 @@ from rankd_client import snapshot
 from rankd_client.arena import Arena, aligned
 from rankd_client.budget import Budget
 from rankd_client.config import Config
-from rankd_client.console import say
+from rankd_client.console import Echo
 from rankd_client.link import Link
 from rankd_client.outbox import Outbox
 from rankd_client.plan import Schedule, choose, choose_alike, process_world
 from rankd_client.receipt import NOTHING, PushReceipt
 from rankd_client.snapshot import Watched
 from rankd_client.startline import StartLine
-from rankd_client.text import alert_line
 from rankd_client.wire import Hello
 
 
@@ -40,6 +39,7 @@ class Pusher:
         self._outbox = Outbox(Arena(config.max_memory_bytes, snapshot.allocate))
         self._link: Link | None = None
         self._start_line = StartLine(config)
+        self._echo = Echo()
         self._num_pushes = 0
         self._last_push: dict[str, int] = {}
         """Number of the push with which a layer last went: its staleness."""
@@ -91,6 +91,7 @@ class Pusher:
         if self._link is not None:
             self._link.stop(timeout_seconds)
             self._link.join(timeout_seconds + 0.5)
+        self._echo.close()
 
     def _pass(self, model: Any, step: int, reason: str) -> PushReceipt:
         """A push that leaves everything out."""
@@ -188,12 +189,12 @@ class Pusher:
         return time.perf_counter() - started
 
     def _take_alert(self) -> Any:
-        alerts, echo = self._alerts, self._config.echo
+        alerts, echo = self._alerts, self._echo if self._config.echo else None
 
         def take(alert: dict[str, Any]) -> None:  # no reference to self: the link must not keep the pusher alive
             alerts.append(alert)
-            if echo:
-                say(alert_line(alert))
+            if echo is not None:
+                echo(alert, time.monotonic())
 
         return take
 
