@@ -408,6 +408,16 @@ def test_an_absent_daemon_is_told_once(address: str, caplog: pytest.LogCaptureFi
     assert setup.outbox.num_replaced == 19
 
 
+def test_vanished_hosts_are_noticed_by_tcp_and_not_by_heartbeats_that_abort_the_process(address: str) -> None:
+    """libzmq's own heartbeats run into an assertion where a peer goes while our queue is full."""
+    router, socket_ = Router(address), dealer.Dealer(address)
+    assert socket_.open() and socket_._socket is not None
+    assert socket_._socket.getsockopt(zmq.HEARTBEAT_IVL) == 0
+    assert socket_._socket.getsockopt(zmq.TCP_KEEPALIVE) == 1
+    socket_.end(0.0)
+    router.close()
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory away")
 def test_weights_are_not_sent_into_a_directory_of_somebody_else(
     address: str, router: Router, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -289,6 +289,12 @@ def test_garbage_is_counted_and_followed_past(publisher: Publisher) -> None:
         assert subscription.num_malformed == 4
 
 
+def test_vanished_hosts_are_noticed_by_tcp_and_not_by_heartbeats_that_abort_the_process(publisher: Publisher) -> None:
+    with joined(publisher) as items:
+        for socket in (items._sockets.events, items._sockets.queries):
+            assert socket.get(zmq.HEARTBEAT_IVL) == 0 and socket.get(zmq.TCP_KEEPALIVE) == 1
+
+
 def test_abandoned_subscription_closes_its_sockets(publisher: Publisher) -> None:
     subscription = follow(publisher)
     context = subscription._sockets.context
@@ -401,6 +407,8 @@ def test_unusable_address_names_itself() -> None:
 
 def script(code: str, tmp_path: Path) -> subprocess.Popen[str]:
     prelude = f"import rankd_client.subscriber as s, sys\nurl = 'ipc://{tmp_path}'\n"
+    # Where the tests run in the background, an ignored SIGINT is inherited.
+    prelude += "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     command = [sys.executable, "-W", "error", "-c", prelude + code]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -19,6 +19,9 @@ RECEIVE_HIGH_WATER = 1000
 MAX_MESSAGE_BYTES = 1 << 20
 """A daemon sends headers and alerts; nobody has us reserve more for one frame."""
 
+# No heartbeats of ZeroMQ's own: where a peer goes while our receive queue is full, its timer runs into an assertion of
+# libzmq (4.3.5, `!_io_error` in stream_engine_base.cpp), and that aborts the trainer. Silence of the daemon is noticed
+# by the protocol's heartbeats; TCP's keepalive ends connections that libzmq itself would take for alive.
 OPTIONS = (
     (zmq.SNDHWM, SEND_HIGH_WATER),
     (zmq.RCVHWM, RECEIVE_HIGH_WATER),
@@ -26,8 +29,10 @@ OPTIONS = (
     (zmq.LINGER, 0),  # the interpreter ends when it wants to
     (zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES),
     (zmq.IPV6, 1),
-    (zmq.HEARTBEAT_IVL, 2000),
-    (zmq.HEARTBEAT_TIMEOUT, 10000),
+    (zmq.TCP_KEEPALIVE, 1),
+    (zmq.TCP_KEEPALIVE_IDLE, 15),
+    (zmq.TCP_KEEPALIVE_INTVL, 5),
+    (zmq.TCP_KEEPALIVE_CNT, 3),
     (zmq.RECONNECT_IVL, 100),
     (zmq.RECONNECT_IVL_MAX, 2000),
 )
