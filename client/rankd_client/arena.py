@@ -6,7 +6,7 @@ that holds. Pure: what a block is made of is the caller's choice. Not thread-saf
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,12 +56,10 @@ class Arena:
         self.max_bytes = max_bytes
         self.num_bytes = 0
         """Allocated so far."""
+        self.free_bytes = 0
+        """Of it, in no region; not necessarily in one piece."""
         self.allocate = allocate
         self._blocks: list[Block] = []
-
-    @property
-    def free_bytes(self) -> int:
-        return sum(end - start for block in self._blocks for start, end in block.free)
 
     def grow(self, wanted_bytes: int, smallest_bytes: int = 0) -> bool:
         """Have `wanted_bytes` in all, or as much as `max_bytes` allows; True if a block was allocated.
@@ -79,15 +77,19 @@ class Arena:
                 return False
         self._blocks.append(Block(self.allocate(num_bytes), num_bytes, [(0, num_bytes)]))
         self.num_bytes += num_bytes
+        self.free_bytes += num_bytes
         return True
 
     def reserve(self, num_bytes: int) -> Region | None:
         """The first free place of `num_bytes` bytes (at least 1); None if there is none."""
         needed = aligned(max(num_bytes, 1))
+        if needed > self.free_bytes:
+            return None
         for block in self._blocks:
             for index, (start, end) in enumerate(block.free):
                 if end - start >= needed:
                     block.free[index : index + 1] = [(start + needed, end)] if end - start > needed else []
+                    self.free_bytes -= needed
                     return Region(block, start, num_bytes, needed)
         return None
 
@@ -95,8 +97,9 @@ class Arena:
         """Give `region` back and join it with the free spans beside it."""
         free = region.block.free
         span = (region.start, region.start + region.reserved_bytes)
-        insort(free, span)
-        index = free.index(span)
+        index = bisect_left(free, span)
+        free.insert(index, span)
+        self.free_bytes += region.reserved_bytes
         if index + 1 < len(free) and free[index + 1][0] == span[1]:
             free[index : index + 2] = [(span[0], free[index + 1][1])]
         if index > 0 and free[index - 1][1] == span[0]:

@@ -85,6 +85,10 @@ class Outbox:
         self._awaiting: dict[Key, Snapshot] = {}
         self._retired: list[Snapshot] = []
         """Nobody wants them any more, but ZeroMQ still holds frames of them."""
+        self._victims: list[Snapshot] = []
+        """What a push of `_victims_step` may give up for other layers, the last first; some are gone since."""
+        self._victims_bytes = 0
+        self._victims_step: int | None = None
 
     # The training thread's side ------------------------------------------------------------------------------------
 
@@ -127,26 +131,53 @@ class Outbox:
     def _make_room(self, key: Key, step: int, num_bytes: int) -> Region | None:
         """Give up what is needed least until `num_bytes` fit: what ZeroMQ has let go of, the same layer's older
         snapshot, others that were sent, and at last unsent ones; the oldest step first, never one of this step."""
-        self._retired = [old for old in self._retired if not self._release(old)]
+        self.purge()
         region = self.arena.reserve(num_bytes)
-        if region is not None:
-            return region
-        sent = sorted(self._awaiting.values(), key=lambda old: (old.key != key, old.step))
-        unsent = sorted((old for old in self._queue.values() if old.written), key=lambda old: old.step)
-        victims = [old for old in (*sent, *unsent) if (old.step < step or old.key == key) and not old.held()]
-        if self.arena.free_bytes + sum(old.region.reserved_bytes for old in victims) < num_bytes:
-            return None
-        for old in victims:
-            if self._awaiting.get(old.key) is old:
-                del self._awaiting[old.key]
-            else:
-                del self._queue[old.key]
-                self.num_dropped += 1
-            self.arena.release(old.region)
+        missing_bytes = max(1, num_bytes - self.arena.free_bytes)
+        while region is None and (victims := self._take_victims(key, step, missing_bytes)):
+            for old in victims:
+                if self._awaiting.get(old.key) is old:
+                    del self._awaiting[old.key]
+                else:
+                    del self._queue[old.key]
+                    self.num_dropped += 1
+                self.arena.release(old.region)
             region = self.arena.reserve(num_bytes)
-            if region is not None:
-                return region
-        return None
+            missing_bytes = 1  # there is enough now, if not in one piece
+        return region
+
+    def _take_victims(self, key: Key, step: int, missing_bytes: int) -> list[Snapshot]:
+        """The first to be given up that have `missing_bytes` together; none if even all of them have not."""
+        if self._victims_step != step:
+            self._order_victims(step)
+        own = self._awaiting.get(key)
+        taken = [own] if own is not None and not own.held() else []
+        missing_bytes -= sum(old.region.reserved_bytes for old in taken)
+        passed: list[Snapshot] = []
+        while 0 < missing_bytes <= self._victims_bytes:
+            old = self._victims.pop()
+            self._victims_bytes -= old.region.reserved_bytes
+            if self._awaiting.get(old.key) is old or (self._queue.get(old.key) is old and old.written):
+                passed.append(old)
+                if old is not own and not old.held():
+                    taken.append(old)
+                    missing_bytes -= old.region.reserved_bytes
+        if missing_bytes > 0:
+            taken = []
+        gone = set(taken)
+        back = [old for old in reversed(passed) if old not in gone]
+        self._victims += back
+        self._victims_bytes += sum(old.region.reserved_bytes for old in back)
+        return taken
+
+    def _order_victims(self, step: int) -> None:
+        """Once for all layers of a push, or each of thousands would sort thousands. What the link deals with in the
+        meantime is passed over as it comes up."""
+        sent = sorted(self._awaiting.values(), key=lambda old: old.step)
+        unsent = sorted((old for old in self._queue.values() if old.written), key=lambda old: old.step)
+        self._victims = [old for old in reversed((*sent, *unsent)) if old.step < step]
+        self._victims_bytes = sum(old.region.reserved_bytes for old in self._victims)
+        self._victims_step = step
 
     # The link's side -----------------------------------------------------------------------------------------------
 

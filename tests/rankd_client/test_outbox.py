@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -101,6 +102,39 @@ def test_room_comes_from_the_oldest_sent_then_from_the_oldest_unsent() -> None:
     assert outbox.num_dropped == 0 and not outbox.settle("sent", "weight", 3)
     put(outbox, "y", 5)
     assert outbox.num_dropped == 1
+    assert [send(outbox)[0].layer for _ in range(3)] == ["new", "x", "y"]
+
+
+def test_room_for_each_of_many_layers_does_not_look_at_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    num_looks = 0
+    held = Snapshot.held
+
+    def looked(snapshot: Snapshot) -> bool:
+        nonlocal num_looks
+        num_looks += 1
+        return held(snapshot)
+
+    monkeypatch.setattr(Snapshot, "held", looked)
+    num_layers = 200
+    outbox = outbox_of(num_layers)
+    for i in range(num_layers):
+        put(outbox, f"old {i}", 1)
+    fits = [outbox.reserve(f"new {i}", 2, SIZE, (8, 4)) is not None for i in range(2 * num_layers)]
+    assert fits == [True] * num_layers + [False] * num_layers and outbox.num_dropped == num_layers
+    assert num_looks <= 4 * num_layers
+
+
+def test_what_is_still_read_is_passed_over_and_given_up_later() -> None:
+    outbox = outbox_of(3)
+    put(outbox, "read", 1)
+    _, tracker = send(outbox, done=False)
+    put(outbox, "old", 2)
+    put(outbox, "new", 3)
+    put(outbox, "x", 4)
+    assert outbox.num_dropped == 1
+    tracker.done = True
+    put(outbox, "y", 4)
+    assert outbox.num_dropped == 1 and not outbox.settle("read", "weight", 1)
     assert [send(outbox)[0].layer for _ in range(3)] == ["new", "x", "y"]
 
 
