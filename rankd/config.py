@@ -119,6 +119,8 @@ class ServeConfig:
     device: str = "auto"
     executor: str = "threads"
     insecure: bool = False
+    while_stdin: bool = False
+    """Stop when standard input ends: for a daemon that must not outlive the process which started it."""
     limits: Limits = field(default_factory=Limits)
     detect: DetectConfig = field(default_factory=DetectConfig)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -68,12 +70,14 @@ class Daemon:
                 self.sockets.close(linger_ms=0)
                 hint = "give --http HOST:PORT or --http off"
                 raise BindError(f"http={config.http} cannot be bound: {error.strerror}; {hint}") from None
-        self.receive = Receive(self.sockets.push, config.limits, stream_id, time.monotonic, self.counters)
+        self.record = Record(stream_id, config.limits, time.time, self.counters, config.data)
+        self.receive = Receive(
+            self.sockets.push, config.limits, stream_id, time.monotonic, self.counters, self.record.firing
+        )
         self.assemble = Assemble(config.limits, self.counters)
         self.mailbox = Mailbox(config.limits.max_mailbox_bytes, self.executor.num_slots, self.counters)
         self.measure = Measure(self.executor)
         self.detect = Detect(config.detect)
-        self.record = Record(stream_id, config.limits, time.time, self.counters, config.data)
         self.publish = Publish(self.sockets.alerts, stream_id, time.time, self.counters)
         self.query = QueryServer(self.sockets.query, stream_id, self.record, self.counters)
         self.stop = asyncio.Event()
@@ -150,6 +154,8 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self.stop.set)
+        if self.config.while_stdin:
+            loop.add_reader(sys.stdin.fileno(), self._read_stdin)
         server = make_server(self.health)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -188,6 +194,12 @@ class Daemon:
             log.warning("stopping with num_waiting=%d; their clients keep them", len(self.mailbox))
         self.publish.heartbeat(state="stopping")
         self.receive.goodbye()
+
+    def _read_stdin(self) -> None:
+        """Whoever started us holds the other end: when that process is gone, however it ended, so are we."""
+        if not os.read(sys.stdin.fileno(), 4096):
+            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+            self.stop.set()
 
     def _settle(self, snapshot: Snapshot, state: str, by_step: int | None = None) -> None:
         sessions = self.assemble.settle(snapshot)

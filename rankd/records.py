@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 Severity = Literal["info", "warning", "critical"]
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+"""From the least to the most urgent."""
+
 State = Literal["firing", "resolved", "rebased"]
 
 ALERT_SCHEMA = 1
@@ -35,8 +38,6 @@ class Snapshot:
     role: str = "weight"
     finite: bool = True
     zero: bool = False
-    received_at: float = 0.0
-    """Seconds of the daemon's monotonic clock at which the last byte arrived."""
 
     @property
     def rows(self) -> int:

@@ -18,14 +18,22 @@ from rankd_client.endpoints import EndpointError, check_owner
 from rankd_client.wire import MAX_CHUNK_BYTES
 from rankd_client.wire.messages import Payload
 
-MAX_FRAME_BYTES = {"push": MAX_CHUNK_BYTES, "alerts": 64 << 10, "query": 64 << 10}
+MAX_FRAME_BYTES = {"push": MAX_CHUNK_BYTES, "alerts": 512, "query": 64 << 10}
 """Beyond this libzmq drops the connection without allocating: a payload, a topic, a query."""
 
-RECEIVE_HWM = 64
-"""Messages per connection in libzmq's queue; credit keeps honest clients far below it."""
+RECEIVE_HWM = 8
+"""Messages per connection in libzmq's queue. Credit bounds the bytes of those who keep to it; who does not has at most
+this many payloads of 16 MiB taken off the network before we see the first."""
 
 SEND_HWM = {"push": 10_000, "alerts": 10_000, "query": 8}
 """Messages that a peer may leave unread before it loses some: of about 1 kB, but replies may have 4 MB."""
+
+KEEPALIVE = (
+    (zmq.TCP_KEEPALIVE, 1),
+    (zmq.TCP_KEEPALIVE_IDLE, 15),
+    (zmq.TCP_KEEPALIVE_INTVL, 5),
+    (zmq.TCP_KEEPALIVE_CNT, 3),
+)
 
 NUM_PORT_TRIES = 50
 
@@ -78,8 +86,10 @@ class Sockets:
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES[name])
         socket.setsockopt(zmq.RCVHWM, RECEIVE_HWM)
         socket.setsockopt(zmq.SNDHWM, SEND_HWM[name])
-        socket.setsockopt(zmq.HEARTBEAT_IVL, 5_000)  # a peer whose host vanished is noticed without traffic
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15_000)
+        # A peer whose host vanished is noticed by TCP: ZeroMQ's own heartbeats were seen to abort the process in an
+        # assertion (libzmq 4.3.5, stream_engine_base.cpp) when a peer hung up while our receive queue was full.
+        for option, value in KEEPALIVE:
+            socket.setsockopt(option, value)
         socket.setsockopt(zmq.IPV6, int("[" in self._names[name]))  # else LAST_ENDPOINT would say ::ffff:127.0.0.1
         if kind == zmq.ROUTER:
             socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an answer to nobody is an error we count, not silence

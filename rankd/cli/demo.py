@@ -8,8 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from rankd.cli.common import PROBLEM, leave, print_json
+from rankd.cli.common import PROBLEM, WRONG_USE, leave, print_json
 from rankd.cli.processes import AlertListener, private_daemon
+from rankd.demo.run import MIN_STEPS, URGENT, Story, trainer_lines
+from rankd_client.text import alert_line
 
 EVERY_STEPS = 10
 
@@ -22,9 +24,7 @@ class _Teller(AlertListener):
         self.as_json = as_json
 
     def show(self, alert: Mapping[str, Any]) -> None:
-        from rankd_client.text import alert_line
-
-        raised = {a["alert_id"] for a in self.alerts if a["severity"] in ("warning", "critical")}
+        raised = {a["alert_id"] for a in self.alerts if a["severity"] in URGENT}
         if alert["alert_id"] not in raised:
             return
         if self.as_json:
@@ -39,8 +39,8 @@ def demo(
     steps: Annotated[int | None, typer.Option(help="Optimizer steps, for a shorter or longer look.")] = None,
 ) -> None:
     """Train a small transformer, hurt one layer on the way, and see rankd name it. Exits with 0 only if it does."""
-    from rankd.demo.run import Story, trainer_lines
-
+    if steps is not None and steps < MIN_STEPS:
+        leave(f"--steps {steps}: expected at least {MIN_STEPS}, the warm-up (2400 show the fault)", WRONG_USE)
     story = Story(healthy, EVERY_STEPS)
     tell = (lambda _: None) if json_lines else _say
     tell("rankd demo: starting a daemon and a trainer (a small transformer on Python's own source code)")

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
+from types import FrameType
 from typing import Any
 
 from rankd.cli.common import PROBLEM, leave
@@ -31,10 +32,14 @@ def private_daemon(*options: str, listener: AlertListener | None = None) -> Iter
     with tempfile.TemporaryDirectory(prefix="rankd-") as directory:
         url = f"ipc://{directory}"
         command = [sys.executable, "-m", "rankd", "serve", "--url", url, "--http", "off", "--log-level", "warning"]
-        # Its own session: Ctrl-C is for the command; the daemon is stopped when the command is over.
-        daemon = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True, start_new_session=True)
-        assert daemon.stdout is not None
-        with daemon.stdout:
+        # Its own session: Ctrl-C is for the command, and the daemon is stopped when the command is over. Its stdin is
+        # our end of a pipe: should we be killed, it stops as well.
+        pipe = subprocess.PIPE
+        daemon = subprocess.Popen(
+            [*command, "--while-stdin", *options], stdin=pipe, stdout=pipe, text=True, start_new_session=True
+        )
+        assert daemon.stdin is not None and daemon.stdout is not None
+        with daemon.stdin, daemon.stdout, _ending_on_signals():
             try:
                 if not daemon.stdout.readline().startswith("ready "):
                     leave(f"the daemon did not start (exit code {daemon.wait()})", PROBLEM)
@@ -45,6 +50,21 @@ def private_daemon(*options: str, listener: AlertListener | None = None) -> Iter
                 stop(daemon)
                 if listener is not None:
                     listener.close()
+
+
+@contextlib.contextmanager
+def _ending_on_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP (a closed terminal) end the block in order, rather than the process on the spot."""
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + signum)
+
+    former = {signum: signal.signal(signum, end) for signum in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for signum, handler in former.items():
+            signal.signal(signum, handler)
 
 
 def stop(process: subprocess.Popen[str]) -> None:

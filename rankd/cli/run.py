@@ -45,7 +45,9 @@ def _run(command: list[str], environment: dict[str, str]) -> int:
     def forward(signum: int, frame: FrameType | None) -> None:
         child.send_signal(signum)
 
-    signal.signal(signal.SIGTERM, forward)
-    signal.signal(signal.SIGINT, lambda *_: None)  # a terminal's Ctrl-C reaches the child by itself
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, forward)
+    # A terminal's Ctrl-C reaches the child by itself; any other SIGINT is for us to pass on.
+    signal.signal(signal.SIGINT, (lambda *_: None) if sys.stdin is not None and sys.stdin.isatty() else forward)
     code = child.wait()
     return 128 - code if code < 0 else code

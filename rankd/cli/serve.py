@@ -9,12 +9,15 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import tomllib
 import typer
 
 from rankd.cli.common import PROBLEM, WRONG_USE, leave
+
+if TYPE_CHECKING:
+    from rankd.config import ServeConfig
 
 
 class _LogFormatter(logging.Formatter):
@@ -33,26 +36,27 @@ def serve(
     query: Annotated[str | None, typer.Option(help="Address that answers queries, instead of the URL's.")] = None,
     http: Annotated[
         str | None,
-        typer.Option(envvar="RANKD_HTTP", help='HOST:PORT of /healthz, or "off".  [default: 127.0.0.1:7780]'),
+        typer.Option(envvar="RANKD_HTTP", help='HOST:PORT of /healthz, or "off".  \\[default: 127.0.0.1:7780]'),
     ] = None,
     data: Annotated[
         Path | None,
         typer.Option(envvar="RANKD_DATA", help="Directory to append measurements and alerts to, as JSON lines."),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(envvar="RANKD_DEVICE", help="auto, cpu or cuda:N.  [default: auto]")
+        str | None, typer.Option(envvar="RANKD_DEVICE", help="auto, cpu or cuda:N.  \\[default: auto]")
     ] = None,
     executor: Annotated[
-        str | None, typer.Option(envvar="RANKD_EXECUTOR", help="threads or inline.  [default: threads]")
+        str | None, typer.Option(envvar="RANKD_EXECUTOR", help="threads or inline.  \\[default: threads]")
     ] = None,
     ema_severity: Annotated[
         str | None,
-        typer.Option(help="Severity of the classic EMA rule: info, warning, critical or off.  [default: info]"),
+        typer.Option(help="Severity of the classic EMA rule: info, warning, critical or off.  \\[default: info]"),
     ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond loopback without keys.")] = False,
     config: Annotated[
         Path | None, typer.Option(envvar="RANKD_CONFIG", help="TOML file; the environment and flags go before it.")
     ] = None,
+    while_stdin: Annotated[bool, typer.Option("--while-stdin", help="Stop when standard input ends.")] = False,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Run the daemon: takes pushes, measures, publishes alerts, until SIGTERM or SIGINT."""
@@ -66,6 +70,7 @@ def serve(
         "device": device,
         "executor": executor,
         "insecure": insecure or None,
+        "while_stdin": while_stdin or None,
     }
     from rankd.config import ConfigError, serve_config
 
@@ -73,20 +78,20 @@ def serve(
         settings = {**_read_file(config), **{key: value for key, value in given.items() if value is not None}}
         if ema_severity is not None and isinstance(detect := settings.setdefault("detect", {}), dict):
             detect["ema"] = ema_severity
-        serve_config(settings)
+        checked = serve_config(settings)
         _log_to_stderr(log_level)
     except ConfigError as error:
         leave(str(error), WRONG_USE)
-    _serve(settings)
+    _serve(checked)
 
 
-def _serve(settings: dict[str, Any]) -> None:
-    from rankd.config import ConfigError, serve_config
+def _serve(config: ServeConfig) -> None:
+    from rankd.config import ConfigError
     from rankd.daemon import Daemon
     from rankd.sockets import BindError
 
     async def main() -> bool:
-        daemon = Daemon(serve_config(settings))
+        daemon = Daemon(config)
         await daemon.run(announce=lambda ready: print(ready, flush=True))
         return daemon.drained
 

@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from rankd.cli.common import WRONG_USE, leave, print_json
-
-SEVERITIES = ("info", "warning", "critical")
+from rankd.records import SEVERITIES
 
 
 def tail(

@@ -12,6 +12,10 @@ from typing import Any
 
 RUN = "demo"
 URGENT = ("warning", "critical")
+"""The severities that a person should look at."""
+
+MIN_STEPS = 100
+"""The trainer's warm-up."""
 
 
 @dataclass(slots=True)
@@ -62,7 +66,11 @@ def trainer_lines(url: str, every_steps: int, healthy: bool, steps: int | None) 
     environment = {**os.environ, "RANKD_ECHO": "0", "RANKD_MODE": "online"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as trainer:
         assert trainer.stdout is not None
-        for line in trainer.stdout:
-            yield json.loads(line)
+        try:
+            for line in trainer.stdout:
+                yield json.loads(line)
+        except BaseException:  # we were told to end
+            trainer.terminate()
+            raise
     if trainer.returncode:
         raise RuntimeError(f"the trainer ended with exit code {trainer.returncode}")

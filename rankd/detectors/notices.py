@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from rankd.records import State, Verdict
 
+MAX_OVERTAKEN = 2
+"""Good measurements of a layer that a bad one can overtake: one being measured, one waiting (newest wins)."""
+
 
 class Notice:
-    """Fires (critical) at the first bad measurement, and ends with the first good one that is not older.
+    """Fires (critical) at the first bad measurement, and ends with the first good one that is not older than the last.
 
-    Bad measurements need no computing and may overtake good ones of earlier steps that are still being measured:
-    a good one from before the firing step says nothing about it, unless the run went back.
+    Bad measurements need no computing and overtake good ones of earlier steps that are still being measured: those say
+    nothing about the newest weights. More of them than can have been overtaken come from a run that went back.
     """
 
     def __init__(self, rule: str, seen: str) -> None:
         self.rule = rule
         self._seen = seen
         self._firing_step: int | None = None
+        self._newest_step = 0
+        self._num_older = 0
 
     def bad(self, step: int) -> Verdict | None:
         """A bad measurement of `step`: a Verdict if it is the first."""
+        self._newest_step, self._num_older = step, 0
         if self._firing_step is not None:
             return None
         self._firing_step = step
@@ -26,7 +32,10 @@ class Notice:
 
     def good(self, step: int, went_back: bool) -> Verdict | None:
         """A good measurement of `step`: a Verdict if it ends the notice."""
-        if self._firing_step is None or (step < self._firing_step and not went_back):
+        if self._firing_step is None:
+            return None
+        if step < self._newest_step and not went_back and self._num_older < MAX_OVERTAKEN:
+            self._num_older += 1
             return None
         firing_step, self._firing_step = self._firing_step, None
         return self._verdict("resolved", f"no longer so ({self._seen} at step {firing_step})")

@@ -111,7 +111,7 @@ class Assemble:
         known.newest[chunk.layer, chunk.role] = chunk.step
         # The same step twice, where the run went back in between: whoever sent it first waits as well.
         self._waiting.setdefault(key, set()).update(layer.shards)
-        return Assembled(snapshot=_snapshot(key, layer, now))
+        return Assembled(snapshot=_snapshot(key, layer))
 
     def settle(self, snapshot: Snapshot) -> set[bytes]:
         """The sessions that wait to hear what became of `snapshot` (recorded or superseded)."""
@@ -207,9 +207,10 @@ class Assemble:
 
 
 def _same_shard(layer: _OpenLayer, shard: _OpenShard, chunk: Chunk) -> bool:
-    return (layer.shape, layer.dtype, shard.shard, shard.data.nbytes) == (
+    return (layer.shape, layer.dtype, layer.source_dtype, shard.shard, shard.data.nbytes) == (
         chunk.shape,
         chunk.dtype,
+        chunk.source_dtype,
         chunk.shard,
         chunk.total_bytes,
     )
@@ -234,7 +235,7 @@ def _pieces(shard: Shard) -> npt.NDArray[np.int64]:
     return np.array(pieces, np.int64).reshape(-1, 4)
 
 
-def _snapshot(key: LayerStep, layer: _OpenLayer, now: float) -> Snapshot:
+def _snapshot(key: LayerStep, layer: _OpenLayer) -> Snapshot:
     run, name, role, step = key
     largest_bits = max(shard.largest_bits for shard in layer.shards.values())
     finite = largest_bits < _INFINITY_BITS[layer.dtype]
@@ -251,7 +252,6 @@ def _snapshot(key: LayerStep, layer: _OpenLayer, now: float) -> Snapshot:
         role=role,
         finite=finite,
         zero=zero,
-        received_at=now,
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import zmq.asyncio
 
@@ -29,6 +30,9 @@ from rankd_client.wire import (
 
 log = logging.getLogger("rankd.receive")
 
+MAX_GREETINGS_LOGGED = 100
+"""Lines about connections that come and go, per heartbeat."""
+
 LAST_SHARES = 16
 """A connection gets at most this fraction of the credit that is left, so that about 80 fit where 64 get a full one."""
 
@@ -40,7 +44,6 @@ class Peer:
     identity: bytes
     session: bytes
     run: str
-    process_rank: int
     credit_bytes: int
     granted_bytes: int
     seen_at: float
@@ -59,14 +62,17 @@ class Receive:
         stream_id: str,
         clock: Callable[[], float],
         counters: Counter[str],
+        firing: Callable[[str], Iterable[Mapping[str, Any]]],
     ) -> None:
         self.socket = socket
         self.limits = limits
         self.stream_id = stream_id
         self.clock = clock
         self.counters = counters
+        self.firing = firing
         self._peers: dict[bytes, Peer] = {}
         self._sessions: dict[bytes, Peer] = {}
+        self._num_greetings_logged = 0
 
     @property
     def runs(self) -> set[str]:
@@ -128,8 +134,9 @@ class Receive:
             if now - peer.seen_at > self.limits.peer_timeout_seconds:
                 log.info("peer silent run=%r peer=%s", peer.run, peer.identity.hex())
                 self._forget(peer)
-            else:
-                self._send(peer.identity, Heartbeat())
+            elif not self._send(peer.identity, Heartbeat()):  # its connection is gone, or it reads nothing
+                self._forget(peer)
+        self._num_greetings_logged = 0
 
     def goodbye(self) -> None:
         for peer in list(self._peers.values()):
@@ -159,7 +166,7 @@ class Receive:
                 peer.seen_at = self.clock()
             case Bye():
                 assert peer is not None
-                log.info("peer left run=%r peer=%s", peer.run, identity.hex())
+                self._log_greeting("peer left run=%r peer=%s", peer.run, identity.hex())
                 self._forget(peer)
             case _:
                 raise WireError("wrong_direction", f"a {type(message).__name__} from a client")
@@ -170,15 +177,17 @@ class Receive:
             if known is not None:
                 self._forget(known)
         credit = self._grant()
-        peer = Peer(identity, hello.session, hello.run, hello.process_rank, credit, credit, self.clock())
+        peer = Peer(identity, hello.session, hello.run, credit, credit, self.clock())
         self._peers[identity] = self._sessions[hello.session] = peer
         self.counters["num_hellos"] += 1
-        log.info(
+        self._log_greeting(
             "peer greeted run=%r process_rank=%d world_size=%d agent=%r peer=%s",
             hello.run, hello.process_rank, hello.world_size, hello.agent, identity.hex(),
         )  # fmt: skip
         chunk_bytes = min(self.limits.chunk_bytes, credit)
         self._send(identity, Welcome(self.stream_id, credit, chunk_bytes, self.limits.heartbeat_seconds))
+        for alert in self.firing(hello.run):  # what was raised while this client was away
+            self._send(identity, AlertNotice(alert))
 
     def _grant(self) -> int:
         """Credit for one more connection: the later ones get less rather than nothing, down to one smallest chunk."""
@@ -192,8 +201,13 @@ class Receive:
         if self._sessions.get(peer.session) is peer:
             del self._sessions[peer.session]
 
-    def _send(self, identity: bytes, message: Message) -> None:
-        if not send_now(
-            self.socket, [identity, *encode(message)]
-        ):  # gone (ROUTER_MANDATORY) or not reading: either way, theirs
-            self.counters["dropped_answers"] += 1
+    def _log_greeting(self, message: str, *values: object) -> None:
+        """Who comes and goes, but not of those who do nothing else: a peer must not fill a disk."""
+        self._num_greetings_logged += 1
+        if self._num_greetings_logged <= MAX_GREETINGS_LOGGED:
+            log.info(message, *values)
+
+    def _send(self, identity: bytes, message: Message) -> bool:
+        sent = send_now(self.socket, [identity, *encode(message)])
+        self.counters["dropped_answers"] += not sent
+        return sent

@@ -32,6 +32,10 @@ MAX_STATE_LIST_BYTES = 768 << 10
 MAX_RESUME_EVENTS = 1000
 
 
+MAX_FIRING_TOLD = 1000
+"""Firing alerts told to a trainer that comes back: as many as its client keeps."""
+
+
 class Recent:
     """The newest `max_events` of one kind, by run: numbers count from 1 per run."""
 
@@ -116,6 +120,11 @@ class Record:
             for name in reversed(recent.numbers):
                 if run in (None, name):
                     yield [kind, name, recent.numbers[name]]
+
+    def firing(self, run: str) -> list[dict[str, Any]]:
+        """The newest alerts that are on in `run`, oldest first, as they were published."""
+        newest = [alert for alert in reversed(self._firing.values()) if alert.run == run][:MAX_FIRING_TOLD]
+        return [alert.to_json() for alert in reversed(newest)]
 
     def since(self, kind: str, run: str, from_seq: int) -> tuple[list[Event], int, int]:
         """Events to resume from; see Recent.since."""

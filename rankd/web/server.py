@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
@@ -12,9 +13,27 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_CONNECTIONS = 100
 """Health checks and scrapers; whoever wants more gets a 503."""
+
+
+REQUEST_SECONDS = 10.0
+"""How long a connection may take to say what it wants; uvicorn itself would wait for ever, and each one that waits
+counts against MAX_CONNECTIONS."""
+
+
+class _Protocol(H11Protocol):
+    """Closes a connection whose request does not come. One request a connection: a probe asks once."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(REQUEST_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -53,7 +72,8 @@ def make_server(health: Callable[[], dict[str, Any]]) -> uvicorn.Server:
         access_log=False,
         lifespan="off",
         limit_concurrency=MAX_CONNECTIONS,
-        timeout_keep_alive=5,
+        http=_Protocol,
+        headers=[("connection", "close")],
         timeout_graceful_shutdown=1,
         server_header=False,
     )

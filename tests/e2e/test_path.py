@@ -179,21 +179,19 @@ def test_a_second_daemon_on_the_same_address_fails_at_once(serve: Any) -> None:
 
 def test_garbage_ends_nothing(serve: Any) -> None:
     served = serve()
-    context = zmq.Context()
-    sockets = []
-    for name in ("push", "query", "push"):
-        socket = context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.connect(served.ready[name])
-        for frames in ([b""], [b"\xc1"], [b"\xff" * 1000], [b"{}"] * 50, [b"\x80", b"x" * (1 << 20)]):
-            socket.send_multipart(frames)
-        assert socket.poll(10_000)
-        sockets.append(socket)
-    with Client("after", served.url, max_overhead=None) as client:
-        push_each(client, [matrix(1, 1)])
-    for socket in sockets:
-        socket.close()
-    context.term()
+    garbage = ([b""], [b"\xc1"], [b"\xff" * 1000], [b"{}"] * 50)
+    with zmq.Context() as context:
+        for name in ("push", "query", "push"):
+            with context.socket(zmq.DEALER) as socket:
+                socket.setsockopt(zmq.LINGER, 0)
+                socket.connect(served.ready[name])
+                for frames in garbage:
+                    socket.send_multipart(frames)
+                    assert socket.poll(10_000), "each is answered with its code"
+                    socket.recv_multipart()
+                socket.send_multipart([b"\x80", b"x" * (20 << 20)])  # cut off by its size
+        with Client("after", served.url, max_overhead=None) as client:
+            push_each(client, [matrix(1, 1)])
 
 
 def test_a_stuck_subscriber_slows_nobody(serve: Any) -> None:

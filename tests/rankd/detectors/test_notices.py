@@ -14,7 +14,8 @@ def test_one_notice_until_a_good_measurement_that_is_not_older(rule: str) -> Non
     assert (firing.rule, firing.state, firing.severity, firing.metric) == (rule, "firing", "critical", None)
     assert notice.bad(11) is None
     assert notice.good(9, went_back=False) is None, "measured late: from before the firing"
-    ended = notice.good(10, went_back=False)
+    assert notice.good(10, went_back=False) is None, "measured late: the weights of step 11 are bad"
+    ended = notice.good(11, went_back=False)
     assert ended is not None
     assert (ended.state, ended.severity) == ("resolved", "critical")
     assert notice.good(12, went_back=False) is None

@@ -88,7 +88,7 @@ async def test_subscribers_may_send_what_they_like(socket_dir: Path) -> None:
     async with publishing(socket_dir) as (publish, subscriber):
         hostile = publish.socket.context.socket(zmq.XSUB)
         hostile.connect(publish.socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode())
-        for frames in ([b"\1heartbeat\0"], [b"\0never subscribed"], [b""], [b"\7" * 5000, b"", b"more"], [b"\1\xff"]):
+        for frames in ([b"\1heartbeat\0"], [b"\0never subscribed"], [b""], [b"\7" * 400, b"", b"more"], [b"\1\xff"]):
             await hostile.send_multipart(frames)
         await hostile.send(b"\1last")
         async with asyncio.timeout(30):

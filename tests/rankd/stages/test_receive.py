@@ -45,7 +45,10 @@ class Side:
         self.counters: Counter[str] = Counter()
         self.sockets = Sockets(ServeConfig(endpoints.push, endpoints.alerts, endpoints.query))
         self.address = endpoints.push
-        self.receive = Receive(self.sockets.push, Limits(**limits), STREAM_ID, lambda: self.now, self.counters)
+        self.firing: list[dict[str, Any]] = []
+        self.receive = Receive(
+            self.sockets.push, Limits(**limits), STREAM_ID, lambda: self.now, self.counters, lambda run: self.firing
+        )
         self.taken: list[Chunk] = []
         self.clients = zmq.asyncio.Context()
 
@@ -163,6 +166,14 @@ async def test_too_many_connections(socket_dir: Path) -> None:
         while side.receive.runs:  # noqa: ASYNC110
             await asyncio.sleep(0)
         assert isinstance(await second.ask(hello(session=b"t" * 16)), Welcome)
+
+
+async def test_who_comes_back_hears_what_fires(socket_dir: Path) -> None:
+    async with serving(socket_dir) as side:
+        side.firing.append({"alert_id": "x", "state": "firing", "run": "r"})
+        client = side.connect()
+        assert isinstance(await client.ask(hello()), Welcome)
+        assert await client.hear() == AlertNotice(side.firing[0])
 
 
 async def test_later_connections_get_less_credit_rather_than_none(socket_dir: Path) -> None:

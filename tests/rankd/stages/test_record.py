@@ -1,3 +1,4 @@
+import contextlib
 import json
 import math
 import resource
@@ -143,18 +144,22 @@ def test_a_full_disk_costs_the_rows_alone(tmp_path: Path) -> None:
     stage.close()
 
 
-@pytest.fixture
-def small_files() -> Iterator[int]:
+@contextlib.contextmanager
+def small_files() -> Iterator[None]:
+    """Of the whole process: only around what is to fail, or pytest's own output does."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield 1000
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_disk_that_fills_up_within_a_row_leaves_whole_rows(tmp_path: Path, small_files: int) -> None:
+def test_a_disk_that_fills_up_within_a_row_leaves_whole_rows(tmp_path: Path) -> None:
     stage = record(tmp_path)
-    for step in range(9):
-        stage(measurement(step), [])
+    with small_files():
+        for step in range(9):
+            stage(measurement(step), [])
     stage.close()
     written = rows(tmp_path / "measurements.jsonl")
     assert 0 < len(written) < 9 and len(written) + stage.counters["dropped_rows"] == 9

@@ -81,3 +81,10 @@ def test_an_ipv6_address_stands_in_brackets() -> None:
         pytest.skip("no IPv6 loopback here")
     with listening:
         assert listening.family == socket.AF_INET6
+
+
+async def test_a_request_that_does_not_come_loses_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rankd.web.server.REQUEST_SECONDS", 0.05)
+    async with serving({}) as port:
+        assert await ask(port, b"GET /healthz HT") == (b"", b"")
+        assert (await ask(port, get("/healthz").replace(b"close", b"keep-alive")))[0].endswith(b"200 OK")
