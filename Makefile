@@ -12,8 +12,6 @@ CANDIDATES := $(or $(PYTHON),python3.11 python3 python3.12 python3.13)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Labelled recordings for benchmarks/detection.py: those that the repository has, unless you have more.
-export RANKD_TRACES ?= $(CURDIR)/tests/data/traces
 
 .PHONY: help demo test check bench venv clean
 .DEFAULT_GOAL := help

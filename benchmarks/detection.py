@@ -1,11 +1,11 @@
 """How the detection rules do on labelled recordings of real training runs. Prints one JSON line per cadence and rule.
 
-    python benchmarks/detection.py --traces DIR        (or the environment variable RANKD_TRACES)
+    python benchmarks/detection.py [--traces DIR]
 
-DIR holds NAME.jsonl.gz files of measurements as JSON lines, and labels.json: run → class (healthy, fault,
-must_not_claim), cause_step (a fault is switched on), event_step (the first of 3 checks with a clearly lower rank than
-in the fault-free twin) and event_layers. A fault counts as found by a rule when the rule raises a new alert on one of
-the event layers after the cause and had raised none in that run before it.
+DIR (default: benchmarks/traces) holds NAME.jsonl.gz files of measurements as JSON lines, and labels.json: run → class
+(healthy, fault, must_not_claim), cause_step (a fault is switched on), event_step (the first of 3 checks with a
+clearly lower rank than in the fault-free twin) and event_layers. A fault counts as found by a rule when the rule
+raises a new alert on one of the event layers after the cause and had raised none in that run before it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import gzip
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 from rankd.judge import RunJudges
 from rankd.records import Alert, Measurement
 
+TRACES = Path(__file__).parent / "traces"
 METRIC_KEYS = ("stable_rank", "effective_rank", "spectral_norm")
 RULES = ("effective_rank_drop", "spectral_norm_growth", "ema_drop", "nonfinite", "zero")
 
@@ -98,13 +98,13 @@ def summarize(runs: list[Replay], every: int, name: str, rules: tuple[str, ...])
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--traces", type=Path, default=os.environ.get("RANKD_TRACES"), metavar="DIR")
+    parser.add_argument("--traces", type=Path, default=TRACES, metavar="DIR")
     parser.add_argument("--every", type=int, nargs="+", default=[1, 5, 20], help="keep every N-th check")
     parser.add_argument("--runs", action="store_true", help="print a line for each run as well")
     arguments = parser.parse_args()
-    if arguments.traces is None or not Path(arguments.traces).is_dir():
-        parser.error(f"--traces (or RANKD_TRACES) is {arguments.traces}; expected a directory of labelled recordings")
-    directory = Path(arguments.traces)
+    directory = arguments.traces
+    if not directory.is_dir():
+        parser.error(f"--traces is {directory}; expected a directory of labelled recordings")
     labels = json.loads((directory / "labels.json").read_text())
     for every in arguments.every:
         replays = {name: replay(directory / f"{name}.jsonl.gz", label, every) for name, label in labels.items()}
