@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from rankd.metrics import compute_metrics
 from rankd.records import Measurement
 from rankd.spectrum import measure_spectrum
-from rankd_client.naming import clean_names
+from rankd_client.naming import clashes, clean_names
 
 SAFETENSORS_SUFFIXES = (".safetensors",)
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
@@ -59,6 +59,9 @@ def load_tensors(path: str | Path) -> Iterator[tuple[str, torch.Tensor | Skipped
     read = _read_safetensors if path.suffix in SAFETENSORS_SUFFIXES else _read_torch
     seen: dict[tuple[int, torch.Size, tuple[int, ...]], str] = {}
     for name, tensor in read(path):
+        if isinstance(tensor, Skipped):
+            yield name, tensor
+            continue
         reason = _reason_to_skip(tensor)
         if reason is None and path.suffix in TORCH_SUFFIXES:
             first = seen.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), name)
@@ -112,18 +115,17 @@ def _reason_to_skip(tensor: torch.Tensor) -> str | None:
     return None
 
 
-def _read_safetensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+def _read_safetensors(path: Path) -> Iterator[tuple[str, torch.Tensor | Skipped]]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            for name, clean in clean_names(file.keys()):
-                yield clean, file.get_tensor(name)
+            yield from _renamed(file.keys(), file.get_tensor)
     except (SafetensorError, OSError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path}: {error}; expected a whole .safetensors file") from error
 
 
-def _read_torch(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+def _read_torch(path: Path) -> Iterator[tuple[str, torch.Tensor | Skipped]]:
     try:
         # Only the zip format can be mapped; mapped, tensors are read from disk as they are measured.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -135,8 +137,14 @@ def _read_torch(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     tensors = dict(_flatten(_model_part(content), "", set()))
     if not tensors:
         raise CheckpointError(f"{path}: holds a {type(content).__name__} without tensors; expected a state dict")
-    for name, clean in clean_names(tensors):
-        yield clean, tensors[name]
+    yield from _renamed(tensors, tensors.__getitem__)
+
+
+def _renamed(names: Iterable[str], get: Callable[[str], torch.Tensor]) -> Iterator[tuple[str, torch.Tensor | Skipped]]:
+    clean = clean_names(names)
+    clashing = clashes(clean)
+    for name in clean:
+        yield (name, Skipped(clashing[name])) if name in clashing else (clean[name], get(name))
 
 
 def _model_part(content: Any) -> Any:

@@ -11,7 +11,7 @@ import torch
 
 from rankd.records import Spectrum
 from rankd.spectrum import measure_spectrum
-from rankd_client.naming import clean_names
+from rankd_client.naming import clashes, clean_names
 
 DEFAULT_EPS = 1e-10
 """In-process functions only: the sum of singular values below which a matrix counts as zero."""
@@ -85,12 +85,14 @@ def compute_health(spectrum: Spectrum, eps: float = DEFAULT_EPS) -> dict[str, fl
 
 
 def named_matrices(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """The real parameters of two or more dimensions, tied ones once, with names cleaned of wrappers."""
+    """The real parameters of two or more dimensions, tied ones once, with names cleaned of wrappers. Raises ValueError
+    naming both where two would be called alike."""
     parameters = dict(model.named_parameters())
-    for name, clean in clean_names(parameters):
-        parameter = parameters[name]
-        if parameter.ndim >= 2 and not parameter.is_complex():
-            yield clean, parameter
+    clean = clean_names(parameters)
+    matrices = {name: value for name, value in parameters.items() if value.ndim >= 2 and not value.is_complex()}
+    for reason in clashes({name: clean[name] for name in matrices}).values():
+        raise ValueError(f"{reason}; expected different names without what wrappers add")
+    return ((clean[name], parameter) for name, parameter in matrices.items())
 
 
 def compute_rank_stats(model: torch.nn.Module) -> dict[str, float]:

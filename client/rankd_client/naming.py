@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 
-__all__ = ["clean_name", "clean_names"]
+__all__ = ["clashes", "clean_names"]
 
 
-def clean_name(name: str) -> str:
-    """`name` without the components that wrappers add: `_orig_mod` anywhere (torch.compile wraps any submodule) and
-    `module` at the front (DDP and DataParallel wrap the whole model).
+def clean_names(names: Iterable[str]) -> dict[str, str]:
+    """Each of a model's names with what to call it: without the components that wrappers add.
 
-    Every leading `module` goes, so that cleaning twice changes nothing, and a model whose own first attribute is called
-    `module` has the same layer names with and without DDP. A name of nothing but such components stays as it is.
+    `_orig_mod` goes anywhere, as torch.compile wraps any submodule. A leading `module` goes where all names have it, as
+    DDP and DataParallel wrap the whole model: a submodule that is called so beside others keeps its name. It goes as
+    often as all names have it, so that a model whose only submodule is called `module` has the same names with and
+    without DDP. A name of nothing but such components stays as it is.
     """
-    parts = [part for part in name.split(".") if part != "_orig_mod"]
-    start = 0
-    while start < len(parts) and parts[start] == "module":
-        start += 1
-    return ".".join(parts[start:]) or name
+    clean = {name: _without_compile(name) for name in names}
+    while clean and all(name.startswith("module.") and name != "module." for name in clean.values()):
+        clean = {name: shorter.removeprefix("module.") for name, shorter in clean.items()}
+    return clean
 
 
-def clean_names(names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Pairs of a name and what to call it: cleaned, unless an earlier one is called so already (two different layers
-    must never become one)."""
-    taken: set[str] = set()
-    for name in names:
-        clean = clean_name(name)
-        if clean in taken:
-            clean = name
-        taken.add(clean)
-        yield name, clean
+def clashes(clean: Mapping[str, str]) -> dict[str, str]:
+    """Of names as `clean_names` has them, those that are called alike, with the reason to take neither: the history of
+    one would become the other's."""
+    first: dict[str, str] = {}
+    reasons: dict[str, str] = {}
+    for name, called in clean.items():
+        other = first.setdefault(called, name)
+        if other != name:
+            reasons[other] = reasons[name] = f"{other!r} and {name!r} are both called {called!r}"
+    return reasons
+
+
+def _without_compile(name: str) -> str:
+    if "_orig_mod" not in name:
+        return name
+    return ".".join(part for part in name.split(".") if part != "_orig_mod") or name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import mmap
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from rankd_client.arena import Memory, Region
-from rankd_client.naming import clean_name
+from rankd_client.naming import clashes, clean_names
+from rankd_client.text import escape
 from rankd_client.wire import DTYPES, MAX_LAYER_NAME_BYTES
 from rankd_client.wire.limits import MAX_DIMENSIONS, MAX_ELEMENTS
 
@@ -32,6 +34,7 @@ class Watched:
     source_dtype: str
     dtype: str
     num_bytes: int
+    is_cuda: bool
     priority: bool
 
 
@@ -59,27 +62,40 @@ def watch(model: Any, selection: Selection) -> tuple[list[Watched], dict[str, st
     Watched is every parameter of two or more dimensions in a floating dtype. Tied weights count once, under their
     first name. Raises TypeError if `model` is neither.
     """
-    watched: dict[str, Watched] = {}
+    tensors = list(_tensors(model))
+    clean = clean_names(name for name, _ in tensors if isinstance(name, str))
+    num_called = Counter(clean.values())
+    watched: dict[str, Watched] = {}  # by the name that the model has
     skipped: dict[str, str] = {}
-    names: dict[str, str] = {}  # cleaned -> as the model has it
-    seen: dict[tuple[Any, ...], str] = {}  # identity of a tensor's memory -> its first name
-    for raw_name, tensor in _tensors(model):
+    seen: dict[tuple[Any, ...], str] = {}  # identity of a tensor's memory -> what it was called first
+    for raw_name, tensor in tensors:
         if not isinstance(raw_name, str):
-            skipped[repr(raw_name)] = "name is not a string"
+            skipped[escape(raw_name)] = "name is not a string"
             continue
-        name = clean_name(raw_name)
-        reason = _unfit_name(name) or ("excluded" if selection.refuses(name) else _unfit(tensor))
-        if reason is None and (first := seen.setdefault(_identity(tensor), raw_name)) != raw_name:
-            reason = f"tied to {clean_name(first)}"
-        if reason is not None:
-            skipped[raw_name if name in names or name in skipped else name] = reason
-        elif name in names:  # two tensors, one name: neither, or one's history would become the other's
-            skipped[names[name]] = skipped[raw_name] = f"{names[name]!r} and {raw_name!r} are both called {name!r}"
-            watched.pop(name, None)
+        name = clean[raw_name]
+        found = _look(name, tensor, selection, seen)
+        if isinstance(found, Watched):
+            watched[raw_name] = found
         else:
-            names[name] = raw_name
-            watched[name] = _watched(name, tensor, selection)
-    return list(watched.values()), skipped
+            skipped[name if num_called[name] == 1 else raw_name] = found
+    clashing = clashes({raw_name: item.name for raw_name, item in watched.items()})
+    return [item for raw_name, item in watched.items() if raw_name not in clashing], skipped | clashing
+
+
+def _look(name: str, tensor: Any, selection: Selection, seen: dict[tuple[Any, ...], str]) -> Watched | str:
+    """The tensor as it is watched, or the reason why not. One that breaks as it is looked at, such as a nested one,
+    costs the others nothing."""
+    try:
+        reason = _unfit_name(name) or ("excluded" if selection.refuses(name) else _unfit(tensor))
+        if reason is not None:
+            return reason
+        item, identity = _watched(name, tensor, selection), _identity(tensor)
+        if identity in seen:
+            return f"tied to {seen[identity]}"
+        seen[identity] = name
+        return item
+    except Exception as error:
+        return f"cannot be read: {type(error).__name__}"
 
 
 def _tensors(model: Any) -> Iterator[tuple[Any, Any]]:
@@ -138,7 +154,7 @@ def _watched(name: str, tensor: torch.Tensor, selection: Selection) -> Watched:
     dtype = source if DTYPES[source].item_bytes <= DTYPES[selection.dtype].item_bytes else selection.dtype
     shape = tuple(tensor.shape)
     num_bytes = math.prod(shape) * DTYPES[dtype].item_bytes
-    return Watched(name, tensor, shape, source, dtype, num_bytes, _matches(name, selection.priority))
+    return Watched(name, tensor, shape, source, dtype, num_bytes, tensor.is_cuda, _matches(name, selection.priority))
 
 
 def allocate(num_bytes: int, pinned: bool = False) -> Memory:

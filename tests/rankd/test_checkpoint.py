@@ -30,11 +30,18 @@ def skipped(path: Path) -> dict[str, str]:
 
 def test_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    save_file({"module.h.weight": EYE, "h.bias": torch.ones(3), "ids": torch.ones(2, 2, dtype=torch.int64)}, path)
+    ids = torch.ones(2, 2, dtype=torch.int64)
+    save_file({"module.h.weight": EYE, "module.h.bias": torch.ones(3), "module.ids": ids}, path)
     assert layers(path) == {"h.weight": (3, 3)}
     assert set(skipped(path)) == {"h.bias", "ids"}
     assert skipped(path)["h.bias"] == "1 dimensions; a matrix has two or more"
     assert "int64" in skipped(path)["ids"]
+
+
+def test_two_tensors_of_one_name_are_both_left_out_and_both_named(tmp_path: Path) -> None:
+    path = saved(tmp_path / "model.pt", {"_orig_mod.a": EYE, "a": ONES, "b": EYE})
+    assert layers(path) == {"b": (3, 3)}
+    assert skipped(path) == dict.fromkeys(["_orig_mod.a", "a"], "'_orig_mod.a' and 'a' are both called 'a'")
 
 
 @pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": False}])

@@ -104,4 +104,13 @@ def test_compute_rank_stats_names_tied_and_wrapped() -> None:
     model["tied"] = torch.nn.Linear(3, 3)
     model["tied"].weight = model["module"]["_orig_mod"].weight
     layers = {key.removeprefix("stable_rank/") for key in compute_rank_stats(model) if key.startswith("stable_rank/")}
-    assert layers == {"weight", "mean", "min"}
+    assert layers == {"module.weight", "mean", "min"}  # "module" is no wrapper here: "tied" stands beside it
+    layers = {key.removeprefix("stable_rank/") for key in compute_rank_stats(torch.nn.ModuleDict({"module": model}))}
+    assert {"module.weight"} <= layers
+
+
+def test_compute_rank_stats_refuses_two_layers_of_one_name() -> None:
+    model = torch.nn.ModuleDict({"_orig_mod": torch.nn.ModuleDict({"a": torch.nn.Linear(3, 3)})})
+    model["a"] = torch.nn.Linear(3, 3)
+    with pytest.raises(ValueError, match=r"'_orig_mod\.a\.weight' and 'a\.weight' are both called 'a\.weight'"):
+        compute_rank_stats(model)

@@ -115,12 +115,12 @@ def test_the_start_line_comes_at_the_end_where_there_was_one_push_only(
     make: Make, capfd: pytest.CaptureFixture[str]
 ) -> None:
     client = make()
-    client.push({"module.a": torch.ones(2, 2), "a": torch.ones(2, 2), "b": torch.ones(2, 2)})
+    client.push({"_orig_mod.a": torch.ones(2, 2), "a": torch.ones(2, 2), "b": torch.ones(2, 2)})
     assert capfd.readouterr().err == ""
     client.close()
     err = capfd.readouterr().err
     assert "rankd: 1 of 3 tensors watched, 8 bytes a push" in err
-    assert "'module.a' and 'a' are both called 'a'" in err
+    assert "'_orig_mod.a' and 'a' are both called 'a'" in err
 
 
 @pytest.mark.parametrize("environment", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import warnings
 from typing import Any
 
 import pytest
@@ -93,10 +94,37 @@ def test_what_is_not_watched_says_why(value: Any, reason: str) -> None:
 
 
 def test_two_tensors_of_one_name_are_both_refused_and_both_named() -> None:
-    watched, skipped = watch({"module.a": torch.ones(2, 2), "a": torch.ones(3, 3), "b": torch.ones(2, 2)}, Selection())
+    model = {"_orig_mod.a": torch.ones(2, 2), "a": torch.ones(3, 3), "b": torch.ones(2, 2)}
+    watched, skipped = watch(model, Selection())
     assert names(watched) == ["b"]
-    assert set(skipped) == {"module.a", "a"}
-    assert all("'module.a' and 'a' are both called 'a'" in reason for reason in skipped.values())
+    assert set(skipped) == {"_orig_mod.a", "a"}
+    assert all("'_orig_mod.a' and 'a' are both called 'a'" in reason for reason in skipped.values())
+
+
+def test_a_submodule_that_is_really_called_module_is_watched() -> None:
+    model = nn.ModuleDict({"module": nn.Linear(2, 2, bias=False), "head": nn.Linear(2, 2, bias=False)})
+    for wrapped in (model, nn.ModuleDict({"module": model}), nn.ModuleDict({"_orig_mod": model})):
+        assert names(watch(wrapped, Selection())[0]) == ["module.weight", "head.weight"]
+    mapping = {"module.weight": torch.ones(2, 2), "weight": torch.ones(3, 3)}
+    assert names(watch(mapping, Selection())[0]) == ["module.weight", "weight"]
+
+
+class Breaking(torch.Tensor):
+    """A tensor that cannot even be asked for its shape."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise NotImplementedError("nothing to see")
+
+
+def test_one_layer_that_cannot_be_looked_at_does_not_cost_the_others() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nested tensors are a prototype
+        nested = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(3, 3)])
+    model = {"a": torch.ones(2, 2), "b": torch.ones(2, 2).as_subclass(Breaking), "c": nested, "d": torch.ones(2, 2)}
+    watched, skipped = watch(model, Selection())
+    assert names(watched) == ["a", "d"]
+    assert skipped == {"b": "cannot be read: NotImplementedError", "c": "cannot be read: RuntimeError"}
 
 
 @pytest.mark.parametrize("name", ["", "x" * 1025, "a\0b", "\ud800"])
