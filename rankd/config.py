@@ -149,14 +149,15 @@ class ServeConfig:
 
 SETTINGS: dict[str, Any] = {
     **dict.fromkeys(("url", "push", "alerts", "query", "http", "device", "executor"), str),
-    **{"data": str | Path, "insecure": bool, "limits": dict, "detect": dict},
+    **{"data": str | Path, "insecure": bool, "while_stdin": bool, "limits": dict, "detect": dict},
 }
 """What a configuration may hold, and of which type."""
 
 
 def serve_config(settings: dict[str, Any]) -> ServeConfig:
     """A ServeConfig of `settings` as the CLI merged them (file < environment < flags): url, push, alerts, query, http,
-    data, device, executor, insecure, and the tables limits and detect. Raises ConfigError for anything unknown."""
+    data, device, executor, insecure, while_stdin, and the tables limits and detect. Raises ConfigError for what is
+    unknown."""
     settings = {key: value for key, value in settings.items() if value is not None}
     _check_keys("", settings, SETTINGS)
     _check_types("", settings, SETTINGS)

@@ -13,21 +13,17 @@ import pytest
 pytestmark = pytest.mark.e2e
 WAIT_SECONDS = 60
 
-CHILD = """
-import os, sys, time
-with open(sys.argv[1], "w") as pipe:
-    pipe.write(os.environ["RANKD_URL"])
-time.sleep(60)
-"""
+CHILD = "import os, time; print(os.environ['RANKD_URL'], flush=True); time.sleep(60)"
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])
-def test_run_leaves_no_daemon_behind(signum: int, directory: Path) -> None:
-    told = directory / "url"
-    os.mkfifo(told)
-    command = [sys.executable, "-m", "rankd", "run", "--", sys.executable, "-c", CHILD, str(told)]
-    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True) as running:
-        url = told.read_text()  # waits for the child
+def test_run_leaves_no_daemon_behind(signum: int) -> None:
+    command = [sys.executable, "-m", "rankd", "run", "--", sys.executable, "-c", CHILD]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, start_new_session=True, stdout=pipe, stderr=pipe, text=True) as running:
+        assert running.stdout is not None and running.stderr is not None
+        url = running.stdout.readline().strip()
+        assert url, running.stderr.read()
         running.send_signal(signum)
         running.wait(WAIT_SECONDS)
         if signum == signal.SIGKILL:
