@@ -19,24 +19,27 @@ class Budget:
         self.seconds_per_byte: float | None = None
         self._earned_at = now_seconds
 
-    def affordable_bytes(self, whole_bytes: int, least_bytes: int, now_seconds: float) -> int:
-        """How many of the `whole_bytes` that a due push would take may be copied now; 0 means to skip it.
+    def affordable_bytes(self, whole_bytes: int, least_bytes: int, now_seconds: float) -> int | None:
+        """How many of the `whole_bytes` that a due push would take may be copied now; None means to skip it.
 
         Never fewer than half, nor than `least_bytes` (the layer whose turn it is, with those of priority before it): a
         small push pays nearly the fixed cost of a whole one, and small layers would eat up what a large one waits for.
-        The first push, whose cost nobody knows, is always whole.
+        While nothing was copied yet, nobody knows what a byte costs: a push is whole then, unless there is a debt.
         """
-        if self.max_overhead is None or self.seconds_per_byte is None:
+        if self.max_overhead is None:
             return whole_bytes
-        whole_seconds = whole_bytes * self.seconds_per_byte
+        whole_seconds = whole_bytes * (self.seconds_per_byte or 0.0)
         self._earn(whole_seconds, now_seconds)
+        if self.tokens_seconds < 0:
+            return None
         if whole_seconds <= self.tokens_seconds:
             return whole_bytes
-        affordable = max(0, int(self.tokens_seconds / self.seconds_per_byte))
-        return affordable if affordable >= min(whole_bytes, max(whole_bytes // 2, least_bytes)) else 0
+        affordable = int(self.tokens_seconds * whole_bytes / whole_seconds)
+        return affordable if affordable >= min(whole_bytes, max(whole_bytes // 2, least_bytes)) else None
 
     def spend(self, blocked_seconds: float, num_bytes: int) -> None:
-        """A push of `num_bytes` blocked the training thread for `blocked_seconds` (one-time allocation left out)."""
+        """A due push blocked the training thread for `blocked_seconds` (one-time allocation left out) and copied
+        `num_bytes`: none where it failed or nothing fitted, which has to be earned back all the same."""
         self.tokens_seconds -= blocked_seconds
         if num_bytes > 0:
             cost = blocked_seconds / num_bytes

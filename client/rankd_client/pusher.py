@@ -20,10 +20,13 @@ from rankd_client.console import Echo
 from rankd_client.link import Link
 from rankd_client.outbox import Outbox
 from rankd_client.plan import Schedule, choose, choose_alike, process_world
-from rankd_client.receipt import NOTHING, PushReceipt
+from rankd_client.receipt import PushReceipt
+from rankd_client.shown import Shown
 from rankd_client.snapshot import Watched
 from rankd_client.startline import StartLine
 from rankd_client.wire import Hello
+
+CAPTURING = "a CUDA graph is being captured"
 
 
 class Pusher:
@@ -40,13 +43,18 @@ class Pusher:
         self._link: Link | None = None
         self._start_line = StartLine(config)
         self._echo = Echo()
+        self._shown = Shown()
+        self._set_up_seconds = 0.0
+        """Of the push that is under way: what was spent once and for all."""
         self._num_pushes = 0
         self._last_push: dict[str, int] = {}
         """Number of the push with which a layer last went: its staleness."""
         self._last_step: int | None = None
         self._last_seconds: float | None = None
-        self._names: tuple[str, ...] = ()
-        self._not_due: Mapping[str, str] = NOTHING
+        self._names: tuple[str, ...] | None = None
+        """Layers that are watched; None until the model was looked at."""
+        self._passed: dict[str, Mapping[str, str]] = {}
+        """What receipts say is skipped where a push leaves everything out, by the reason."""
         self._whole_bytes = self._least_bytes = 0
 
     @property
@@ -61,25 +69,21 @@ class Pusher:
         self._start_line.called(step, now)
         if self._link is not None:
             self._schedule.adopt(self._link.plan)
-        since_last = None if self._last_seconds is None else now - self._last_seconds
-        if not self._schedule.due(step, self._last_step, world_size) or self._schedule.too_soon(since_last, world_size):
-            return PushReceipt(step, skipped=self._not_due), None
-        if process_rank != 0:
-            return self._pass(model, step, "replica"), None
-        if snapshot.capturing():
-            return self._pass(model, step, "a CUDA graph is being captured"), None
-        max_bytes = self._config.max_push_bytes
-        if world_size == 1:
-            affordable = self._budget.affordable_bytes(self._whole_bytes, self._least_bytes, now)
-            if affordable < self._whole_bytes:
-                max_bytes = affordable
-        if max_bytes == 0:
-            return self._pass(model, step, "budget"), None
-        receipt, error, set_up_seconds = self._push(model, step, max_bytes, world_size)
-        self._last_step, self._last_seconds = step, now
-        blocked_seconds = time.perf_counter() - started
-        self._budget.spend(blocked_seconds - set_up_seconds, receipt.wire_bytes)
-        self._start_line.pushed(step, now, blocked_seconds - set_up_seconds, receipt.wire_bytes)
+        reason = self._reason_to_pass(step, now, process_rank, world_size)
+        if reason in ("replica", CAPTURING):
+            self._look_once(model)
+        max_bytes = self._affordable_bytes(now, world_size) if reason is None else None
+        if max_bytes is None:
+            return self._pass(step, reason or "budget"), None
+        self._set_up_seconds, wire_bytes = 0.0, 0
+        try:
+            receipt, error = self._push(model, step, max_bytes, world_size)
+            wire_bytes = receipt.wire_bytes
+            self._last_step, self._last_seconds = step, now
+        finally:  # whatever came of it, the training thread has waited
+            blocked_seconds = time.perf_counter() - started
+            self._budget.spend(blocked_seconds - self._set_up_seconds, wire_bytes)
+        self._start_line.pushed(step, now, blocked_seconds - self._set_up_seconds, wire_bytes)
         return replace(receipt, blocked_seconds=blocked_seconds), error
 
     def flush(self, timeout_seconds: float) -> bool:
@@ -93,21 +97,40 @@ class Pusher:
             self._link.join(timeout_seconds + 0.5)
         self._echo.close()
 
-    def _pass(self, model: Any, step: int, reason: str) -> PushReceipt:
-        """A push that leaves everything out."""
-        if not self._names:
-            self._remember(snapshot.watch(model, self._selection)[0])
-        return PushReceipt(step, skipped=MappingProxyType(dict.fromkeys(self._names, reason)))
+    def _reason_to_pass(self, step: int, now: float, process_rank: int, world_size: int) -> str | None:
+        since_last = None if self._last_seconds is None else now - self._last_seconds
+        if not self._schedule.due(step, self._last_step, world_size) or self._schedule.too_soon(since_last, world_size):
+            return "not due"
+        if process_rank != 0:
+            return "replica"
+        return CAPTURING if snapshot.capturing() else None
 
-    def _push(
-        self, model: Any, step: int, max_bytes: int, world_size: int
-    ) -> tuple[PushReceipt, Exception | None, float]:
-        """A due push, but for its time; the last number is how many seconds of it were spent once and for all."""
+    def _affordable_bytes(self, now: float, world_size: int) -> int | None:
+        """Bound of a due push; None: skip it. Time is no common ground for several processes."""
+        if world_size > 1:
+            return self._config.max_push_bytes
+        affordable = self._budget.affordable_bytes(self._whole_bytes, self._least_bytes, now)
+        return self._config.max_push_bytes if affordable == self._whole_bytes else affordable
+
+    def _pass(self, step: int, reason: str) -> PushReceipt:
+        """A push that leaves everything out: at each of many steps, so nothing is done anew."""
+        if reason not in self._passed:
+            self._passed[reason] = MappingProxyType(dict.fromkeys(self._names or (), reason))
+        return PushReceipt(step, skipped=self._passed[reason])
+
+    def _look_once(self, model: Any) -> None:
+        """For the names that a receipt needs, where no push has found them out; not again where that fails."""
+        if self._names is None:
+            self._names = ()
+            self._remember(snapshot.watch(model, self._selection)[0])
+
+    def _push(self, model: Any, step: int, max_bytes: int, world_size: int) -> tuple[PushReceipt, Exception | None]:
+        """A due push, but for its time."""
         num_replaced, num_dropped = self._outbox.num_replaced, self._outbox.num_dropped
         with snapshot.quiet_torch():
             watched, skipped = snapshot.watch(model, self._selection)
             self._start_line.watching(watched, skipped)
-            set_up_seconds = self._set_up(watched, process_rank=0, world_size=world_size)
+            self._set_up(watched, process_rank=0, world_size=world_size)
             chosen = self._choose(watched, skipped, step, max_bytes, world_size)
             copied, error = self._copy(chosen, skipped, step)
         self._num_pushes += 1
@@ -124,7 +147,7 @@ class Pusher:
             wire_bytes=sum(item.num_bytes for item in chosen if item.name in copied),
             device_bytes=max(copied.values(), default=0),
         )
-        return receipt, error, set_up_seconds
+        return receipt, error
 
     def _choose(
         self, watched: list[Watched], skipped: dict[str, str], step: int, max_bytes: int, world_size: int
@@ -169,13 +192,13 @@ class Pusher:
                 self._outbox.commit(target)
         return copied, fault
 
-    def _set_up(self, watched: list[Watched], process_rank: int, world_size: int) -> float:
-        """Memory for this model, and the link; the seconds that took, which no later push will take."""
-        started = time.perf_counter()
+    def _set_up(self, watched: list[Watched], process_rank: int, world_size: int) -> None:
+        """Memory for this model, and the link. Adds to _set_up_seconds what no later push will take."""
         sizes = [aligned(item.num_bytes) for item in watched if item.num_bytes <= self._config.max_push_bytes]
-        if any(item.tensor.is_cuda for item in watched):
+        if any(item.is_cuda for item in watched):
             self._outbox.arena.allocate = partial(snapshot.allocate, pinned=True)
         wanted_bytes = 2 * min(sum(sizes), self._config.max_push_bytes)
+        started = time.perf_counter()
         if wanted_bytes > self._outbox.arena.num_bytes:
             self._outbox.grow(wanted_bytes, max(sizes))
         if self._link is None:
@@ -183,15 +206,18 @@ class Pusher:
             hello = Hello(
                 self._config.run, self._session, agent=agent, process_rank=process_rank, world_size=world_size
             )
-            self._link = Link(self._config.address, hello, self._outbox, self._take_alert())
-            self._link.start()
-            weakref.finalize(self, self._link.stop).atexit = False
-        return time.perf_counter() - started
+            link = Link(self._config.address, hello, self._outbox, self._take_alert())
+            link.start()
+            weakref.finalize(self, link.stop).atexit = False
+            self._link = link
+        self._set_up_seconds += time.perf_counter() - started
 
     def _take_alert(self) -> Any:
-        alerts, echo = self._alerts, self._echo if self._config.echo else None
+        alerts, shown, echo = self._alerts, self._shown, self._echo if self._config.echo else None
 
         def take(alert: dict[str, Any]) -> None:  # no reference to self: the link must not keep the pusher alive
+            if not shown.add(alert):  # it fires still: a daemon tells so again at each connection
+                return
             alerts.append(alert)
             if echo is not None:
                 echo(alert, time.monotonic())
@@ -200,11 +226,12 @@ class Pusher:
 
     def _remember(self, watched: list[Watched]) -> None:
         """What the cheap ways through push() need of the model."""
-        fitting = [item for item in watched if item.num_bytes <= self._config.max_push_bytes]
+        max_bytes = min(self._config.max_push_bytes, self._config.max_memory_bytes)
+        fitting = [item for item in watched if item.num_bytes <= max_bytes]
         names = tuple(item.name for item in watched)
         if names != self._names:
-            self._names, self._not_due = names, MappingProxyType(dict.fromkeys(names, "not due"))
-        self._whole_bytes = min(sum(item.num_bytes for item in fitting), self._config.max_push_bytes)
+            self._names, self._passed = names, {}
+        self._whole_bytes = min(sum(item.num_bytes for item in fitting), max_bytes)
         first_bytes = sum(item.num_bytes for item in fitting if item.priority)
         others = [item for item in fitting if not item.priority]
         turn = min(others, key=lambda item: self._last_push.get(item.name, -1), default=None)

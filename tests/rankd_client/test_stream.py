@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rankd_client.stream import Gap, Item, Outcome, StreamTracker
-from rankd_client.stream.filters import MAX_SHOWN, Shown, Wanted
+from rankd_client.stream.filters import Wanted
 from rankd_client.stream.questions import MAX_RESUMES, MAX_TRIES, PATIENCE_TICKS
 from rankd_client.stream.topics import Topics
 from rankd_client.stream.tracker import SILENT_TICKS
@@ -645,14 +645,6 @@ def test_dropped_counters_are_the_last_heartbeats() -> None:
     assert subscriber.dropped == {"dropped_events": 3}
     subscriber.on_event(Event("heartbeat", "", STREAM, daemon.heartbeats + 1, {"dropped": 7}))
     assert subscriber.dropped == {"dropped_events": 3}
-
-
-def test_shown_alerts_are_bounded() -> None:
-    shown = Shown()
-    for i in range(MAX_SHOWN + 1):
-        assert shown.add({"alert_id": str(i), "state": "firing"})
-    assert shown.add({"alert_id": "0", "state": "firing"})
-    assert not shown.add({"alert_id": str(MAX_SHOWN), "state": "firing"})
 
 
 # --- any interleaving

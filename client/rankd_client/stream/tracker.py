@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from rankd_client.shown import Shown
 from rankd_client.stream.claims import Claims, Key, read_claims, valid_topic
-from rankd_client.stream.filters import Shown, Wanted
+from rankd_client.stream.filters import Wanted
 from rankd_client.stream.items import Gap, Item, Outcome
 from rankd_client.stream.questions import Pending, Questions
 from rankd_client.stream.topics import Topic, Topics

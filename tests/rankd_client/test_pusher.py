@@ -1,0 +1,119 @@
+"""What pushes cost the trainer, by a clock that only the pushes themselves and the steps move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rankd_client import Client, client, pusher, snapshot
+
+PUSH_SECONDS, STEP_SECONDS = 0.1, 0.01
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    perf_counter = monotonic
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Looking at a model takes PUSH_SECONDS, and nothing else takes any time."""
+    clock = Clock()
+    watch = snapshot.watch
+
+    def slow(*arguments: Any) -> Any:
+        clock.seconds += PUSH_SECONDS
+        return watch(*arguments)
+
+    monkeypatch.setattr(snapshot, "watch", slow)
+    for module in (client, pusher):
+        monkeypatch.setattr(module, "time", clock)
+    for name in ("RANKD_MODE", "RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    return clock
+
+
+@pytest.fixture
+def make(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., Client]]:
+    clients = []
+
+    def build(**options: Any) -> Client:
+        clients.append(Client("run", f"ipc://{tmp_path}", echo=False, **options))
+        return clients[-1]
+
+    yield build
+    for built in clients:
+        built.close()
+
+
+class Broken(Mapping[str, torch.Tensor]):
+    """A model that cannot be read."""
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        raise RuntimeError("broken")
+
+    def __iter__(self) -> Iterator[str]:
+        raise RuntimeError("broken")
+
+    def __len__(self) -> int:
+        return 1
+
+
+MODEL = {f"h.{i}": torch.ones(8, 8) for i in range(4)}
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        (MODEL, {}),
+        (MODEL, {"max_push_bytes": 1}),
+        (MODEL, {"max_push_bytes": 128}),
+        (MODEL, {"max_memory_bytes": 1}),
+        (MODEL, {"exclude": "*"}),
+        ({"bias": torch.ones(8)}, {}),
+        ({}, {}),
+        (Broken(), {}),
+        (None, {}),
+    ],
+    ids=["whole", "nothing fits", "one fits", "no memory", "excluded", "vectors", "empty", "broken", "no model"],
+)
+@pytest.mark.parametrize("max_overhead", [0.005, 0.5])
+def test_max_overhead_is_kept_whatever_comes_of_the_pushes(
+    make: Callable[..., Client], clock: Clock, model: Any, options: dict[str, Any], max_overhead: float
+) -> None:
+    trainer = make(max_overhead=max_overhead, **options)
+    began, blocked_seconds, num_pushes = clock.seconds, 0.0, 0
+    for _ in range(6_000):
+        clock.seconds += STEP_SECONDS
+        before = clock.seconds
+        trainer.push(model)
+        blocked_seconds += clock.seconds - before
+        num_pushes += clock.seconds > before
+    assert num_pushes > 1
+    assert blocked_seconds <= max_overhead * (clock.seconds - began) + PUSH_SECONDS + 0.02
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_what_is_left_out_at_many_steps_is_not_looked_at_or_listed_anew(
+    make: Callable[..., Client], clock: Clock, monkeypatch: pytest.MonkeyPatch, rank: str
+) -> None:
+    if rank == "1":
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", rank)
+    for options in ({}, {"exclude": "*"}):
+        trainer = make(max_overhead=1e-6, **options)
+        trainer.push(MODEL)
+        before = clock.seconds
+        first, second = trainer.push(MODEL).skipped, trainer.push(MODEL).skipped
+        assert first is second and clock.seconds == before
+        names = [] if options else MODEL
+        assert dict(first) == dict.fromkeys(names, "replica" if rank == "1" else "budget")
