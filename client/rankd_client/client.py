@@ -8,11 +8,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
+from numbers import Real
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rankd_client.config import Config, read_config
-from rankd_client.console import log, say
+from rankd_client.console import describe, say, warn
 from rankd_client.receipt import PushReceipt
 from rankd_client.text import escape
 from rankd_client.wire import MAX_STEP
@@ -25,6 +26,11 @@ MAX_ALERTS = 1000
 
 LOCK_SECONDS = 1.0
 """How long a push waits for one of another thread; one in a signal handler within a push must not wait for ever."""
+
+
+FLUSH_SECONDS, CLOSE_SECONDS = 5.0, 2.0
+MAX_WAIT_SECONDS = min(threading.TIMEOUT_MAX, 2**31 / 1000) - 1
+"""What locks and ZeroMQ's 32 bits of milliseconds can wait: 24 days."""
 
 
 class Client:
@@ -98,7 +104,8 @@ class Client:
     @property
     def connected(self) -> bool:
         """Whether a daemon answers at this moment."""
-        return self._pusher is not None and self._pusher.connected
+        pusher = self._pusher
+        return pusher is not None and pusher.connected
 
     def push(self, model: Any, step: int | None = None) -> PushReceipt:
         """Copy the weights that are due at `step` and return; they are sent from another thread.
@@ -113,7 +120,8 @@ class Client:
             if not self._lock.acquire(timeout=LOCK_SECONDS):
                 return PushReceipt(step, skipped={"*": "another push is under way"})
             try:
-                return self._push(model, self._checked_step(step), started)
+                step = self._checked_step(step)
+                return self._push(model, step, started)
             finally:
                 self._lock.release()
         except Exception as error:
@@ -130,20 +138,32 @@ class Client:
                 break
         return taken
 
-    def flush(self, timeout: float = 5.0) -> bool:
-        """Wait up to `timeout` seconds until all that was pushed is recorded or superseded; False if it was not."""
-        if self._off or os.getpid() != self._pid or self._pusher is None:
+    def flush(self, timeout: float | None = FLUSH_SECONDS) -> bool:
+        """Wait up to `timeout` seconds (None: 5) until all that was pushed is recorded or superseded; False if it was
+        not."""
+        pusher = self._pusher
+        if self._off or os.getpid() != self._pid or pusher is None:
             return True
-        return self._pusher.flush(timeout)
+        seconds = self._checked_timeout(timeout, FLUSH_SECONDS)
+        try:
+            return pusher.flush(seconds)
+        except Exception as error:
+            self._fault(error, "flush()")
+            return False
 
-    def close(self, timeout: float = 2.0) -> None:
-        """Send what is pending, for up to `timeout` seconds where a daemon is connected, at once where none is; end the
-        thread. Further calls, and pushes after it, do nothing."""
+    def close(self, timeout: float | None = CLOSE_SECONDS) -> None:
+        """Send what is pending, for up to `timeout` seconds (None: 2) where a daemon is connected, at once where none
+        is; end the thread and give the memory back. Further calls, and pushes after it, do nothing."""
         if self._off or os.getpid() != self._pid:
             return
         self._off = True
-        if self._pusher is not None:
-            self._pusher.close(timeout)
+        pusher, self._pusher = self._pusher, None
+        seconds = self._checked_timeout(timeout, CLOSE_SECONDS)
+        try:
+            if pusher is not None:
+                pusher.close(seconds)
+        except Exception as error:
+            self._fault(error, "close()")
 
     def __enter__(self) -> Client:
         return self
@@ -154,8 +174,10 @@ class Client:
         self.close()
 
     def _push(self, model: Any, step: int, started: float) -> PushReceipt:
-        assert self._pusher is not None
-        receipt, error = self._pusher.push(model, step, started)
+        pusher = self._pusher
+        if pusher is None:  # closed by another thread since
+            return PushReceipt(step)
+        receipt, error = pusher.push(model, step, started)
         if error is not None:
             self._fault(error)
         return receipt
@@ -167,9 +189,20 @@ class Client:
         self._next_step = number + 1
         return number
 
-    def _fault(self, error: Exception) -> None:
+    def _checked_timeout(self, timeout: Any, default: float) -> float:
+        """Seconds to wait: None is the default, a number what is nearest to it, anything else a fault."""
+        if timeout is None:
+            return default
+        is_number = isinstance(timeout, Real) and not isinstance(timeout, bool) and timeout == timeout  # NaN is not
+        if not is_number:
+            error = ValueError(f"timeout={escape(timeout)}: expected a number of seconds, or None for {default}")
+            self._fault(error, "a timeout")
+            return default
+        return 0.0 if timeout < 0 else MAX_WAIT_SECONDS if timeout > MAX_WAIT_SECONDS else float(timeout)
+
+    def _fault(self, error: Exception, what: str = "a push") -> None:
         self.num_errors += 1
         if self.config.strict:
             raise error
         if self.num_errors == 1:
-            log.warning("rankd: a push failed, training goes on: %s: %s", type(error).__name__, escape(str(error), 500))
+            warn(f"{what} failed, training goes on: {describe(error)}")

@@ -106,7 +106,7 @@ def _run(run: str | None) -> str:
 def _address(endpoint: str | None) -> str:
     if endpoint is not None and not isinstance(endpoint, str):
         raise _wrong("endpoint", endpoint, "ipc://DIR or tcp://HOST:PORT")
-    address = endpoints_of(default_url() if endpoint is None else endpoint).push
+    address = endpoints_of(endpoint or default_url()).push
     if address.startswith("tcp://") and address.endswith(":0"):
         raise _wrong("endpoint", address, "the port of a daemon; 0 names none")
     return address
@@ -143,7 +143,9 @@ def _number(key: str, value: Any) -> float:
 
 
 def _patterns(key: str, value: Patterns) -> tuple[str, ...]:
-    patterns = () if value is None else (value,) if isinstance(value, str) else tuple(value)
+    if isinstance(value, str):
+        return (value,)
+    patterns = tuple(value) if isinstance(value, Iterable) else () if value is None else (value,)
     if not all(isinstance(pattern, str) for pattern in patterns):
         raise _wrong(key, value, "a glob pattern of layer names, or several")
     return patterns

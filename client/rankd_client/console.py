@@ -15,6 +15,8 @@ LOG_SECONDS = 60.0
 """A daemon that comes and goes is told of this often at most."""
 
 ECHO_LINES, ECHO_SECONDS = 20, 10.0
+MAX_ECHO_LINES = 200
+"""Of any severity in ECHO_SECONDS: more than the layers of most models, and a daemon gone mad does not fill a disk."""
 
 log = logging.getLogger("rankd_client")
 
@@ -23,6 +25,20 @@ def say(line: str) -> None:
     """One line on stderr. A closed or broken stderr is not the training loop's problem."""
     with contextlib.suppress(Exception):
         print(f"rankd: {line}", file=sys.stderr, flush=True)
+
+
+def warn(line: str) -> None:
+    """One line to the log. Neither are handlers that raise, which are anybody's, the training loop's problem."""
+    with contextlib.suppress(Exception):
+        log.warning("rankd: %s", line)
+
+
+def describe(error: BaseException) -> str:
+    """Type and text of an exception, if it has one that can be read."""
+    try:
+        return f"{type(error).__name__}: {escape(str(error), 500)}"
+    except Exception:
+        return type(error).__name__
 
 
 def show_bytes(num_bytes: int) -> str:
@@ -36,28 +52,31 @@ def show_bytes(num_bytes: int) -> str:
 
 class Echo:
     """One line on stderr for each alert, but never a screenful: a run that goes back to a checkpoint has an alert for
-    each of its layers. Beyond ECHO_LINES in ECHO_SECONDS they are counted, and the next line says how many."""
+    each of its layers. Beyond ECHO_LINES in ECHO_SECONDS those of severity info are counted, beyond MAX_ECHO_LINES all,
+    and the next line says how many."""
 
     def __init__(self) -> None:
         self._began = -ECHO_SECONDS
         self._num_shown = 0
-        self._num_held = 0
+        self._num_held = {"info": 0, "warning or critical": 0}
 
     def __call__(self, alert: Mapping[str, Any], now_seconds: float) -> None:
         if now_seconds - self._began >= ECHO_SECONDS:
             self.close()
             self._began, self._num_shown = now_seconds, 0
-        if self._num_shown == ECHO_LINES and alert.get("severity") == "info":
-            self._num_held += 1
+        info = alert.get("severity") == "info"
+        if self._num_shown >= (ECHO_LINES if info else MAX_ECHO_LINES):
+            self._num_held["info" if info else "warning or critical"] += 1
             return
-        self._num_shown += self._num_shown < ECHO_LINES
+        self._num_shown += 1
         say(alert_line(alert))
 
     def close(self) -> None:
         """Say how many were held back, if any."""
-        if self._num_held:
-            say(f"and {self._num_held} more of severity info; `rankd tail` shows all")
-            self._num_held = 0
+        for severity, num_held in self._num_held.items():
+            if num_held:
+                say(f"and {num_held} more of severity {severity}; `rankd tail` shows all")
+                self._num_held[severity] = 0
 
 
 class FaultLog:
@@ -72,15 +91,15 @@ class FaultLog:
     def once(self, kind: str, line: str) -> None:
         if kind not in self._told:
             self._told.add(kind)
-            log.warning("rankd: %s", escape(line, 600))
+            warn(escape(line, 600))
 
     def down(self, why: str) -> None:
         now = time.monotonic()
         if not self._down and (self._told_at is None or now >= self._told_at + LOG_SECONDS):
             self._down, self._told_at = True, now
-            log.warning("rankd: %s: %s; training goes on, trying again", self._address, escape(why, 600))
+            warn(f"{self._address}: {escape(why, 600)}; training goes on, trying again")
 
     def up(self) -> None:
         if self._down:
             self._down = False
-            log.warning("rankd: connected to %s", self._address)
+            warn(f"connected to {self._address}")

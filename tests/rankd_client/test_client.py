@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
@@ -203,6 +204,54 @@ def test_no_exception_escapes(make: Make, model: Any, caplog: pytest.LogCaptureF
     assert client.push(model_of()).num_queued == 4
 
 
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class Mute(nn.Module):
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
+        raise Unspeakable
+
+
+def test_no_exception_escapes_from_telling_of_one(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    client = make(strict=False)
+    assert client.push(Mute()).num_queued == 0 and client.num_errors == 1
+    assert "Unspeakable" in caplog.text
+
+
+def test_a_push_that_failed_says_which_step_it_was(make: Make) -> None:
+    client = make(strict=False)
+    assert [client.push(model).step for model in (None, model_of(), Breaking(), model_of())] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("timeout", [-1, 0, -float("inf"), 0.01, True, float("nan"), "1", b"", [1], object()])
+def test_flush_and_close_take_any_timeout(make: Make, timeout: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rankd_client.client.FLUSH_SECONDS", 0.01)
+    client, wrong = make(strict=False), isinstance(timeout, bool | str | bytes | list) or type(timeout) is object
+    wrong = wrong or timeout != timeout
+    client.push(model_of())
+    assert not client.flush(timeout) and client.num_errors == wrong
+    client.close(timeout)
+    assert client.num_errors == 2 * wrong
+    assert not any(thread.name == "rankd-link" for thread in threading.enumerate())
+    if wrong:
+        with pytest.raises(ValueError, match=r"timeout=.*: expected a number of seconds"):
+            strict = make()
+            strict.push(model_of())
+            strict.flush(timeout)
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e10, 10**400, None])
+def test_a_timeout_beyond_what_locks_can_wait(make: Make, timeout: Any) -> None:
+    client = make()
+    client.push(nn.Module())
+    assert client.flush(timeout)  # nothing was queued
+    client.push(model_of())
+    client.close(timeout)
+    assert not any(thread.name == "rankd-link" for thread in threading.enumerate())
+
+
 class Unreadable(torch.Tensor):
     """A tensor whose values nobody can read."""
 
@@ -281,6 +330,42 @@ def test_a_forgotten_client_ends_its_thread(make: Make, tmp_path: Path) -> None:
     assert forgotten() is None
     thread.join(10.0)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_no_memory_stays_behind(make: Make, tmp_path: Path, closed: bool) -> None:
+    make().push(model_of())  # imports what has something to do at the interpreter's end
+    num_callbacks = atexit._ncallbacks()
+    client = Client("run", f"ipc://{tmp_path}", echo=False)
+    client.push(model_of())
+    assert client._pusher is not None and client._pusher._link is not None
+    memory = [weakref.ref(client._pusher._outbox), weakref.ref(client._pusher._outbox.arena)]
+    thread = client._pusher._link._thread
+    if closed:
+        client.close()
+    else:
+        del client
+        gc.collect()
+        thread.join(10.0)
+    gc.collect()
+    assert not thread.is_alive() and [reference() for reference in memory] == [None, None]
+    assert atexit._ncallbacks() == num_callbacks
+
+
+def test_an_alert_that_comes_again_is_told_once(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
+    """At each connection a daemon tells what fires."""
+    client = make(echo=True)
+    assert client._pusher is not None
+    alert = {"alert_id": "a", "state": "firing", "stream_id": "s", "severity": "warning", "message": "fell"}
+    take = client._pusher._take_alert()
+    for again in (alert, alert, {**alert, "state": "resolved"}, alert, {**alert, "stream_id": "t"}):
+        take(again)
+    assert [(told["state"], told["stream_id"]) for told in client.alerts()] == [
+        ("firing", "s"),
+        ("resolved", "s"),
+        ("firing", "t"),
+    ]
+    assert capfd.readouterr().err.count("fell") == 3
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -39,6 +39,8 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("max_memory_bytes", -1, "an integer of at least 1"),
         ("dtype", "int8", "one of bfloat16, float32, float16, float64"),
         ("include", [1], "a glob pattern"),
+        ("include", 5, "a glob pattern"),
+        ("priority", 0.5, "a glob pattern"),
         ("exclude", [b"x"], "a glob pattern"),
         ("priority", [None], "a glob pattern"),
     ],
@@ -79,6 +81,10 @@ def test_argument_before_environment_before_default(monkeypatch: pytest.MonkeyPa
     client = Client("given", "tcp://localhost:7777", every_steps=3, echo=True)
     assert (client.config.every_steps, client.run, client.config.echo) == (3, "given", True)
     assert client.config.address == "tcp://localhost:7777"
+
+
+def test_an_empty_endpoint_is_none_given() -> None:
+    assert Client(endpoint="").config.address == Client().config.address == "ipc:///nowhere/rankd/push.sock"
 
 
 def test_memory_is_twice_a_push_unless_given() -> None:

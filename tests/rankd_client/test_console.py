@@ -1,6 +1,8 @@
+import logging
+
 import pytest
 
-from rankd_client.console import ECHO_LINES, ECHO_SECONDS, Echo
+from rankd_client.console import ECHO_LINES, ECHO_SECONDS, MAX_ECHO_LINES, Echo, FaultLog, describe, log, warn
 
 INFO = {"severity": "info", "run": "r", "layer": "w", "step": 3, "message": "went back"}
 
@@ -11,7 +13,7 @@ def test_echo_shows_each_alert_but_never_a_screenful_of_info(capsys: pytest.Capt
         echo(INFO, 100.0)
     echo({**INFO, "severity": "critical"}, 100.0)
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split()[1] for line in lines] == ["INFO"] * ECHO_LINES + ["CRITICAL"], "a warning is never held back"
+    assert [line.split()[1] for line in lines] == ["INFO"] * ECHO_LINES + ["CRITICAL"], "a warning comes all the same"
     echo(INFO, 100.0 + ECHO_SECONDS)
     assert capsys.readouterr().err.splitlines() == [
         "rankd: and 5 more of severity info; `rankd tail` shows all",
@@ -19,3 +21,48 @@ def test_echo_shows_each_alert_but_never_a_screenful_of_info(capsys: pytest.Capt
     ]
     echo.close()
     assert capsys.readouterr().err == ""
+
+
+def test_echo_does_not_fill_a_disk_with_warnings_either(capsys: pytest.CaptureFixture[str]) -> None:
+    echo = Echo()
+    for _ in range(MAX_ECHO_LINES + 7):
+        echo({**INFO, "severity": "warning"}, 100.0)
+    echo(INFO, 100.0)
+    assert capsys.readouterr().err.count("\n") == MAX_ECHO_LINES
+    echo.close()
+    assert capsys.readouterr().err.splitlines() == [
+        "rankd: and 1 more of severity info; `rankd tail` shows all",
+        "rankd: and 7 more of severity warning or critical; `rankd tail` shows all",
+    ]
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_an_exception_is_described_whatever_its_text_does() -> None:
+    assert describe(ValueError("a\x1bb")) == "ValueError: a\\x1bb"
+    assert describe(Unspeakable()) == "Unspeakable"
+
+
+class Raising(logging.Handler):
+    num_calls = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.num_calls += 1
+        raise RuntimeError("no space left")
+
+
+def test_a_log_handler_that_raises_is_not_heard_of() -> None:
+    handler = Raising()
+    log.addHandler(handler)
+    try:
+        warn("a line")
+        faults = FaultLog("ipc://nowhere")
+        faults.once("kind", "line")
+        faults.down("gone")
+        faults.up()
+    finally:
+        log.removeHandler(handler)
+    assert handler.num_calls == 4

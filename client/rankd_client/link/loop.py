@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from rankd_client.console import FaultLog
+from rankd_client.console import FaultLog, describe
 from rankd_client.endpoints import EndpointError
 from rankd_client.link.dealer import Dealer
 from rankd_client.link.flow import Flow
@@ -57,7 +57,6 @@ FIRST_ATTEMPT_SECONDS = 0.5
 _RELEASE_POLL_SECONDS = 0.05
 _RECEIVE_BATCH = 256
 CLOSE_SECONDS = 2.0
-"""At the interpreter's end, what close() has by default."""
 
 
 class Link:
@@ -85,7 +84,6 @@ class Link:
         self._last_heard = 0.0
         self._flow = Flow()
         self._stop_at: float | None = None
-        self._started_at = 0.0
         self._started_at = time.monotonic()
         self._faults = FaultLog(address)
         self._pid = os.getpid()
@@ -100,7 +98,7 @@ class Link:
     def start(self) -> None:
         self._started_at = time.monotonic()
         self._thread.start()
-        atexit.register(self._end)  # not a finalizer: a client that nobody refers to any more still has things to send
+        _LIVING.add(self)
 
     def wake(self) -> None:
         with suppress(OSError):  # full: it is awake; closed: it has ended
@@ -116,11 +114,7 @@ class Link:
         """Wait for the end of a stopped thread. Nothing in a forked child, which has no such thread."""
         if os.getpid() == self._pid and self._thread.is_alive():
             self._thread.join(timeout_seconds)
-            atexit.unregister(self._end)
-
-    def _end(self) -> None:
-        self.stop()
-        self.join(CLOSE_SECONDS + 0.5)
+            _LIVING.discard(self)  # whoever waited for it once does not have to again
 
     # The link's own thread -----------------------------------------------------------------------------------------
 
@@ -129,14 +123,13 @@ class Link:
             try:
                 self._turn()
             except Exception as error:  # ours, or ZeroMQ's: the training process must not hear of it but once
-                self._faults.once(
-                    f"unexpected-{type(error).__name__}", f"{type(error).__name__} on the connection: {error}"
-                )
+                self._faults.once(f"unexpected-{type(error).__name__}", f"on the connection: {describe(error)}")
                 self._close(RETRY_SECONDS)
         with suppress(Exception):
             self._leave()
         self._wake_read.close()
         self._wake_write.close()
+        _LIVING.discard(self)
 
     def _turn(self) -> None:
         now = time.monotonic()
@@ -291,3 +284,16 @@ class Link:
         self._faults.down(f"the daemon refused the connection ({why})")
         self._close(self._retry_seconds)
         self._retry_seconds = min(2 * self._retry_seconds, MAX_RETRY_SECONDS)
+
+
+_LIVING: set[Link] = set()
+"""Those whose thread runs, and they alone: each holds an outbox, with its memory."""
+
+
+@atexit.register
+def _end() -> None:
+    """Not a finalizer of each: a client that nobody refers to any more still has things to send."""
+    for link in (living := list(_LIVING)):
+        link.stop()
+    for link in living:
+        link.join(CLOSE_SECONDS + 0.5)
