@@ -124,6 +124,8 @@ def _unfit(tensor: Any) -> str | None:
         return "not initialised yet"
     if hasattr(tensor, "device_mesh") and hasattr(tensor, "placements"):
         return "sharded (DTensor)"
+    if hasattr(tensor, "fake_mode"):
+        return "fake"  # torch's stand-in without values, whose memory may not even be asked for
     dtype = str(tensor.dtype)
     return next(
         (

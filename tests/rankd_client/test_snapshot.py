@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rankd_client.arena import Arena, Region
 from rankd_client.snapshot import Selection, Watched, allocate, copy, quiet_torch, watch
@@ -107,6 +108,12 @@ def test_a_submodule_that_is_really_called_module_is_watched() -> None:
         assert names(watch(wrapped, Selection())[0]) == ["module.weight", "head.weight"]
     mapping = {"module.weight": torch.ones(2, 2), "weight": torch.ones(3, 3)}
     assert names(watch(mapping, Selection())[0]) == ["module.weight", "weight"]
+
+
+def test_a_fake_tensor_is_none_to_copy() -> None:
+    with FakeTensorMode():
+        fake = torch.ones(2, 2)
+    assert watch({"w": fake}, Selection()) == ([], {"w": "fake"})
 
 
 class Breaking(torch.Tensor):
