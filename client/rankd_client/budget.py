@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 BURST_SECONDS = 0.02
 """What may be spent at once at the start: a fresh run of small models is not held up by book-keeping."""
 
@@ -17,6 +19,8 @@ class Budget:
         self.max_overhead = max_overhead
         self.tokens_seconds = BURST_SECONDS
         self.seconds_per_byte: float | None = None
+        self.resting_until = now_seconds
+        """Nothing will be affordable before: a call that comes earlier need not ask."""
         self._earned_at = now_seconds
 
     def affordable_bytes(self, whole_bytes: int, least_bytes: int, now_seconds: float) -> int | None:
@@ -30,12 +34,14 @@ class Budget:
             return whole_bytes
         whole_seconds = whole_bytes * (self.seconds_per_byte or 0.0)
         self._earn(whole_seconds, now_seconds)
-        if self.tokens_seconds < 0:
-            return None
         if whole_seconds <= self.tokens_seconds:
             return whole_bytes
-        affordable = int(self.tokens_seconds * whole_bytes / whole_seconds)
-        return affordable if affordable >= min(whole_bytes, max(whole_bytes // 2, least_bytes)) else None
+        enough_bytes = min(whole_bytes, max(whole_bytes // 2, least_bytes))
+        missing_seconds = enough_bytes * (self.seconds_per_byte or 0.0) - self.tokens_seconds
+        if missing_seconds > 0:
+            self.resting_until = now_seconds + missing_seconds / self.max_overhead if self.max_overhead else math.inf
+            return None
+        return int(self.tokens_seconds * whole_bytes / whole_seconds)
 
     def spend(self, blocked_seconds: float, num_bytes: int) -> None:
         """A due push blocked the training thread for `blocked_seconds` (one-time allocation left out) and copied

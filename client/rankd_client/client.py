@@ -48,7 +48,7 @@ class Client:
         dtype: what is sent: "bfloat16", "float32", "float16", "float64"; never wider than the weights are.
         include, exclude, priority: globs of layer names: the only ones to push, those not to, those to push first.
         strict: raise what would only be logged. For tests.
-        echo: print one line on stderr for each alert and at the start; RANKD_ECHO=0 turns that off.
+        echo: print each alert on stderr, one line each; RANKD_ECHO=0 turns that off.
 
     Wrong arguments and a wrong environment raise ValueError here; from then on nothing raises (but `strict`), and
     nothing waits for a daemon. RANKD_MODE=disabled makes every method return at once.

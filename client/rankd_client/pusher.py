@@ -64,9 +64,11 @@ class Pusher:
     def push(self, model: Any, step: int, started: float) -> tuple[PushReceipt, Exception | None]:
         """The receipt, and the first fault that a single layer met. `started` is when the caller came, in seconds of
         the performance counter."""
-        process_rank, world_size = process_world()
         now = time.monotonic()
         self._start_line.called(step, now)
+        if now < self._budget.resting_until:  # first, because most steps of most runs end here
+            return self._pass(step, "budget"), None
+        process_rank, world_size = process_world()
         if self._link is not None:
             self._schedule.adopt(self._link.plan)
         reason = self._reason_to_pass(step, now, process_rank, world_size)

@@ -25,7 +25,7 @@ class StartLine:
         self._num_tensors = 0
         self._never: list[str] = []
         self._first: tuple[int, float, float, int] | None = None
-        self._said = not config.echo
+        self._said = False
 
     def watching(self, watched: list[Watched], skipped: dict[str, str]) -> None:
         """What the first push found."""

@@ -124,19 +124,6 @@ def test_the_start_line_comes_at_the_end_where_there_was_one_push_only(
     assert "'_orig_mod.a' and 'a' are both called 'a'" in err
 
 
-@pytest.mark.parametrize("environment", [False, True])
-def test_echo_can_be_turned_off(
-    make: Make, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, environment: bool
-) -> None:
-    if environment:
-        monkeypatch.setenv("RANKD_ECHO", "0")
-    client = make() if environment else make(echo=False)
-    client.push(model_of())
-    client.push(model_of())
-    client.close()
-    assert "tensors watched" not in capfd.readouterr().err
-
-
 def test_too_little_memory_drops_the_oldest_and_says_so(make: Make) -> None:
     client = make(max_memory_bytes=2 * 128)
     receipt = client.push(model_of(4))
