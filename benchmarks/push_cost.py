@@ -132,8 +132,11 @@ def not_due(url: str, model: dict[str, torch.Tensor], num_calls: int = 10_000) -
 
 
 def overhead(url: str, model: dict[str, torch.Tensor]) -> None:
-    """The share of a training's time that pushes take at the default `max_overhead`, each call timed from outside, after
-    work that leaves the caches cold. The first push, which allocates, and calls that push nothing are told apart."""
+    """The share of a training's time that pushes take at the default `max_overhead`, each call timed from outside.
+
+    The work between them leaves the caches cold. The first push, which allocates, and calls that push nothing are told
+    apart.
+    """
     matrix = torch.randn(512, 512)
     first, pushing, passing = 0.0, [], []
     with Client("overhead", url) as client:
