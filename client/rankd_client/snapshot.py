@@ -233,5 +233,11 @@ def _view(dtype: str, item: Watched, region: Region) -> torch.Tensor:
     import torch
 
     owner: torch.Tensor = region.block.memory.owner
-    flat = owner[region.start : region.start + region.num_bytes].view(getattr(torch, dtype))
+    dtypes = {
+        "float64": torch.float64,
+        "float32": torch.float32,
+        "float16": torch.float16,
+        "bfloat16": torch.bfloat16,
+    }
+    flat = owner[region.start : region.start + region.num_bytes].view(dtypes[dtype])
     return flat.view(item.shape)
