@@ -31,6 +31,7 @@ import sys, time
 from concurrent.futures import ThreadPoolExecutor
 import rankd.executors
 from rankd.cli.serve import _serve
+from rankd.config import serve_config
 
 class BrokenExecutor:
     num_slots = 2
@@ -46,7 +47,7 @@ class BrokenExecutor:
         self.pool.shutdown(wait=False)
 
 rankd.executors.EXECUTORS["threads"] = BrokenExecutor
-_serve({"url": sys.argv[1], "http": "off", "device": "cpu"})
+_serve(serve_config({"url": sys.argv[1], "http": "off", "device": "cpu"}))
 """
 
 
