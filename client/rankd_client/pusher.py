@@ -132,7 +132,7 @@ class Pusher:
         with snapshot.quiet_torch():
             watched, skipped = snapshot.watch(model, self._selection)
             self._start_line.watching(watched, skipped)
-            self._set_up(watched, process_rank=0, world_size=world_size)
+            self._set_up(watched, world_size)
             chosen = self._choose(watched, skipped, step, max_bytes, world_size)
             copied, error = self._copy(chosen, skipped, step)
         self._num_pushes += 1
@@ -194,7 +194,7 @@ class Pusher:
                 self._outbox.commit(target)
         return copied, fault
 
-    def _set_up(self, watched: list[Watched], process_rank: int, world_size: int) -> None:
+    def _set_up(self, watched: list[Watched], world_size: int) -> None:
         """Memory for this model, and the link. Adds to _set_up_seconds what no later push will take."""
         sizes = [aligned(item.num_bytes) for item in watched if item.num_bytes <= self._config.max_push_bytes]
         if any(item.is_cuda for item in watched):
@@ -205,9 +205,7 @@ class Pusher:
             self._outbox.grow(wanted_bytes, max(sizes))
         if self._link is None:
             agent = f"rankd-client python/{platform.python_version()}"
-            hello = Hello(
-                self._config.run, self._session, agent=agent, process_rank=process_rank, world_size=world_size
-            )
+            hello = Hello(self._config.run, self._session, agent=agent, world_size=world_size)
             link = Link(self._config.address, hello, self._outbox, self._take_alert())
             link.start()
             weakref.finalize(self, link.stop).atexit = False

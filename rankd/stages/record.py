@@ -12,6 +12,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import FileIO
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,8 +65,7 @@ class Recent:
         events = self._events.get(run, deque())
         first = events[0].seq if events else self.numbers.get(run, 0) + 1
         skip = max(0, from_seq - first)
-        wanted = [events[i] for i in range(skip, min(len(events), skip + MAX_RESUME_EVENTS))]
-        return wanted, first, self.numbers.get(run, 0)
+        return list(islice(events, skip, skip + MAX_RESUME_EVENTS)), first, self.numbers.get(run, 0)
 
 
 class Record:

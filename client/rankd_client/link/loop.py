@@ -96,7 +96,6 @@ class Link:
         return self._state == "ready"
 
     def start(self) -> None:
-        self._started_at = time.monotonic()
         self._thread.start()
         _LIVING.add(self)
 
