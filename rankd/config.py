@@ -106,6 +106,29 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryConfig:
+    """The history on disk."""
+
+    max_age_days: float = 365.0
+    """Measurements older than this are deleted; alerts stay with their run."""
+
+    max_bytes: int = 10 << 30
+    """Of the database file. The oldest measurements go first: those of runs that have ended before those of others."""
+
+    patience_seconds: float = 5.0
+    """A commit that takes longer counts as failed: alerts go on without the history until it answers again."""
+
+    max_pending: int = 100_000
+    """Measurements kept in memory while the history cannot be written; about 1 kB each. The oldest go first."""
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise ConfigError(f"history.{item.name}={value!r}: expected a positive number")
+
+
+@dataclass(frozen=True, slots=True)
 class ServeConfig:
     """What `rankd serve` runs with. Addresses are ZeroMQ's; `http` is HOST:PORT or "off"."""
 
@@ -121,7 +144,14 @@ class ServeConfig:
     insecure: bool = False
     while_stdin: bool = False
     """Stop when standard input ends: for a daemon that must not outlive the process which started it."""
+    keys: Path | None = None
+    """Directory of the keyring. Where there is one, every TCP socket asks for keys."""
+    discovery: Path | None = None
+    """File on a shared disk that says where this daemon is, while it is there."""
+    advertise: str = ""
+    """Host name that the discovery file gives, where a socket listens on all addresses; "": the host's own."""
     limits: Limits = field(default_factory=Limits)
+    history: HistoryConfig = field(default_factory=HistoryConfig)
     detect: DetectConfig = field(default_factory=DetectConfig)
 
     def __post_init__(self) -> None:
@@ -148,16 +178,16 @@ class ServeConfig:
 
 
 SETTINGS: dict[str, Any] = {
-    **dict.fromkeys(("url", "push", "alerts", "query", "http", "device", "executor"), str),
-    **{"data": str | Path, "insecure": bool, "while_stdin": bool, "limits": dict, "detect": dict},
+    **dict.fromkeys(("url", "push", "alerts", "query", "http", "device", "executor", "advertise"), str),
+    **dict.fromkeys(("data", "keys", "discovery"), str | Path),
+    **{"insecure": bool, "while_stdin": bool, "limits": dict, "history": dict, "detect": dict},
 }
 """What a configuration may hold, and of which type."""
 
 
 def serve_config(settings: dict[str, Any]) -> ServeConfig:
-    """A ServeConfig of `settings` as the CLI merged them (file < environment < flags): url, push, alerts, query, http,
-    data, device, executor, insecure, while_stdin, and the tables limits and detect. Raises ConfigError for what is
-    unknown."""
+    """A ServeConfig of `settings` as the CLI merged them (file < environment < flags): the keys of SETTINGS, of which
+    limits, history and detect are tables. Raises ConfigError for what is unknown."""
     settings = {key: value for key, value in settings.items() if value is not None}
     _check_keys("", settings, SETTINGS)
     _check_types("", settings, SETTINGS)
@@ -167,7 +197,7 @@ def serve_config(settings: dict[str, Any]) -> ServeConfig:
         raise ConfigError(str(error)) from None
     for key in ("push", "alerts", "query"):
         settings[key] = settings.get(key) or getattr(endpoints, key)
-    for name, kind in (("limits", Limits), ("detect", DetectConfig)):
+    for name, kind in (("limits", Limits), ("history", HistoryConfig), ("detect", DetectConfig)):
         table = settings.get(name, {})
         types = {item.name: type(item.default) for item in fields(kind)}
         _check_keys(f"{name}.", table, types)
@@ -178,8 +208,9 @@ def serve_config(settings: dict[str, Any]) -> ServeConfig:
             raise
         except ValueError as error:
             raise ConfigError(f"{name}.{error}") from None
-    if "data" in settings:
-        settings["data"] = Path(settings["data"])
+    for key in ("data", "keys", "discovery"):
+        if key in settings:
+            settings[key] = Path(settings[key])
     settings["http_any_port"] = "http" not in settings
     return ServeConfig(**settings)
 

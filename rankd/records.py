@@ -99,6 +99,10 @@ class Measurement:
     source_dtype: str = ""
     wire_dtype: str = ""
     measure_seconds: float = 0.0
+    time: float | None = None
+    """When it was measured: seconds since the Unix epoch. Its alerts carry the same."""
+    summary: bytes = b""
+    """The spectrum for looking at, as `rankd.spectrum` packs it; not part of the JSON row."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -117,6 +121,7 @@ class Measurement:
             "source_dtype": self.source_dtype,
             "wire_dtype": self.wire_dtype,
             "measure_seconds": self.measure_seconds,
+            "time": self.time,
             **self.extra,
         }
 
