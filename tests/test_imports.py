@@ -52,8 +52,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "rankd.stages": ("rankd.daemon",),
     "rankd_client": CLI,
 }
-# What the daemon shares with its client: the protocol, the names of layers, what a URL stands for.
-SHARED = ("rankd_client.wire", "rankd_client.naming", "rankd_client.endpoints")
+# What the daemon shares with its client: the protocol, the names of layers, what a URL stands for, key files.
+SHARED = ("rankd_client.wire", "rankd_client.naming", "rankd_client.endpoints", "rankd_client.keys")
 CLIENT_MAY_IMPORT = {"rankd_client", "zmq", "msgpack", "torch", *sys.stdlib_module_names}
 
 
