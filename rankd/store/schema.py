@@ -6,6 +6,9 @@ import sqlite3
 
 VERSION = 1
 
+FILE_NAME = "history.db"
+"""In the data directory."""
+
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;  -- 'stream_id': of the numbers in use
 
