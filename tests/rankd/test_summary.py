@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+from rankd.records import Spectrum
+from rankd.summary import MAX_DECADES, NUM_BINS, NUM_TOP, read_summary, summarise
+
+
+def spectrum(values: list[float], scale: float = 1.0) -> Spectrum:
+    return Spectrum(len(values), len(values), np.array(values), scale, "svdvals")
+
+
+def test_the_largest_values_and_every_value_in_a_bin() -> None:
+    values = np.logspace(2, -3, 500)
+    summary = read_summary(summarise(spectrum(values.tolist(), scale=2.0)))
+    assert summary.top == pytest.approx(2 * values[:NUM_TOP], rel=1e-6)
+    assert sum(summary.counts) == 500 and len(summary.counts) == NUM_BINS
+    assert (summary.low, summary.high) == pytest.approx((np.log10(2e-3), np.log10(200)), rel=1e-6)
+    assert max(summary.counts) - min(summary.counts) <= 1  # equal in the logarithm
+
+
+def test_it_is_small() -> None:
+    assert len(summarise(spectrum(np.linspace(1, 0, 10_000).tolist()))) == 10 + 4 * (NUM_TOP + NUM_BINS)
+
+
+def test_zeros_count_in_the_lowest_bin() -> None:
+    summary = read_summary(summarise(spectrum([1.0, 0.5, 0.0, 0.0])))
+    assert summary.counts[0] == 2 and sum(summary.counts) == 4
+    assert summary.low == pytest.approx(-MAX_DECADES)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_scales_at_the_ends_of_float32(scale: float) -> None:
+    summary = read_summary(summarise(spectrum([3.0, 3.0, 3.0], scale)))
+    assert summary.top == pytest.approx((3 * scale,) * 3, rel=1e-6) and sum(summary.counts) == 3
+
+
+@pytest.mark.parametrize(
+    "nothing", [spectrum([]), spectrum([0.0, 0.0], 0.0), Spectrum(2, 2, np.array([]), float("nan"), "")]
+)
+def test_nothing_to_look_at(nothing: Spectrum) -> None:
+    assert summarise(nothing) == b""
+
+
+@pytest.mark.parametrize("packed", [b"", b"abc", summarise(spectrum([1.0, 0.5]))[:-1], b"\xff" * 40])
+def test_other_bytes_are_refused(packed: bytes) -> None:
+    with pytest.raises(ValueError, match="a summary of"):
+        read_summary(packed)
