@@ -1,0 +1,160 @@
+"""What is wrong with the daemon itself, as alerts of the run `@daemon`. Pure: clocks are arguments."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rankd.records import Alert, Severity, State
+
+DAEMON_RUN = "@daemon"
+
+CLOCK_JUMP_SECONDS = 5.0
+"""NTP corrects less than this without a jump; a clock that was set or a host that slept is beyond it."""
+
+CLOCK_FAULT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    severity: Severity
+    advice: str
+
+
+KINDS: dict[str, Kind] = {
+    "history": Kind(
+        "critical",
+        "Alerts go on without it, and are written when it answers again. Look at the disk's free space and health; "
+        "`rankd doctor` checks the file.",
+    ),
+    "history_moved": Kind(
+        "critical",
+        "The damaged history was put aside and a new one begun. Nothing to do for the daemon; look at the disk.",
+    ),
+    "history_dropped": Kind(
+        "critical", "Measurements were given up because the history could not be written for long."
+    ),
+    "device": Kind("warning", "Measuring goes on, slower, on the CPU. Restart the daemon to use the GPU again."),
+    "measure": Kind("warning", "Layers that do not fit in memory are refused. Give the daemon more, or exclude them."),
+    "open_files": Kind("critical", "New connections are refused. Raise the limit (`ulimit -n`, LimitNOFILE=)."),
+    "clock": Kind("warning", "Times before and after do not compare. Nothing to do if it was set on purpose."),
+    "stalled": Kind(
+        "critical", "Something waits and nothing was measured for a minute: one huge layer, or a GPU that hangs."
+    ),
+}
+"""Every fault there is; its alert's rule is `daemon_` and the name."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Active:
+    alert_id: str
+    text: str
+    since: float
+
+
+class Faults:
+    """Which faults are on. Each change gives the Alert to be recorded and published, layer and step null.
+
+    origin: unlike in any other process, so that ids are not used twice in one history. clock: seconds since the Unix
+    epoch. For one thread.
+    """
+
+    def __init__(self, origin: str, clock: Callable[[], float]) -> None:
+        self._origin = origin
+        self._clock = clock
+        self._active: dict[str, _Active] = {}
+        self._restored: set[str] = set()
+        self._num_set: dict[str, int] = {}
+
+    def set(self, name: str, text: str) -> Alert | None:
+        """`name`, one of KINDS, is on. None where it is on already; what is listed then has the new text."""
+        former = self._active.get(name)
+        if former is not None:
+            self._active[name] = _Active(former.alert_id, text, former.since)
+            self._restored.discard(name)
+            return None
+        count = self._num_set[name] = self._num_set.get(name, 0) + 1
+        key = json.dumps([DAEMON_RUN, self._origin, name, count])
+        active = _Active(hashlib.sha256(key.encode()).hexdigest()[:16], text, self._clock())
+        self._active[name] = active
+        return self._alert(name, active, "firing", KINDS[name].severity, text)
+
+    def clear(self, name: str) -> Alert | None:
+        """`name` is over; None where it was not on."""
+        active = self._active.pop(name, None)
+        self._restored.discard(name)
+        return None if active is None else self._alert(name, active, "resolved", "info", f"over: {active.text}")
+
+    def follow(self, name: str, text: str | None) -> Alert | None:
+        """Set with `text`, clear with None: for what is looked at again and again."""
+        return self.clear(name) if text is None else self.set(name, text)
+
+    def restore(self, alerts: Iterable[Mapping[str, Any]]) -> None:
+        """Take over what a former process left firing: alert JSON of DAEMON_RUN, as the history has it."""
+        for body in alerts:
+            name = str(body["rule"]).removeprefix("daemon_")
+            if name in KINDS and body["state"] == "firing" and name not in self._active:
+                self._active[name] = _Active(str(body["alert_id"]), str(body["message"]), float(body["time"] or 0.0))
+                self._restored.add(name)
+
+    def settle(self) -> list[Alert]:
+        """Ends what was restored and has not been set again: to be called when the daemon is up and has looked."""
+        return [alert for name in sorted(self._restored) if (alert := self.clear(name)) is not None]
+
+    def listing(self) -> list[dict[str, Any]]:
+        """The faults that are on, for people: name, severity, text, advice, since (seconds since the epoch)."""
+        return [
+            {
+                "name": name,
+                "severity": KINDS[name].severity,
+                "text": active.text,
+                "advice": KINDS[name].advice,
+                "since": active.since,
+            }
+            for name, active in self._active.items()
+        ]
+
+    def __bool__(self) -> bool:
+        return bool(self._active)
+
+    def _alert(self, name: str, active: _Active, state: State, severity: Severity, text: str) -> Alert:
+        return Alert(
+            alert_id=active.alert_id,
+            run=DAEMON_RUN,
+            layer=None,
+            step=None,
+            severity=severity,
+            state=state,
+            rule=f"daemon_{name}",
+            metric=None,
+            value=None,
+            baseline=None,
+            message=text,
+            advice=KINDS[name].advice if state == "firing" else "",
+            time=self._clock(),
+        )
+
+
+class ClockWatch:
+    """Sees the wall clock jump against the monotonic one. A drift, however long, is none."""
+
+    def __init__(self, wall: Callable[[], float], monotonic: Callable[[], float]) -> None:
+        self._wall, self._monotonic = wall, monotonic
+        self._offset = wall() - monotonic()
+        self._jumped_at = -CLOCK_FAULT_SECONDS
+        self._text: str | None = None
+
+    def check(self) -> str | None:
+        """What was seen, for a minute after it; else None. To be called every few seconds."""
+        now = self._monotonic()
+        offset = self._wall() - now
+        jump, self._offset = offset - self._offset, offset
+        if abs(jump) > CLOCK_JUMP_SECONDS:
+            self._jumped_at = now
+            self._text = f"the clock jumped by {jump:+.1f} s: it was set, or this host slept"
+        elif now - self._jumped_at >= CLOCK_FAULT_SECONDS:
+            self._text = None
+        return self._text
