@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "rankd.mailbox",
         "rankd.stages.measure",
         "rankd.stages.record",
+        "rankd.supervise",
         "rankd_client.subscriber",
     ),
     "rankd.stages": ("rankd.daemon",),
