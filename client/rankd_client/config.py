@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import socket
 import sys
 import time
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rankd_client.endpoints import default_url, endpoints_of
+from rankd_client.endpoints import default_url, discovery_path, endpoints_of, is_discovery
 from rankd_client.wire import MAX_RUN_NAME_BYTES
 
 DTYPES = ("bfloat16", "float32", "float16", "float64")
@@ -28,7 +29,7 @@ class Config:
 
     run: str
     address: str
-    """ZeroMQ address of the daemon's push socket."""
+    """ZeroMQ address of the daemon's push socket, or a discovery file's URL, in which it is looked up each time."""
     mode: str
     every_steps: int
     min_interval_seconds: float
@@ -86,10 +87,35 @@ def read_config(
     )
 
 
+JOB_VARIABLES = (
+    ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"),
+    ("SLURM_JOB_ID",),
+    ("PBS_JOBID",),
+    ("LSB_JOBID", "LSB_JOBINDEX"),
+    ("FLUX_JOB_ID",),
+    ("JOB_ID", "SGE_TASK_ID"),  # both, because other programs set a JOB_ID too
+)
+"""What batch systems call a job, and its place in an array of jobs."""
+
+_NO_ARRAY = {"LSB_JOBINDEX": "0", "SGE_TASK_ID": "undefined"}
+
+
 def default_run() -> str:
-    """A readable name that no other run has: script, host, process and time."""
-    script = Path(sys.argv[0]).stem if sys.argv and sys.argv[0] not in ("", "-c") else "python"
-    return f"{script[:60]}-{socket.gethostname()[:60]}-{os.getpid()}-{time.strftime('%Y%m%dT%H%M%S')}"
+    """A readable name. In a batch job script and job, the same in all of its processes and when it is requeued; else
+    one that no other run has: script, host, process and time."""
+    script = (Path(sys.argv[0]).stem if sys.argv and sys.argv[0] not in ("", "-c") else "python")[:60]
+    if job := _job_id():
+        return f"{script}-{job}"
+    return f"{script}-{socket.gethostname()[:60]}-{os.getpid()}-{time.strftime('%Y%m%dT%H%M%S')}"
+
+
+def _job_id() -> str:
+    """`123` or `123_4`, as the batch system's own tools say; "" outside of one."""
+    for names in JOB_VARIABLES:
+        if all(os.environ.get(name) for name in names):
+            values = [os.environ[name] for name in names if os.environ[name] != _NO_ARRAY.get(name)]
+            return "_".join(re.sub(r"[^A-Za-z0-9._\[\]-]", "", value)[:60] for value in values)
+    return ""
 
 
 def _run(run: str | None) -> str:
@@ -106,7 +132,11 @@ def _run(run: str | None) -> str:
 def _address(endpoint: str | None) -> str:
     if endpoint is not None and not isinstance(endpoint, str):
         raise _wrong("endpoint", endpoint, "ipc://DIR or tcp://HOST:PORT")
-    address = endpoints_of(endpoint or default_url()).push
+    url = endpoint or default_url()
+    if is_discovery(url):
+        discovery_path(url)
+        return url  # not read yet: it may be missing, and the next daemon may be on another node
+    address = endpoints_of(url).push
     if address.startswith("tcp://") and address.endswith(":0"):
         raise _wrong("endpoint", address, "the port of a daemon; 0 names none")
     return address

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 MAX_SOCKET_PATH_BYTES = 107
 """sockaddr_un.sun_path on Linux, less the closing NUL."""
+
+DISCOVERY_VERSION = 1
+MAX_DISCOVERY_BYTES = 64 << 10
+EXPECTED = "ipc://DIR or tcp://HOST:PORT, or file:///PATH of a discovery file"
 
 _SOCKETS = ("push", "alerts", "query")
 
 
 class EndpointError(ValueError):
     """A daemon URL that cannot be used; the message names it and what was expected."""
+
+
+class NotThereYet(EndpointError):
+    """The discovery file is missing: no daemon is up, or none has been yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +49,10 @@ def default_url() -> str:
 
 def endpoints_of(url: str) -> Endpoints:
     """The three addresses that `url` stands for: `ipc://DIR` or `tcp://HOST:PORT` (alerts on PORT+1, query on PORT+2;
-    port 0 stays 0 for each). Raises EndpointError."""
+    port 0 stays 0 for each), or what the file of a `file:///PATH` says now. Raises EndpointError."""
     parts = urlsplit(url)
+    if parts.scheme == "file":
+        return read_discovery(discovery_path(url))
     if parts.scheme == "ipc":
         directory = Path(url.removeprefix("ipc://"))
         if directory.name in {f"{name}.sock" for name in _SOCKETS}:  # one of the three, given for the whole
@@ -54,7 +66,70 @@ def endpoints_of(url: str) -> Endpoints:
             raise EndpointError(f"url={url!r}: alerts and query need the two ports above; expected a port up to 65533")
         ports = (first, first + 1, first + 2) if first else (0, 0, 0)
         return Endpoints(*(f"tcp://{host}:{p}" for p in ports))
-    raise EndpointError(f"url={url!r}: expected ipc://DIR or tcp://HOST:PORT")
+    raise EndpointError(f"url={url!r}: expected {EXPECTED}")
+
+
+def is_discovery(url: str) -> bool:
+    """Whether `url` names a discovery file: what it says may be another address each time it is read."""
+    return url.startswith("file:")
+
+
+def discovery_path(url: str) -> Path:
+    """The file of a `file:///PATH`. Raises EndpointError."""
+    parts = urlsplit(url)
+    path = unquote(parts.path)
+    if parts.netloc not in ("", "localhost") or not path.startswith("/") or "\0" in path:
+        raise EndpointError(f"url={url!r}: expected file:///PATH, an absolute path")
+    return Path(path)
+
+
+def locate(address: str, socket: str) -> str:
+    """`address` itself; of a discovery file's URL the address of `socket` ("push", "alerts" or "query") that it gives
+    now. To be asked before each connection: the next daemon may be on another node. Raises EndpointError, and
+    NotThereYet where the file is missing."""
+    if not is_discovery(address):
+        return address
+    found: str = getattr(endpoints_of(address), socket)
+    return found
+
+
+def read_discovery(path: Path) -> Endpoints:
+    """What the daemon that wrote `path` listens on. Raises EndpointError where that is not known to be this user's or
+    root's word: whoever writes the file receives the weights. NotThereYet where it is missing."""
+    content = _read_own(path)
+    try:
+        fields: Any = json.loads(content)
+        if not isinstance(fields, dict) or fields.get("version") != DISCOVERY_VERSION:
+            raise ValueError(f"expected version {DISCOVERY_VERSION}")
+        addresses = [check_address(str(fields.get(name))) for name in _SOCKETS]
+        for address in addresses:
+            if not address.isprintable() or (address.startswith("tcp://") and address.endswith(":0")):
+                raise ValueError(f"{address!r}: nobody can listen there")
+    except (ValueError, RecursionError) as error:
+        raise EndpointError(f"{str(path)!r}: expected the discovery file of a rankd; {error}") from None
+    return Endpoints(*addresses)
+
+
+def _read_own(path: Path) -> bytes:
+    """What is in a regular file of this user or root which others cannot write to; looked at once it is open."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise NotThereYet(f"{str(path)!r}: no such file; expected the discovery file of a running rankd") from None
+    except OSError as error:
+        raise EndpointError(f"{str(path)!r}: cannot be read: {error.strerror}") from None
+    with os.fdopen(descriptor, "rb") as file:
+        info = os.fstat(descriptor)
+        if not stat.S_ISREG(info.st_mode):
+            raise EndpointError(f"{str(path)!r}: expected a regular file")
+        if info.st_uid not in (os.getuid(), 0):
+            raise EndpointError(f"{str(path)!r} belongs to user id {info.st_uid}; expected {os.getuid()} (this user)")
+        if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise EndpointError(f"{str(path)!r} can be written by others; expected mode 0644")
+        try:
+            return file.read(MAX_DISCOVERY_BYTES)
+        except OSError as error:
+            raise EndpointError(f"{str(path)!r}: cannot be read: {error.strerror}") from None
 
 
 def check_address(address: str) -> str:

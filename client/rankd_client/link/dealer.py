@@ -7,7 +7,7 @@ from pathlib import Path
 import zmq
 import zmq.utils.garbage  # now: hooks at the interpreter's end run in reverse order, and ours needs it alive
 
-from rankd_client.endpoints import check_owner
+from rankd_client.endpoints import NotThereYet, check_owner, locate
 from rankd_client.outbox import Tracker
 from rankd_client.wire import Chunk, Message, encode
 
@@ -47,20 +47,24 @@ class Dealer:
         self._socket: zmq.Socket[bytes] | None = None
 
     def open(self) -> bool:
-        """Begin to connect; False if nobody can be there (an ipc socket that does not exist).
+        """Begin to connect; False if nobody can be there (an ipc socket or a discovery file that does not exist).
 
         Raises EndpointError if the address is not one to send weights to, zmq.ZMQError if it is none at all. ZeroMQ
         connects again by itself, so whoever needs the directory's owner looked at again closes and opens.
         """
-        check_owner(self.address)
-        if self.address.startswith("ipc://") and not Path(self.address.removeprefix("ipc://")).exists():
+        try:
+            address = locate(self.address, "push")
+        except NotThereYet:
+            return False
+        check_owner(address)
+        if address.startswith("ipc://") and not Path(address.removeprefix("ipc://")).exists():
             return False
         if self._context is None:
             self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         for option, value in OPTIONS:
             self._socket.setsockopt(option, value)
-        self._socket.connect(self.address)
+        self._socket.connect(address)
         return True
 
     def close(self, linger_seconds: float = 0.0) -> None:
