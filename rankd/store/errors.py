@@ -1,17 +1,52 @@
-"""What may go wrong with the history."""
+"""What can be wrong with a history: with the disk (StoreError, passes or not), or with what the user asked for."""
 
 from __future__ import annotations
 
+import sqlite3
 from typing import Literal
 
-ErrorKind = Literal["full", "busy", "damaged", "io", "slow", "missing", "version"]
-"""full: no room on the disk. busy: locked by another process. damaged: not a history, or one with broken pages. io: the
-disk or the permissions. slow: a commit took too long. missing: there is no history. version: one of another version."""
+from rankd.config import ConfigError
+
+Kind = Literal["full", "busy", "damaged", "io", "slow"]
+
+_KINDS: dict[int, Kind] = {
+    sqlite3.SQLITE_FULL: "full",
+    sqlite3.SQLITE_BUSY: "busy",
+    sqlite3.SQLITE_LOCKED: "busy",
+    sqlite3.SQLITE_PROTOCOL: "busy",
+    sqlite3.SQLITE_CORRUPT: "damaged",
+    sqlite3.SQLITE_NOTADB: "damaged",
+}
+_TEXTS: dict[Kind, str] = {
+    "full": "the disk is full",
+    "busy": "another program has locked the file",
+    "damaged": "the file is damaged",
+    "io": "it cannot be read or written",
+}
 
 
 class StoreError(RuntimeError):
-    """The history cannot be read or written now; `kind` says why."""
+    """The history cannot be read or written now. `kind`: "full" (no room on the disk), "busy" (locked by another),
+    "damaged" (no database any more), "io" (anything else, a read-only disk among it), "slow" (it takes too long)."""
 
-    def __init__(self, kind: ErrorKind, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
+    def __init__(self, kind: Kind, text: str) -> None:
+        super().__init__(text)
+        self.kind: Kind = kind
+
+    @classmethod
+    def of(cls, error: sqlite3.Error | OSError) -> StoreError:
+        """What SQLite or the system says, with the kind that it amounts to."""
+        if isinstance(error, OSError):
+            kind: Kind = "io"
+        else:
+            # The low byte is the primary code; absent where the error is the sqlite3 module's own.
+            kind = _KINDS.get(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF, "io")
+        return cls(kind, f"{_TEXTS[kind]} ({error})")
+
+
+class StoreInUse(ConfigError):
+    """Another daemon writes this history."""
+
+
+class PlaceError(ConfigError):
+    """A directory that cannot hold a history."""
