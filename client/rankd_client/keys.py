@@ -1,4 +1,4 @@
-"""Key files: a client's pair, and the daemon's public key by which it knows the daemon. Standard library only.
+"""Key files: a client's pair, and the daemon's public key by which it knows the daemon.
 
 A key is needed on TCP alone: on `ipc://` the user id of the peer is looked at instead, and a key is not even read.
 """
@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rankd_client.wire import DAEMON_RUN, NAMESPACE, join_run
+
 if TYPE_CHECKING:
     import zmq
 
@@ -22,9 +24,6 @@ MAX_FILE_BYTES = 64 << 10
 """A key file has some 300; nothing larger is read into memory."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-NAMESPACE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-RESERVED_NAMESPACES = ("daemon",)
-"""`@daemon` is the run of the daemon's own alerts."""
 
 _Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
 _VALUES = {char: value for value, char in enumerate(_Z85)}
@@ -52,13 +51,9 @@ class Key:
             socket.curve_secretkey = self.secret.encode()
 
     def full_run(self, run: str) -> str:
-        """The name of `run` on the stream: in this key's namespace, unless it is a full name already."""
-        return full_run(self.namespace, run)
-
-
-def full_run(namespace: str, run: str) -> str:
-    """`@NAMESPACE/RUN`, or RUN itself in the common namespace "" or where it is a full name already."""
-    return run if not namespace or run.startswith("@") else f"@{namespace}/{run}"
+        """The name of `run` on the stream: in this key's namespace, unless it is a full name already. Raises WireError
+        (bad_name)."""
+        return run if run.startswith("@") else join_run(self.namespace, run)
 
 
 def needs_key(address: str) -> bool:
@@ -148,7 +143,7 @@ def check_name(where: object, name: object) -> str:
 def check_namespace(where: object, namespace: object) -> str:
     """A namespace, or "" for the common one. Raises KeyFileError."""
     ok = isinstance(namespace, str) and (namespace == "" or NAMESPACE.fullmatch(namespace))
-    if not ok or namespace in RESERVED_NAMESPACES:
+    if not ok or namespace == DAEMON_RUN[1:]:
         raise KeyFileError(
             f"{str(where)!r}: namespace {namespace!r}; expected 1 to 64 of a-z, 0-9 and . _ -, not 'daemon'"
         )

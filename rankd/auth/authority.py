@@ -1,0 +1,185 @@
+"""Who may do what at this moment: a live view of the authorised keys, and the doors that ask it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from rankd.auth import files
+from rankd.auth.grants import OWNER, Grant
+from rankd.auth.keyring import Keyring, key_paths, parse_grant
+from rankd.auth.zap import ZapHandler
+from rankd.quota import NO_QUOTA, Quota
+from rankd_client.keys import KeyFileError, needs_key, parse_file, read_file
+
+log = logging.getLogger("rankd.auth")
+
+ZAP_DOMAIN = b"rankd"
+
+Stamp = tuple[int, ...]
+"""Changes when a file does: written in place, replaced, or given to somebody else."""
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """Replaced as a whole, so that other threads never see half of a change."""
+
+    by_user_id: dict[str, Grant]
+    by_public_key: dict[str, Grant]
+
+
+class Authority:
+    """`find` and `find_key` may be called from any thread, the rest from one.
+
+    With no keyring there are no keys: every connection is the owner's. Raises KeyFileError where the keyring cannot be
+    used; later faults of single files are logged, and cost nobody else his rights.
+    """
+
+    def __init__(self, keyring: Keyring | None) -> None:
+        self._keyring = keyring
+        self._secret: str | None = None
+        self._files: dict[str, tuple[Stamp, Grant | None]] = {}
+        self._told: set[str] = set()
+        self._view = _View({}, {})
+        if keyring is not None:
+            _, self._secret = keyring.server()
+            files.make_private_directory(keyring.authorized_directory)
+            self.refresh()
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether TCP sockets ask for keys."""
+        return self._secret is not None
+
+    def find(self, user_id: str) -> Grant | None:
+        """The grant of the connection with this User-Id; None if there is none (any more)."""
+        return self._view.by_user_id.get(user_id)
+
+    def find_key(self, public_key: str) -> Grant | None:
+        """The grant of a key: 40 characters of Z85."""
+        return self._view.by_public_key.get(public_key)
+
+    def quota(self, namespace: str) -> Quota:
+        """Of a namespace: for each limit, the smallest that any of its keys has."""
+        quotas = [grant.quota for grant in self._view.by_user_id.values() if grant.namespace == namespace]
+        return Quota(
+            max_runs=_smallest(quota.max_runs for quota in quotas),
+            max_bytes=_smallest(quota.max_bytes for quota in quotas),
+            max_disk_bytes=_smallest(quota.max_disk_bytes for quota in quotas),
+        )
+
+    def refresh(self) -> set[str]:
+        """Look at the files again. Returns the User-Ids that hold no longer or mean something else now (rights or
+        namespace): their connections are to be cut. One stat a file; to be called each second."""
+        if self._keyring is None:
+            return set()
+        try:
+            paths = sorted(key_paths(self._keyring.authorized_directory))
+        except FileNotFoundError:  # removed as a whole: all are revoked
+            paths = []
+        except OSError as error:  # such as no more open files: no reason to cut everybody off
+            self._tell("", f"keys stay as they were: {self._keyring.authorized_directory}: {error.strerror}")
+            return set()
+        self._told.discard("")
+        self._files = {path.name: seen for path in paths if (seen := self._look(path)) is not None}
+        before, self._view = self._view.by_user_id, self._make_view()
+        return self._changes(before, self._view.by_user_id)
+
+    def serve(self, context: zmq.Context[Any]) -> None:
+        """Answer the handshakes of the sockets of `context`, on a thread that ends with it. Before they are bound."""
+        if self.has_keys:
+            ZapHandler(context, ZAP_DOMAIN, self.find_key).start()
+
+    def secure(self, socket: zmq.Socket[Any], address: str) -> Door:
+        """Before `socket` is bound for peers who come by `address` (through whatever stands between): CURVE where that
+        is TCP and there are keys, else as it is. Whoever reads from it asks the door that this returns."""
+        if self._secret is None or not needs_key(address):
+            return Door(self, asks_for_keys=False)
+        socket.curve_server = True
+        socket.curve_secretkey = self._secret.encode()
+        socket.zap_domain = ZAP_DOMAIN
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # else, with nobody there to ask, libzmq lets every key in
+        return Door(self, asks_for_keys=True)
+
+    def _look(self, path: Path) -> tuple[Stamp, Grant | None] | None:
+        """The file's stamp and grant, None for one that is gone. Broken, it grants nothing until it changes."""
+        known = self._files.get(path.name)
+        try:
+            info = path.lstat()
+            stamp = (info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_ino, info.st_mode, info.st_uid)
+            if known is not None and known[0] == stamp:
+                return known
+            grant = parse_grant(path, parse_file(path, read_file(path), "authorized"))
+        except FileNotFoundError:
+            return None
+        except KeyFileError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            self._tell(path.name, f"{error}; it grants nothing")
+            # What the system cannot do at the moment says nothing about the key: it holds, and is looked at again.
+            return known and ((), known[1]) if isinstance(error.__cause__, OSError) else (stamp, None)
+        except OSError as error:
+            self._tell(path.name, f"{path}: {error.strerror}; it stays as it was")
+            return known and ((), known[1])
+        self._told.discard(path.name)
+        return stamp, grant
+
+    def _make_view(self) -> _View:
+        by_user_id: dict[str, Grant] = {}
+        by_public_key: dict[str, Grant] = {}
+        for name, (_, grant) in self._files.items():
+            if grant is None:
+                continue
+            if (other := by_public_key.get(grant.public_key)) is not None:
+                self._tell(name, f"{name} has the public key of {other.name}; it grants nothing")
+                continue
+            by_user_id[grant.user_id] = by_public_key[grant.public_key] = grant
+        return _View(by_user_id, by_public_key)
+
+    def _changes(self, before: dict[str, Grant], after: dict[str, Grant]) -> set[str]:
+        changed = set()
+        for user_id, grant in before.items():
+            now = after.get(user_id)
+            if now is None:
+                log.info("key %s is revoked", grant.name)
+                changed.add(user_id)
+            elif replace(now, quota=NO_QUOTA) != replace(grant, quota=NO_QUOTA):
+                log.info("key %s has other rights", grant.name)
+                changed.add(user_id)
+        for user_id in after.keys() - before.keys():
+            log.info("key %s is authorized", after[user_id].name)
+        return changed
+
+    def _tell(self, name: str, line: str) -> None:
+        if name not in self._told:
+            self._told.add(name)
+            log.warning("%s", line)
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What tells, for one socket, whose a message is."""
+
+    authority: Authority
+    asks_for_keys: bool
+
+    def grant(self, frame: zmq.Frame) -> Grant | None:
+        """Of the peer that sent `frame` (received with copy=False); None where its key is revoked."""
+        return self.authority.find(user_id_of(frame)) if self.asks_for_keys else OWNER
+
+
+def user_id_of(frame: zmq.Frame) -> str:
+    """The User-Id of the connection a frame came by; "" where it made itself known by no key."""
+    try:
+        return str(frame.get("User-Id"))
+    except zmq.ZMQError:
+        return ""
+
+
+def _smallest(limits: Iterable[int | None]) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)
