@@ -58,8 +58,8 @@ class _Active:
 class Faults:
     """Which faults are on. Each change gives the Alert to be recorded and published, layer and step null.
 
-    origin: unlike in any other process, so that ids are not used twice in one history. clock: seconds since the Unix
-    epoch. For one thread.
+    origin: the stream's id or another that is this daemon's own; with the time it keeps ids from being used twice.
+    clock: seconds since the Unix epoch. For one thread.
     """
 
     def __init__(self, origin: str, clock: Callable[[], float]) -> None:
@@ -77,8 +77,9 @@ class Faults:
             self._restored.discard(name)
             return None
         count = self._num_set[name] = self._num_set.get(name, 0) + 1
-        key = json.dumps([DAEMON_RUN, self._origin, name, count])
-        active = _Active(hashlib.sha256(key.encode()).hexdigest()[:16], text, self._clock())
+        now = self._clock()
+        key = json.dumps([DAEMON_RUN, self._origin, name, count, now])
+        active = _Active(hashlib.sha256(key.encode()).hexdigest()[:16], text, now)
         self._active[name] = active
         return self._alert(name, active, "firing", KINDS[name].severity, text)
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from rankd.web.access import Access, Guard
 
 MAX_CONNECTIONS = 100
 """Health checks and scrapers; whoever wants more gets a 503."""
@@ -56,24 +60,46 @@ def bind_http(address: str, any_port: bool) -> socket.socket:
         return socket.create_server((host, 0), family=family)
 
 
-def make_app(health: Callable[[], dict[str, Any]]) -> Starlette:
+def make_app(
+    health: Callable[[], dict[str, Any]],
+    why_not_ready: Callable[[], str | None],
+    access: Access,
+    counters: Counter[str],
+) -> Starlette:
     async def healthz(request: Request) -> JSONResponse:
+        """Alive: 200, however degraded; `status` and `faults` say how it is."""
         return JSONResponse(health())
 
-    return Starlette(routes=[Route("/healthz", healthz)])
+    async def readyz(request: Request) -> JSONResponse:
+        """200 while pushes are taken and measured; else 503 with the reason."""
+        reason = why_not_ready()
+        return JSONResponse({"ready": reason is None, "reason": reason}, 200 if reason is None else 503)
+
+    routes = [Route("/healthz", healthz), Route("/readyz", readyz)]
+    return Starlette(routes=routes, middleware=[Middleware(Guard, access=access, counters=counters)])
 
 
-def make_server(health: Callable[[], dict[str, Any]]) -> uvicorn.Server:
-    """A server whose `serve(sockets=[…])` runs until its `should_exit` is set."""
+def make_server(
+    health: Callable[[], dict[str, Any]],
+    why_not_ready: Callable[[], str | None],
+    access: Access,
+    counters: Counter[str],
+) -> uvicorn.Server:
+    """A server whose `serve(sockets=[…])` runs until its `should_exit` is set.
+
+    health: the body of /healthz. why_not_ready: the reason, None where it is. counters: gets num_refused_http_….
+    """
     config = uvicorn.Config(
-        make_app(health),
+        make_app(health, why_not_ready, access, counters),
         log_config=None,
         log_level="warning",
         access_log=False,
         lifespan="off",
         limit_concurrency=MAX_CONNECTIONS,
         http=_Protocol,
+        ws="none",
         headers=[("connection", "close")],
+        proxy_headers=False,  # who asks is who connected: whether a token is needed hangs on it
         timeout_graceful_shutdown=1,
         server_header=False,
     )
