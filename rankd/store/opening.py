@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from rankd.store.errors import StoreError, store_error
+from rankd.store.errors import StoreError
 from rankd.store.schema import FILE_NAME, VERSION
 
 BUSY_SECONDS = 5.0
@@ -23,10 +23,14 @@ def open_to_read(data: Path) -> sqlite3.Connection:
         if not file.exists():
             raise StoreError("missing", f"no history in {data}: expected {FILE_NAME}, which `rankd serve --data` makes")
         return _checked(_connect(file), file)
-    except sqlite3.Error as error:
-        raise store_error(error, file) from None
-    except OSError as error:
-        raise StoreError("io", f"{file}: {error.strerror}") from None
+    except (sqlite3.Error, OSError) as error:
+        raise said_of(file, error) from None
+
+
+def said_of(file: Path, error: sqlite3.Error | OSError) -> StoreError:
+    """What SQLite or the system says of `file`."""
+    said = StoreError.of(error)
+    return StoreError(said.kind, f"{file}: {said}")
 
 
 def _connect(file: Path) -> sqlite3.Connection:

@@ -11,9 +11,8 @@ from types import TracebackType
 from typing import Any
 
 from rankd.records import Measurement
-from rankd.store.errors import store_error
 from rankd.store.line import Line
-from rankd.store.opening import open_to_read
+from rankd.store.opening import open_to_read, said_of
 from rankd.store.rows import MEASUREMENT_COLUMNS, LayerRow, RunRow, measurement_of
 from rankd.store.schema import FILE_NAME
 
@@ -198,7 +197,7 @@ class Reader:
         try:
             return self._connection.execute(sql, values).fetchall()
         except sqlite3.Error as error:
-            raise store_error(error, self.file) from None
+            raise said_of(self.file, error) from None
 
     def layer_id(self, run: str, layer: str, role: str) -> int | None:
         sql = "SELECT layer_id FROM layer JOIN run USING (run_id) WHERE run.name = ? AND layer.name = ? AND role = ?"
