@@ -27,8 +27,8 @@ _TEXTS: dict[Kind, str] = {
 
 class StoreError(RuntimeError):
     """The history cannot be read or written now. `kind`: "full" (no room on the disk), "busy" (locked by another),
-    "damaged" (no database any more), "io" (anything else, a read-only disk among it), "slow" (it takes too long); and to
-    who reads: "missing" (there is none), "version" (it is one of another version)."""
+    "damaged" (no database any more), "io" (anything else, a read-only disk among it), "slow" (it takes too long);
+    for who reads it, "missing" (there is none) and "version" (it is one of another version)."""
 
     def __init__(self, kind: Kind, text: str) -> None:
         super().__init__(text)
