@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rankd_client.wire import MAX_RUN_NAME_BYTES, MAX_STEP, WireError
+from rankd_client.wire import MAX_STEP, WireError, full_run_name
 from rankd_client.wire import fields as f
 
 Key = tuple[str, str]
 """(kind, run): a topic."""
 
 _check_kind = f.one_of("bad_field", ("alert", "measurement"))
-_check_run = f.name(MAX_RUN_NAME_BYTES)
 _check_seq = f.integer(1, MAX_STEP)
 
 
@@ -30,7 +29,7 @@ class Claims:
 def valid_topic(kind: object, run: object, seq: object) -> bool:
     try:
         _check_kind("kind", kind)
-        _check_run("run", run)
+        full_run_name("run", run)
         _check_seq("seq", seq)
     except WireError:
         return False

@@ -30,6 +30,7 @@ from rankd_client.wire.messages import (
     Shard,
     Welcome,
 )
+from rankd_client.wire.names import DAEMON_RUN, NAMESPACE, full_run_name, join_run, split_run
 from rankd_client.wire.stream import (
     Event,
     Query,
@@ -40,11 +41,15 @@ from rankd_client.wire.stream import (
     encode_event,
     encode_query,
     encode_reply,
+    parse_topic,
+    prefix_of,
+    query_id_of,
     topic_of,
 )
 
 __all__ = [
     "CODES",
+    "DAEMON_RUN",
     "DEFAULT_CHUNK_BYTES",
     "DTYPES",
     "MAX_CHUNK_BYTES",
@@ -52,6 +57,7 @@ __all__ = [
     "MAX_RUN_NAME_BYTES",
     "MAX_STEP",
     "MIN_CHUNK_BYTES",
+    "NAMESPACE",
     "PROTOCOL_VERSION",
     "Ack",
     "AlertNotice",
@@ -79,5 +85,11 @@ __all__ = [
     "encode_event",
     "encode_query",
     "encode_reply",
+    "full_run_name",
+    "join_run",
+    "parse_topic",
+    "prefix_of",
+    "query_id_of",
+    "split_run",
     "topic_of",
 ]

@@ -10,7 +10,7 @@ CODES: dict[str, str] = {
     "unknown_type": "the key 't' names a message type of this protocol",
     "missing_field": "every required key of the type is there",
     "bad_field": "every value has its key's type and range",
-    "bad_name": "a run or layer name is UTF-8 without NUL, not empty, within its length",
+    "bad_name": "a run or layer name is UTF-8 without NUL, not empty, within its length; a full name has its form",
     "unknown_version": "the version in a hello is one that this daemon speaks",
     # tensors
     "unknown_dtype": "a dtype is a code of the table",
@@ -33,8 +33,10 @@ CODES: dict[str, str] = {
     "too_many_layers": "a run has room for another layer",
     "assembly_full": "the daemon has room for another unfinished layer",
     "timed_out": "every shard of a layer arrives in time",
+    "not_allowed": "a key has the right, and the run is in its namespace",
+    "quota_exceeded": "a namespace stays within its quota",
     # stream and queries
-    "bad_topic": "a topic is KIND NUL RUN NUL",
+    "bad_topic": "a topic is KIND NUL RUN NUL or KIND@NAMESPACE NUL RUN NUL",
     "bad_sequence": "a sequence frame is 8 bytes of stream id and a number below 2**63, big-endian",
     "body_too_large": "an event's or reply's body is at most 4 MiB",
     "bad_body": "a body holds what JSON can: no binary, NaN or infinity, at most 16 levels",

@@ -1,7 +1,7 @@
 """The numbers of the protocol, each with its reason."""
 
-PROTOCOL_VERSION = 0
-"""Free to change until the durability work closes; then frozen as 1."""
+PROTOCOL_VERSION = 1
+"""Frozen: docs/protocol.md says what may still be added."""
 
 MIN_CHUNK_BYTES = 4 << 20
 MAX_CHUNK_BYTES = 16 << 20
@@ -17,6 +17,8 @@ MAX_PIECES = 1024
 """Rectangles or ranges in one shard: flat optimizers cut a matrix in a few pieces, not thousands."""
 
 MAX_RUN_NAME_BYTES = 256
+"""Of a run's own name; its full name has its namespace in front, at most 66 bytes more."""
+
 MAX_LAYER_NAME_BYTES = 1024
 MAX_TEXT_BYTES = 4096
 """Free text (details, messages)."""

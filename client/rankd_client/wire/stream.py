@@ -17,16 +17,18 @@ from rankd_client.wire.limits import (
     MAX_STEP,
 )
 from rankd_client.wire.messages import Payload
+from rankd_client.wire.names import NAMESPACE, full_run_name, join_run, split_run
 
 KINDS = ("alert", "measurement", "heartbeat")
 _SEQUENCE = struct.Struct(">8sQ")
-_RUN = f.name(MAX_RUN_NAME_BYTES)
+MAX_TOPIC_BYTES = MAX_RUN_NAME_BYTES + 96
 QUERIES = ("state", "resume")
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One message of the stream. `run` is "" for a heartbeat; `seq` counts from 1 per topic and stream id."""
+    """One message of the stream. `run` is the full name, "" for a heartbeat; `seq` counts from 1 per topic and stream
+    id."""
 
     kind: str
     run: str
@@ -42,18 +44,20 @@ class Event:
 @dataclass(frozen=True, slots=True)
 class Query:
     """Subscriber → daemon. verb "state": what is firing now, and the newest numbers; "resume": the events of `kind` and
-    `run` from number `from_seq` on."""
+    `run` from number `from_seq` on, of the stream `stream_id` (None: the current one). `run` is a full name."""
 
     verb: str
     query_id: int
     kind: str = "alert"
     run: str | None = None
     from_seq: int = 0
+    stream_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Daemon → subscriber. `body` answers a state query, `events` a resume; `error` is a code, or "" """
+    """Daemon → subscriber. `body` answers a state query, `events` a resume; `error` is a code, or "". `stream_id` is
+    the current stream's, whatever the events are of."""
 
     query_id: int
     stream_id: str
@@ -63,25 +67,38 @@ class Reply:
 
 
 def topic_of(kind: str, run: str = "") -> bytes:
-    """KIND NUL RUN NUL: the separators keep one run's name from being another's prefix. A heartbeat has no run."""
+    """KIND NUL RUN NUL for a full name RUN, KIND@NAMESPACE NUL RUN NUL for @NAMESPACE/RUN: the NULs keep one run's name
+    or namespace from being another's prefix. A heartbeat has no run."""
     if kind not in KINDS:
         raise WireError("bad_topic", f"kind {kind!a}; expected one of {', '.join(KINDS)}")
-    return f"{kind}\0".encode() if kind == "heartbeat" else f"{kind}\0{_RUN('run', run)}\0".encode()
+    if kind == "heartbeat":
+        return b"heartbeat\0"
+    namespace, own = split_run(run)
+    return prefix_of(kind, namespace) + own.encode() + b"\0"
+
+
+def prefix_of(kind: str, namespace: str = "") -> bytes:
+    """What the topics of all runs of a namespace begin with."""
+    return f"{kind}@{namespace}\0".encode() if namespace else f"{kind}\0".encode()
 
 
 def parse_topic(topic: bytes) -> tuple[str, str]:
-    parts = bytes(topic[: MAX_RUN_NAME_BYTES + 32]).split(b"\0")
-    kind = parts[0].decode("ascii", "replace")
-    if len(topic) > MAX_RUN_NAME_BYTES + 32 or kind not in KINDS or parts[-1] != b"":
+    """(kind, full name of the run), ("heartbeat", "") for the heartbeat's. WireError bad_topic or bad_name."""
+    parts = bytes(topic[:MAX_TOPIC_BYTES]).split(b"\0")
+    kind, at, namespace = parts[0].decode("ascii", "replace").partition("@")
+    if len(topic) > MAX_TOPIC_BYTES or kind not in KINDS or parts[-1] != b"":
         raise WireError("bad_topic", f"{bytes(topic[:60])!a}")
-    if kind == "heartbeat" and len(parts) == 2:
+    if kind == "heartbeat" and len(parts) == 2 and not at:
         return kind, ""
-    if kind == "heartbeat" or len(parts) != 3:
+    if kind == "heartbeat" or len(parts) != 3 or (at and not NAMESPACE.fullmatch(namespace)):
         raise WireError("bad_topic", f"{bytes(topic[:60])!a}")
     try:
-        return kind, str(_RUN("run", parts[1].decode()))
+        run = join_run(namespace, parts[1].decode())
     except UnicodeDecodeError:
         raise WireError("bad_topic", f"{bytes(topic[:60])!a}; expected UTF-8") from None
+    if topic_of(kind, run) != topic:  # @NAMESPACE/RUN where RUN belongs: one run has one topic
+        raise WireError("bad_topic", f"{bytes(topic[:60])!a}; expected {topic_of(kind, run)[:60]!a}")
+    return kind, run
 
 
 def encode_event(event: Event) -> list[bytes]:
@@ -94,7 +111,7 @@ def decode_event(frames: Sequence[Payload]) -> Event:
     """The event in three frames; WireError for anything else."""
     if len(frames) != 3:
         raise WireError("frame_count", f"{len(frames)} frames; an event has 3")
-    kind, run = parse_topic(bytes(memoryview(frames[0])[: MAX_RUN_NAME_BYTES + 64]))
+    kind, run = parse_topic(bytes(memoryview(frames[0])[: MAX_TOPIC_BYTES + 1]))
     if len(frames[1]) != _SEQUENCE.size:
         raise WireError("bad_sequence", f"{len(frames[1])} bytes; expected {_SEQUENCE.size}")
     stream_id, seq = _SEQUENCE.unpack(frames[1])
@@ -105,7 +122,7 @@ def decode_event(frames: Sequence[Payload]) -> Event:
 
 def encode_query(query: Query) -> list[bytes]:
     header = {"t": query.verb, "id": query.query_id, "kind": query.kind, "run": query.run, "from_seq": query.from_seq}
-    return [f.pack_map(header)]
+    return [f.pack_map({**header, "stream_id": query.stream_id})]
 
 
 def decode_query(frames: Sequence[Payload]) -> Query:
@@ -119,9 +136,19 @@ def decode_query(frames: Sequence[Payload]) -> Query:
         verb=verb,
         query_id=f.take(header, "id", f.integer(0, MAX_STEP)),
         kind=f.take(header, "kind", f.one_of("bad_field", KINDS[:2]), "alert"),
-        run=f.take(header, "run", f.optional(_RUN), None),
+        run=f.take(header, "run", f.optional(full_run_name), None),
         from_seq=f.take(header, "from_seq", f.integer(0, MAX_STEP), 0),
+        stream_id=f.take(header, "stream_id", f.optional(f.stream_id), None),
     )
+
+
+def query_id_of(frames: Sequence[Payload]) -> int:
+    """The id of a query that may be refused otherwise, for the reply that refuses it; 0 where it cannot be read."""
+    try:
+        header = f.unpack_map(memoryview(frames[0]), MAX_HEADER_BYTES, "header_too_large")
+        return int(f.take(header, "id", f.integer(0, MAX_STEP)))
+    except (WireError, IndexError):
+        return 0
 
 
 def encode_reply(reply: Reply) -> list[bytes]:

@@ -26,8 +26,8 @@ DECODERS: dict[str, Callable[..., Any]] = {
     "query": wire.decode_query,
     "reply": wire.decode_reply,
 }
-ACCEPTED = json.loads((GOLDEN / "protocol0.json").read_text(encoding="utf-8"))
-REFUSED = json.loads((GOLDEN / "refused0.json").read_text(encoding="utf-8"))
+ACCEPTED = json.loads((GOLDEN / "protocol1.json").read_text(encoding="utf-8"))
+REFUSED = json.loads((GOLDEN / "refused1.json").read_text(encoding="utf-8"))
 
 RAISED_BY_THE_DAEMON = {
     "no_hello",
@@ -41,6 +41,8 @@ RAISED_BY_THE_DAEMON = {
     "too_many_layers",
     "assembly_full",
     "timed_out",
+    "not_allowed",
+    "quota_exceeded",
 }
 """Rules about a conversation, which single messages cannot break: tested with the stages that keep it."""
 

@@ -50,7 +50,7 @@ CODECS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "query": (decode_query, encode_query),
     "reply": (decode_reply, encode_reply),
 }
-_ROWS = json.loads((Path(__file__).parents[2] / "golden" / "protocol0.json").read_text(encoding="utf-8"))
+_ROWS = json.loads((Path(__file__).parents[2] / "golden" / "protocol1.json").read_text(encoding="utf-8"))
 SEEDS: dict[str, list[list[bytes]]] = {kind: [] for kind in CODECS}
 for _row in _ROWS:
     SEEDS[_row["decoder"]].append([bytes.fromhex(frame) for frame in _row["frames"]])

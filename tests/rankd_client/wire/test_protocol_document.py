@@ -15,7 +15,7 @@ from rankd_client.wire import CODES, DTYPES, decode, decode_event, limits
 ROOT = Path(__file__).parents[3]
 DOCUMENT = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 GOLDEN = {
-    row["name"]: row for row in json.loads((ROOT / "tests" / "golden" / "protocol0.json").read_text(encoding="utf-8"))
+    row["name"]: row for row in json.loads((ROOT / "tests" / "golden" / "protocol1.json").read_text(encoding="utf-8"))
 }
 EXAMPLES = re.findall(r"^```hex (\w+)\n(.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)
 

@@ -18,6 +18,11 @@ from rankd_client.wire import (
     encode_event,
     encode_query,
     encode_reply,
+    join_run,
+    parse_topic,
+    prefix_of,
+    query_id_of,
+    split_run,
     topic_of,
 )
 
@@ -84,3 +89,61 @@ def test_unknown_keys_are_ignored_and_those_of_a_body_kept() -> None:
 
 def test_a_query_without_a_run_asks_for_all() -> None:
     assert decode_query(encode_query(Query("state", 7))).run is None
+
+
+@pytest.mark.parametrize(
+    ("run", "topic"),
+    [
+        ("lm-42", b"alert\0lm-42\0"),
+        ("a/b", b"alert\0a/b\0"),
+        ("@daemon", b"alert\0@daemon\0"),
+        ("@team-a/lm-42", b"alert@team-a\0lm-42\0"),
+        ("@a/b/c@d", b"alert@a\0b/c@d\0"),
+        ("@" + "n" * 64 + "/" + "r" * 256, b"alert@" + b"n" * 64 + b"\0" + b"r" * 256 + b"\0"),
+    ],
+)
+def test_a_run_of_a_namespace_has_a_topic_of_its_namespace(run: str, topic: bytes) -> None:
+    assert topic_of("alert", run) == topic
+    assert parse_topic(topic) == ("alert", run)
+    assert topic.startswith(prefix_of("alert", split_run(run)[0]))
+
+
+def test_no_namespaces_prefix_covers_another() -> None:
+    runs = ("r", "@daemon", "@r/r", "@rr/r", "@r-r/r", "@r.r/r")
+    for namespace in ("", "r", "rr", "r-r", "r.r"):
+        prefix = prefix_of("alert", namespace)
+        covered = [run for run in runs if topic_of("alert", run).startswith(prefix)]
+        assert covered == [run for run in runs if split_run(run)[0] == namespace]
+
+
+@pytest.mark.parametrize(("namespace", "run", "full"), [("", "r", "r"), ("a", "r", "@a/r"), ("", "@daemon", "@daemon")])
+def test_full_names_are_made_and_taken_apart(namespace: str, run: str, full: str) -> None:
+    assert join_run(namespace, run) == full
+    assert split_run(full) == (namespace, run)
+
+
+@pytest.mark.parametrize(
+    ("namespace", "run"), [("A", "r"), ("daemon", "r"), ("a", "@r"), ("a", ""), ("a", "@daemon"), ("a/b", "@r")]
+)
+def test_names_that_no_run_can_have_are_not_made(namespace: str, run: str) -> None:
+    with pytest.raises(WireError, match="bad_name"):
+        join_run(namespace, run)
+
+
+@pytest.mark.parametrize(
+    ("frames", "query_id"),
+    [
+        ([msgpack.packb({"t": "later", "id": 7})], 7),
+        ([msgpack.packb({"t": "resume", "id": 7})], 7),
+        ([msgpack.packb({"t": "state", "id": 7}), b""], 7),
+        ([msgpack.packb({"t": "state", "id": -1})], 0),
+        ([msgpack.packb({"t": "state", "id": True})], 0),
+        ([msgpack.packb({"t": "state"})], 0),
+        ([b"\xc1"], 0),
+        ([], 0),
+    ],
+)
+def test_the_id_of_a_refused_query_is_found_where_it_can_be_read(frames: list[bytes], query_id: int) -> None:
+    with pytest.raises(WireError):
+        decode_query(frames)
+    assert query_id_of(frames) == query_id
