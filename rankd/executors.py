@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import subprocess
@@ -18,7 +19,10 @@ import torch
 from rankd.config import ConfigError
 from rankd.metrics import compute_metrics
 from rankd.records import Snapshot
-from rankd.spectrum import measure_spectrum
+from rankd.spectrum import LinAlgError, measure_spectrum
+from rankd.summary import summarise
+
+log = logging.getLogger("rankd.executors")
 
 TORCH_DTYPES = {
     "float64": torch.float64,
@@ -35,17 +39,35 @@ IDLE_GPU_BYTES = 1 << 30
 """A GPU with more in use than a driver's own share belongs to somebody, even if we cannot see their processes."""
 
 
+CPU = torch.device("cpu")
+
+OnFault = Callable[[str, str], None]
+"""Takes a name of `rankd.faults.KINDS` and what was seen; called on whatever thread measures."""
+
+
+class MeasureError(RuntimeError):
+    """This one matrix cannot be measured here, for want of memory or because no method converges; others can."""
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
+    """`summary`: the spectrum as `rankd.summary.summarise` packs it."""
+
     metrics: dict[str, float | None]
     method: str
     seconds: float
+    summary: bytes = b""
 
 
 class Executor(Protocol):
-    """Runs measurements, `num_slots` of them at a time. `submit` never blocks and the future holds a Measured."""
+    """Runs measurements, `num_slots` of them at a time. `submit` never blocks; the future holds a Measured, or a
+    MeasureError."""
 
     num_slots: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the next one is measured: the CPU from when a GPU was lost."""
 
     def submit(self, snapshot: Snapshot) -> Future[Measured]: ...
 
@@ -57,7 +79,58 @@ def measure(snapshot: Snapshot, device: torch.device) -> Measured:
     started = time.perf_counter()
     matrix = torch.frombuffer(snapshot.data, dtype=TORCH_DTYPES[snapshot.wire_dtype])
     spectrum = measure_spectrum(matrix.reshape(snapshot.rows, snapshot.cols).to(device))
-    return Measured(compute_metrics(spectrum), spectrum.method, time.perf_counter() - started)
+    metrics, summary = compute_metrics(spectrum), summarise(spectrum)
+    return Measured(metrics, spectrum.method, time.perf_counter() - started, summary)
+
+
+class Solver:
+    """Measures on `device`; on the CPU what does not fit there, and everything once the device has failed.
+
+    A GPU that has failed stays failed for its process, so it is not tried again: that takes a new daemon.
+    """
+
+    def __init__(self, device: torch.device, on_fault: OnFault) -> None:
+        self.device = device
+        self._on_fault = on_fault
+
+    def measure(self, snapshot: Snapshot) -> Measured:
+        """Raises MeasureError."""
+        if self.device != CPU and (measured := self._try_device(snapshot)) is not None:
+            return measured
+        try:
+            return measure(snapshot, CPU)
+        except LinAlgError as error:
+            raise MeasureError(f"no method converged: {error}") from error
+        except (MemoryError, RuntimeError) as error:
+            if not _is_want_of_memory(error):
+                raise
+            shape = "×".join(map(str, snapshot.shape))
+            raise MeasureError(f"not enough memory to measure a matrix of shape {shape}") from error
+
+    def _try_device(self, snapshot: Snapshot) -> Measured | None:
+        """None where it has to be done on the CPU."""
+        device = self.device
+        try:
+            return measure(snapshot, device)
+        except LinAlgError as error:
+            raise MeasureError(f"no method converged: {error}") from error
+        except (MemoryError, RuntimeError, AssertionError) as error:  # torch asserts that there is a CUDA at all
+            text = str(error).strip().partition("\n")[0][:200]
+            if _is_want_of_memory(error):
+                log.warning("not enough memory on %s, measured on the CPU: %s", device, text)
+                with contextlib.suppress(RuntimeError):
+                    torch.cuda.empty_cache()  # for whoever else wants it
+                return None
+            self.device = CPU
+            log.error("%s failed, measuring goes on on the CPU: %s", device, text)
+            self._on_fault("device", f"{device} failed: {text}")
+            return None
+
+
+def _is_want_of_memory(error: BaseException) -> bool:
+    """Of Python, NumPy, torch on the CPU (a plain RuntimeError), on a GPU, or one of its libraries (likewise)."""
+    words = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 class InlineExecutor:
@@ -65,12 +138,19 @@ class InlineExecutor:
 
     num_slots = 1
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, on_fault: OnFault) -> None:
+        self._solver = Solver(device, on_fault)
+
+    @property
+    def device(self) -> torch.device:
+        return self._solver.device
 
     def submit(self, snapshot: Snapshot) -> Future[Measured]:
         future: Future[Measured] = Future()
-        future.set_result(measure(snapshot, self.device))
+        try:
+            future.set_result(self._solver.measure(snapshot))
+        except MeasureError as error:
+            future.set_exception(error)
         return future
 
     def close(self) -> None:
@@ -84,13 +164,17 @@ class ThreadExecutor:
     not hold up the others, and at most half the cores otherwise, which are the trainer's.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, on_fault: OnFault) -> None:
+        self._solver = Solver(device, on_fault)
         self.num_slots = 1 if device.type == "cuda" else max(2, len(os.sched_getaffinity(0)) // 2)
         self._pool = ThreadPoolExecutor(self.num_slots, "measure", initializer=_prepare_worker)
 
+    @property
+    def device(self) -> torch.device:
+        return self._solver.device
+
     def submit(self, snapshot: Snapshot) -> Future[Measured]:
-        return self._pool.submit(measure, snapshot, self.device)
+        return self._pool.submit(self._solver.measure, snapshot)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -102,7 +186,10 @@ def _prepare_worker() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
-EXECUTORS: dict[str, Callable[[torch.device], Executor]] = {"threads": ThreadExecutor, "inline": InlineExecutor}
+EXECUTORS: dict[str, Callable[[torch.device, OnFault], Executor]] = {
+    "threads": ThreadExecutor,
+    "inline": InlineExecutor,
+}
 
 
 def choose_device(name: str) -> torch.device:
@@ -116,7 +203,7 @@ def choose_device(name: str) -> torch.device:
     for index in range(torch.cuda.device_count()):
         if _is_idle(index):
             return torch.device("cuda", index)
-    return torch.device("cpu")
+    return CPU
 
 
 def _is_idle(index: int) -> bool:
