@@ -14,6 +14,12 @@ NAMESPACE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 DAEMON_RUN = "@daemon"
 """The run of the daemon's own alerts, in no namespace; hence "daemon" is none."""
 
+
+def is_namespace(name: str) -> bool:
+    """Whether a key can have this namespace (the common one has the name "", which is none of these)."""
+    return NAMESPACE.fullmatch(name) is not None and name != DAEMON_RUN[1:]
+
+
 _OWN = f.name(MAX_RUN_NAME_BYTES)
 
 
@@ -31,7 +37,7 @@ def split_run(full: Any, key: str = "run") -> tuple[str, str]:
     namespace, run = "", full
     if isinstance(full, str) and full.startswith("@"):
         namespace, slash, run = full[1:].partition("/")
-        if not slash or not NAMESPACE.fullmatch(namespace) or namespace == DAEMON_RUN[1:]:
+        if not slash or not is_namespace(namespace):
             raise WireError("bad_name", f"{key}={f.show(full)}; expected @NAMESPACE/RUN, or a name without @ in front")
     if isinstance(run, str) and run.startswith("@"):
         raise WireError("bad_name", f"{key}={f.show(full)}; expected a run whose name does not begin with @")
@@ -40,4 +46,7 @@ def split_run(full: Any, key: str = "run") -> tuple[str, str]:
 
 def join_run(namespace: str, run: str) -> str:
     """The full name of `run` in `namespace`. WireError bad_name where there can be none."""
-    return full_run_name("run", f"@{namespace}/{run}" if namespace else run)
+    full = f"@{namespace}/{run}" if namespace else run
+    if namespace and split_run(full) != (namespace, run):
+        raise WireError("bad_name", f"namespace={f.show(namespace)}; expected one without a slash")
+    return full_run_name("run", full)

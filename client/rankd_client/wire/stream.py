@@ -17,7 +17,7 @@ from rankd_client.wire.limits import (
     MAX_STEP,
 )
 from rankd_client.wire.messages import Payload
-from rankd_client.wire.names import NAMESPACE, full_run_name, join_run, split_run
+from rankd_client.wire.names import NAMESPACE, full_run_name, is_namespace, join_run, split_run
 
 KINDS = ("alert", "measurement", "heartbeat")
 _SEQUENCE = struct.Struct(">8sQ")
@@ -27,8 +27,8 @@ QUERIES = ("state", "resume")
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One message of the stream. `run` is the full name, "" for a heartbeat; `seq` counts from 1 per topic and stream
-    id."""
+    """One message of the stream. `run` is the full name, for a heartbeat "" or `@NAMESPACE`; `seq` counts from 1 per
+    topic and stream id."""
 
     kind: str
     run: str
@@ -68,11 +68,13 @@ class Reply:
 
 def topic_of(kind: str, run: str = "") -> bytes:
     """KIND NUL RUN NUL for a full name RUN, KIND@NAMESPACE NUL RUN NUL for @NAMESPACE/RUN: the NULs keep one run's name
-    or namespace from being another's prefix. A heartbeat has no run."""
+    or namespace from being another's prefix. A heartbeat has no run, but "" or `@NAMESPACE`."""
     if kind not in KINDS:
         raise WireError("bad_topic", f"kind {kind!a}; expected one of {', '.join(KINDS)}")
     if kind == "heartbeat":
-        return b"heartbeat\0"
+        if run and not (run[0] == "@" and is_namespace(run[1:])):
+            raise WireError("bad_name", f"run={f.show(run)}; a heartbeat has none, or @NAMESPACE")
+        return heartbeat_topic(run[1:])
     namespace, own = split_run(run)
     return prefix_of(kind, namespace) + own.encode() + b"\0"
 
@@ -82,14 +84,19 @@ def prefix_of(kind: str, namespace: str = "") -> bytes:
     return f"{kind}@{namespace}\0".encode() if namespace else f"{kind}\0".encode()
 
 
+def heartbeat_topic(namespace: str = "") -> bytes:
+    """The topic of the heartbeats that name a namespace's numbers."""
+    return prefix_of("heartbeat", namespace)
+
+
 def parse_topic(topic: bytes) -> tuple[str, str]:
-    """(kind, full name of the run), ("heartbeat", "") for the heartbeat's. WireError bad_topic or bad_name."""
+    """(kind, full name of the run); ("heartbeat", "" or "@NAMESPACE"). WireError bad_topic or bad_name."""
     parts = bytes(topic[:MAX_TOPIC_BYTES]).split(b"\0")
     kind, at, namespace = parts[0].decode("ascii", "replace").partition("@")
     if len(topic) > MAX_TOPIC_BYTES or kind not in KINDS or parts[-1] != b"":
         raise WireError("bad_topic", f"{bytes(topic[:60])!a}")
-    if kind == "heartbeat" and len(parts) == 2 and not at:
-        return kind, ""
+    if kind == "heartbeat" and len(parts) == 2 and (not at or is_namespace(namespace)):
+        return kind, at + namespace
     if kind == "heartbeat" or len(parts) != 3 or (at and not NAMESPACE.fullmatch(namespace)):
         raise WireError("bad_topic", f"{bytes(topic[:60])!a}")
     try:

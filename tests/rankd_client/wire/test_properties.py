@@ -59,6 +59,8 @@ enough = settings(max_examples=100, deadline=None)  # a loaded machine is slow, 
 
 # Messages that a peer may really send.
 names = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=60)
+full_names = names.filter(lambda name: not name.startswith("@")) | st.just("@daemon")
+full_names |= st.builds("@{}/{}".format, st.sampled_from(["a", "team-a", "0.x_y"]), names.filter(lambda n: n[0] != "@"))
 uints = st.one_of(st.integers(0, 300), st.integers(0, MAX_STEP), st.just(MAX_STEP))
 roles = st.sampled_from(["weight", "update", "gradient", "feature"])
 stream_ids = st.binary(min_size=8, max_size=8).map(bytes.hex)
@@ -137,12 +139,12 @@ acks = st.builds(
 refusals = st.builds(Refusal, texts, texts, st.none() | names, st.none() | uints, roles, uints)
 empty = st.sampled_from([Heartbeat(), Bye()])
 messages = st.one_of(hellos, welcomes, plans, chunks(), acks, refusals, st.builds(AlertNotice, bodies), empty)
-heartbeats = st.builds(Event, st.just("heartbeat"), st.just(""), stream_ids, uints, bodies)
-numbered = st.builds(Event, st.sampled_from(["alert", "measurement"]), names, stream_ids, uints, bodies)
+heartbeats = st.builds(Event, st.just("heartbeat"), st.sampled_from(["", "@a"]), stream_ids, uints, bodies)
+numbered = st.builds(Event, st.sampled_from(["alert", "measurement"]), full_names, stream_ids, uints, bodies)
 events = numbered | heartbeats
 kinds = st.sampled_from(["alert", "measurement"])
-queries = st.builds(Query, st.just("state"), uints, kinds, st.none() | names, uints)
-queries |= st.builds(Query, st.just("resume"), uints, kinds, names, uints)
+queries = st.builds(Query, st.just("state"), uints, kinds, st.none() | full_names, uints)
+queries |= st.builds(Query, st.just("resume"), uints, kinds, full_names, uints, st.none() | stream_ids)
 replies = st.builds(Reply, uints, stream_ids, bodies, st.lists(events, max_size=3).map(tuple), texts)
 
 # Values that nobody should send.
