@@ -49,6 +49,8 @@ class Client:
         include, exclude, priority: globs of layer names: the only ones to push, those not to, those to push first.
         strict: raise what would only be logged. For tests.
         echo: print each alert on stderr, one line each; RANKD_ECHO=0 turns that off.
+        key: path of a key file made by `rankd keys`, for a daemon on TCP that asks for one; RANKD_KEY. Not needed, and
+            not read, for ipc.
 
     Wrong arguments and a wrong environment raise ValueError here; from then on nothing raises (but `strict`), and
     nothing waits for a daemon. RANKD_MODE=disabled makes every method return at once.
@@ -70,6 +72,7 @@ class Client:
         priority: str | Iterable[str] = (),
         strict: bool = False,
         echo: bool | None = None,
+        key: str | os.PathLike[str] | None = None,
     ) -> None:
         self.config: Config = read_config(
             run=run,
@@ -85,6 +88,7 @@ class Client:
             priority=priority,
             strict=strict,
             echo=echo,
+            key=key,
         )
         self.run = self.config.run
         self.num_errors = 0

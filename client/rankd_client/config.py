@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rankd_client.endpoints import default_url, discovery_path, endpoints_of, is_discovery
+from rankd_client.keys import Key, find_key
 from rankd_client.wire import MAX_RUN_NAME_BYTES
 
 DTYPES = ("bfloat16", "float32", "float16", "float64")
@@ -42,6 +43,8 @@ class Config:
     priority: tuple[str, ...]
     strict: bool
     echo: bool
+    key: Key | None = None
+    """Who we are to a daemon on TCP; None on ipc, where a daemon has no keys, and where nothing is sent."""
 
 
 def read_config(
@@ -58,6 +61,7 @@ def read_config(
     priority: Patterns,
     strict: bool,
     echo: bool | None,
+    key: str | os.PathLike[str] | None = None,
 ) -> Config:
     """The settings that these arguments and the environment give. Raises ValueError naming key, value, expectation."""
     mode = os.environ.get("RANKD_MODE") or "online"
@@ -69,9 +73,10 @@ def read_config(
         raise _wrong("max_overhead", max_overhead, "a share of training time above 0 and up to 1, or None for no limit")
     if dtype not in DTYPES:
         raise _wrong("dtype", dtype, f"one of {', '.join(DTYPES)}")
+    address = _address(endpoint)
     return Config(
         run=_run(run),
-        address=_address(endpoint),
+        address=address,
         mode=mode,
         every_steps=_every_steps(every_steps),
         min_interval_seconds=_number("min_interval_seconds", min_interval_seconds),
@@ -84,6 +89,7 @@ def read_config(
         priority=_patterns("priority", priority),
         strict=bool(strict),
         echo=_echo(echo),
+        key=find_key(key, address) if mode == "online" else None,
     )
 
 

@@ -62,14 +62,15 @@ def needs_key(address: str) -> bool:
 
 
 def find_key(key: str | os.PathLike[str] | None, address: str) -> Key | None:
-    """The key for `address`: of the file `key`, else of RANKD_KEY; None where neither is given or it is ipc.
+    """The key for `address`: of the file `key`, else of RANKD_KEY; None where neither is given or it is ipc. A
+    discovery file's URL may lead to TCP, so it does have one.
 
     Raises KeyFileError.
     """
     if key is not None and not isinstance(key, str | os.PathLike):
         raise KeyFileError(f"key={key!r}: expected the path of a key file")
     path = key if key is not None else os.environ.get("RANKD_KEY")
-    return load_key(path) if path and needs_key(address) else None
+    return load_key(path) if path and not address.startswith("ipc://") else None
 
 
 def load_key(path: str | os.PathLike[str]) -> Key:

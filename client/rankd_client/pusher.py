@@ -206,7 +206,7 @@ class Pusher:
         if self._link is None:
             agent = f"rankd-client python/{platform.python_version()}"
             hello = Hello(self._config.run, self._session, agent=agent, world_size=world_size)
-            link = Link(self._config.address, hello, self._outbox, self._take_alert())
+            link = Link(self._config.address, hello, self._outbox, self._take_alert(), self._config.key)
             link.start()
             weakref.finalize(self, link.stop).atexit = False
             self._link = link

@@ -13,7 +13,6 @@ import zmq
 from zmq.utils import z85
 
 from rankd.auth.grants import Grant
-from rankd_client.text import escape
 
 log = logging.getLogger("rankd.auth")
 
@@ -118,5 +117,5 @@ class DenialLog:
         if len(self._told) > MAX_TOLD:
             self._told.popitem(last=False)
         held, self._num_held = self._num_held, 0
-        more = f"; {held} others before it" if held else ""
-        log.warning("refused the key %s from %s%s", public_key, escape(address.decode("ascii", "replace"), 100), more)
+        more = f"; {held} refusals before it were not told of" if held else ""
+        log.warning("refused the key %s from %a%s", public_key, address[:100].decode("ascii", "replace"), more)

@@ -8,6 +8,7 @@ import zmq
 import zmq.utils.garbage  # now: hooks at the interpreter's end run in reverse order, and ours needs it alive
 
 from rankd_client.endpoints import NotThereYet, check_owner, locate
+from rankd_client.keys import Key
 from rankd_client.outbox import Tracker
 from rankd_client.wire import Chunk, Message, encode
 
@@ -41,8 +42,11 @@ OPTIONS = (
 class Dealer:
     """Opened and closed any number of times; owned by one thread. Its context is its own and made when first needed."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, key: Key | None = None) -> None:
         self.address = address
+        self.located = address
+        """Where it connected last: a discovery file may say another address each time."""
+        self._key = key
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._socket: zmq.Socket[bytes] | None = None
 
@@ -56,6 +60,7 @@ class Dealer:
             address = locate(self.address, "push")
         except NotThereYet:
             return False
+        self.located = address
         check_owner(address)
         if address.startswith("ipc://") and not Path(address.removeprefix("ipc://")).exists():
             return False
@@ -64,6 +69,8 @@ class Dealer:
         self._socket = self._context.socket(zmq.DEALER)
         for option, value in OPTIONS:
             self._socket.setsockopt(option, value)
+        if self._key is not None:
+            self._key.apply(self._socket, address)
         self._socket.connect(address)
         return True
 

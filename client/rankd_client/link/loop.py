@@ -19,6 +19,8 @@ from typing import Any
 
 from rankd_client.console import FaultLog, describe
 from rankd_client.endpoints import EndpointError
+from rankd_client.greeting import Inquiry
+from rankd_client.keys import Key
 from rankd_client.link.dealer import Dealer
 from rankd_client.link.flow import Flow
 from rankd_client.outbox import Outbox
@@ -57,12 +59,13 @@ FIRST_ATTEMPT_SECONDS = 0.5
 _RELEASE_POLL_SECONDS = 0.05
 _RECEIVE_BATCH = 256
 CLOSE_SECONDS = 2.0
+OnAlert = Callable[[dict[str, Any]], None]
 
 
 class Link:
     """Start it once; `wake` it when the outbox has something; `stop` it. All else happens on its own thread."""
 
-    def __init__(self, address: str, hello: Hello, outbox: Outbox, on_alert: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, address: str, hello: Hello, outbox: Outbox, on_alert: OnAlert, key: Key | None = None) -> None:
         self.address = address
         self.plan = Plan()
         self.num_wire_errors = 0
@@ -73,7 +76,7 @@ class Link:
         self._outbox = outbox
         self._on_alert = on_alert
         self._state = "new"  # as closed, but nothing was tried yet
-        self._dealer = Dealer(address)
+        self._dealer = Dealer(address, key)
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
@@ -86,6 +89,7 @@ class Link:
         self._stop_at: float | None = None
         self._started_at = time.monotonic()
         self._faults = FaultLog(address)
+        self._inquiry = Inquiry(key, self._faults, self.wake)
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="rankd-link", daemon=True)
 
@@ -142,6 +146,8 @@ class Link:
             with suppress(OSError):
                 self._wake_read.recv(4096)
         self._receive()
+        if self._state != "ready":
+            self._inquiry.tell()
         self._outbox.purge()
 
     def _finished(self) -> bool:
@@ -166,7 +172,7 @@ class Link:
         if self._state in ("new", "closed"):
             self._open(now)
         elif self._state == "opening":
-            self._faults.down("no daemon is there yet")
+            self._inquiry.start(self._dealer.located)
             self._close(0.0)
         elif self._state == "hello":
             self._faults.down("the daemon does not answer")

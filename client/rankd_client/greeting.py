@@ -1,0 +1,95 @@
+"""Why a daemon that is there does not let us in: libzmq tries again without a word, so we look at how it greets."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+from rankd_client.console import FaultLog
+from rankd_client.keys import Key
+
+ABSENT = "no daemon is there yet"
+
+GREETING_SECONDS = 2.0
+"""A peer that takes longer over 32 bytes than this is not told of."""
+
+_SIGNATURE = b"\xff" + bytes(7) + b"\x01\x7f"
+_OURS = _SIGNATURE + b"\x03"  # and no more: a peer that has read our mechanism, another than its own, hangs up at once
+_MECHANISM = slice(12, 32)
+
+
+def mechanism_at(address: str, timeout_seconds: float = GREETING_SECONDS) -> str | None:
+    """The mechanism of the ZeroMQ peer (ZMTP 3) at a TCP address: "NULL", "CURVE", …; None where none greets in time.
+
+    Waits for the name of the host to be resolved, which has no time limit, besides.
+    """
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    deadline = time.monotonic() + timeout_seconds
+    greeting = b""
+    with (
+        contextlib.suppress(OSError, ValueError),
+        socket.create_connection((host.strip("[]"), int(port)), timeout_seconds) as peer,
+    ):
+        peer.sendall(_OURS)
+        while len(greeting) < _MECHANISM.stop and (left := deadline - time.monotonic()) > 0:
+            peer.settimeout(left)
+            if not (more := peer.recv(_MECHANISM.stop - len(greeting))):
+                break
+            greeting += more
+    if len(greeting) < _MECHANISM.stop or not (greeting[0] == 0xFF and greeting[9] == 0x7F and greeting[10] >= 3):
+        return None
+    name = greeting[_MECHANISM].rstrip(b"\0").decode("ascii", "replace")
+    return name if name.isalnum() else None
+
+
+def refusal(address: str, mechanism: str | None, key: Key | None) -> str | None:
+    """Why a peer of this mechanism does not take who comes with `key`, in a sentence; None if it may not be the key."""
+    if mechanism == "CURVE" and key is None:
+        return f"the daemon at {address} did not accept us without a key: it has keys, set RANKD_KEY to a key file"
+    if mechanism == "CURVE" and key is not None:
+        return (
+            f"the daemon at {address} did not accept the key {key.name}: it is not authorized there (any more), or is "
+            "the key for another daemon; see `rankd keys list` there"
+        )
+    if mechanism == "NULL" and key is not None:
+        return (
+            f"the daemon at {address} has no keys, so nothing shows that it is the one of the key {key.name}: not "
+            "connecting; without RANKD_KEY it would be taken at its word"
+        )
+    return None
+
+
+class Inquiry:
+    """Why nobody lets us in, said once. Who is at a TCP address is found out on a thread of its own, one at a time;
+    `on_found` is called there when there is something to `tell`."""
+
+    def __init__(self, key: Key | None, faults: FaultLog, on_found: Callable[[], None]) -> None:
+        self._key = key
+        self._faults = faults
+        self._on_found = on_found
+        self._thread: threading.Thread | None = None
+        self._found: list[str | None] = []
+
+    def start(self, address: str) -> None:
+        """Nobody has answered at `address`."""
+        if not address.startswith("tcp://"):
+            self._faults.down(ABSENT)
+        elif self._thread is None or not self._thread.is_alive():
+            self._found.clear()  # of an absence that is over
+            self._thread = threading.Thread(target=self._look, args=(address,), name="rankd-inquiry", daemon=True)
+            self._thread.start()
+
+    def tell(self) -> None:
+        """What was found since."""
+        while self._found:
+            if (refused := self._found.pop()) is not None:
+                self._faults.once("key", f"{refused}; training goes on")
+            else:
+                self._faults.down(ABSENT)
+
+    def _look(self, address: str) -> None:
+        self._found.append(refusal(address, mechanism_at(address), self._key))
+        self._on_found()
