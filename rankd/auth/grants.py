@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 
 from rankd.quota import NO_QUOTA, Quota
-from rankd_client.wire import DAEMON_RUN, WireError, full_run_name, join_run, prefix_of, split_run, topic_of
+from rankd_client.wire import DAEMON_RUN, WireError, full_run_name, heartbeat_topic, join_run, prefix_of, split_run
 
 RIGHTS = ("push", "subscribe", "admin")
 DEFAULT_RIGHTS = frozenset({"push", "subscribe"})
@@ -62,11 +62,11 @@ class Grant:
 
     def covers_topic(self, prefix: bytes) -> bool:
         """Whether its holder may subscribe to the topics that begin with `prefix`: those of its namespace, whole
-        (`alert@ns NUL`) or a run's, and heartbeats. Shorter prefixes reach into other namespaces: for admins alone."""
+        (`alert@ns NUL`) or a run's, and its heartbeats. Shorter prefixes reach into other namespaces: for admins."""
         if self.may("admin"):
             return True
         own = tuple(prefix_of(kind, self.namespace) for kind in STREAM_KINDS)
-        return self.may("subscribe") and (prefix == topic_of("heartbeat") or prefix.startswith(own))
+        return self.may("subscribe") and (prefix == heartbeat_topic(self.namespace) or prefix.startswith(own))
 
 
 OWNER = Grant("@owner", rights=frozenset(RIGHTS))
