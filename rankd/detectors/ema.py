@@ -117,6 +117,10 @@ class EmaDropDetector:
         severity = "info" if state == "rebased" else self._severity
         return Verdict(self.rule, state, severity, self.metric, self._trend.ema, self._trend.initial_ema, detail)
 
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        return self._trend.alpha, self._trend.threshold_pct, self._trend.window
+
     def state(self) -> dict[str, Any]:
         return {
             "ema": self._trend.ema,
@@ -132,3 +136,6 @@ class EmaDropDetector:
         self._trend.step_count = state["step_count"]
         self._baseline_step = state["baseline_step"]
         self._firing = state["firing"]
+
+    def adopt(self, state: Mapping[str, Any]) -> None:
+        """Nothing: an average of another weight or window is another number."""

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import math
-from array import array
-from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from statistics import median
+from dataclasses import asdict, astuple, dataclass
 from typing import Any, NamedTuple
 
+from rankd.detectors.memory import Memory, Reading
 from rankd.records import Severity, State, Verdict
 
-MEDIAN_READINGS = 3
-MIN_READINGS = 5
-ON_READINGS = 3
-OFF_READINGS = 20
 MEMORY_RATIO = 1.5
-"""Memory reaches back to step/1.5: the look-back is at most 1.15, the rest is for runs resumed from a checkpoint."""
+MEMORY_MARGIN = 1.3
+"""Memory reaches back to step/1.5, further where a scale does: the default look-back is at most 1.15, the rest is for
+runs resumed from a checkpoint."""
 
 
 class Scale(NamedTuple):
@@ -27,9 +23,16 @@ class Scale(NamedTuple):
     threshold: float
 
 
-class Reading(NamedTuple):
-    step: int
-    level: float
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """How many readings it takes: before anything is judged, in a row to fire, in a row to end."""
+
+    minimum: int = 5
+    on: int = 3
+    off: int = 20
+
+
+DEFAULT_READINGS = Readings()
 
 
 @dataclass(slots=True)
@@ -45,43 +48,6 @@ class Raised:
     num_back: int = 0
 
 
-class Memory:
-    """The readings a detector may still need, in order of step. `append` is O(1) amortised, `at` O(log n)."""
-
-    def __init__(self) -> None:
-        self.steps = array("q")
-        self.logs = array("d")
-        self.levels = array("d")
-        """x(s): the median of the last three logs up to s."""
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def append(self, step: int, log: float) -> None:
-        if self.steps and step <= self.steps[-1]:
-            raise ValueError(f"step is {step}; expected one after {self.steps[-1]} (rewind first)")
-        self.steps.append(step)
-        self.logs.append(log)
-        self.levels.append(median(self.logs[-MEDIAN_READINGS:]))
-        # The last reading not after the horizon stays, since sparse readings look it up, and so do the last 20.
-        # Cutting an eighth or more at a time makes the move of what is left cheap.
-        stale = min(bisect_right(self.steps, step / MEMORY_RATIO) - 1, len(self) - OFF_READINGS)
-        if stale > 0 and stale * 8 >= len(self):
-            for column in (self.steps, self.logs, self.levels):
-                del column[:stale]
-
-    def at(self, step: float) -> Reading | None:
-        """The last reading not after `step`."""
-        index = bisect_right(self.steps, step) - 1
-        return Reading(self.steps[index], self.levels[index]) if index >= 0 else None
-
-    def truncate(self, step: int) -> None:
-        """Drops the readings of `step` and later."""
-        start = bisect_left(self.steps, step)
-        for column in (self.steps, self.logs, self.levels):
-            del column[start:]
-
-
 class LogTimeDetector:
     """Fires when the level x (log of a metric, median of three readings) moved by more than θ against x(step/ρ).
 
@@ -89,7 +55,7 @@ class LogTimeDetector:
     about as much from step 1,000 to 1,150 as from 10,000 to 11,500. Hence no fixed baseline and no fixed look-back.
 
     * Firing: from the 5th reading on, the change exceeds θ in 3 readings in a row of one scale. The reference
-      is frozen then: one that slides along forgets the fault.
+      is frozen then: one that slides along forgets the fault. (`readings` holds these numbers.)
     * Resolved: 20 readings in a row within θ/2 of the reference, or on its good side.
     * Rebased (info): the last 20 levels lie within θ/2 of one another, beyond the reference. The level of that step
       then stands for all before it, so that the old one does not fire again and a further fall does.
@@ -99,14 +65,22 @@ class LogTimeDetector:
     """
 
     def __init__(
-        self, rule: str, metric: str, direction: int, scales: Sequence[Scale], severity: Severity = "warning"
+        self,
+        rule: str,
+        metric: str,
+        direction: int,
+        scales: Sequence[Scale],
+        severity: Severity = "warning",
+        readings: Readings = DEFAULT_READINGS,
     ) -> None:
         self.rule = rule
         self.metric = metric
         self._direction = direction
         self._scales = tuple(scales)
         self._severity = severity
-        self._memory = Memory()
+        self._readings = readings
+        reach = max(MEMORY_RATIO, *(MEMORY_MARGIN * scale.ratio for scale in self._scales))
+        self._memory = Memory(reach, max(readings.off, readings.minimum))
         self._streaks = [0] * len(self._scales)
         self._rebase_step: int | None = None
         self._raised: Raised | None = None
@@ -133,7 +107,7 @@ class LogTimeDetector:
         return self._verdict("rebased", raised, last.level if last else None, detail)
 
     def _watch(self, step: int) -> Verdict | None:
-        if len(self._memory) < MIN_READINGS:
+        if len(self._memory) < self._readings.minimum:
             return None
         level = self._memory.levels[-1]
         raised, largest = None, 0.0
@@ -141,7 +115,7 @@ class LogTimeDetector:
             reference = self._reference(step / ratio)
             change = 0.0 if reference is None else self._direction * (level - reference.level)
             self._streaks[index] = self._streaks[index] + 1 if change > threshold else 0
-            if reference is not None and self._streaks[index] >= ON_READINGS and change > largest:
+            if reference is not None and self._streaks[index] >= self._readings.on and change > largest:
                 raised, largest = Raised(step, *reference, threshold, len(self._memory)), change
         if raised is None:
             return None
@@ -153,14 +127,14 @@ class LogTimeDetector:
 
     def _follow(self, raised: Raised, step: int) -> Verdict | None:
         level = self._memory.levels[-1]
-        near = raised.threshold / 2
+        near, enough = raised.threshold / 2, self._readings.off
         raised.num_recent += 1
         raised.num_back = raised.num_back + 1 if self._beyond(raised, level) <= near else 0
-        if raised.num_back >= OFF_READINGS:
+        if raised.num_back >= enough:
             detail = f"{self.metric} came back to {_number(level)} ({_number(raised.reference)} before it moved)"
             return self._end("resolved", raised, level, detail)
-        recent = self._memory.levels[-OFF_READINGS:]
-        settled = raised.num_recent >= OFF_READINGS and max(recent) - min(recent) <= near
+        recent = self._memory.levels[-enough:]
+        settled = raised.num_recent >= enough and max(recent) - min(recent) <= near
         if settled and all(self._beyond(raised, past) > 0 for past in recent):
             self._rebase_step = step
             return self._end("rebased", raised, level, f"{self._change(raised, level)}; it settled at this new level")
@@ -185,23 +159,26 @@ class LogTimeDetector:
         value = None if level is None else _exp(level)
         return Verdict(self.rule, state, severity, self.metric, value, _exp(raised.reference), detail)
 
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        return self._scales, *astuple(self._readings)
+
     def state(self) -> dict[str, Any]:
         return {
-            "steps": list(self._memory.steps),
-            "logs": list(self._memory.logs),
-            "levels": list(self._memory.levels),
+            **self._memory.state(),
             "streaks": list(self._streaks),
             "rebase_step": self._rebase_step,
             "raised": None if self._raised is None else asdict(self._raised),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self._memory.steps = array("q", state["steps"])
-        self._memory.logs = array("d", state["logs"])
-        self._memory.levels = array("d", state["levels"])
+        self.adopt(state)
         self._streaks = list(state["streaks"])
-        self._rebase_step = state["rebase_step"]
         self._raised = None if state["raised"] is None else Raised(**state["raised"])
+
+    def adopt(self, state: Mapping[str, Any]) -> None:
+        self._memory.restore(state)
+        self._rebase_step = state["rebase_step"]
 
 
 def _exp(level: float) -> float:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from rankd.records import State, Verdict
+from collections.abc import Mapping
+from typing import Any
+
+from rankd.records import Severity, State, Verdict
+
+SEEN = {"nonfinite": "the weights hold NaN or infinite values", "zero": "the weights are all zero"}
+"""The notices by their rules, and what each has seen."""
 
 MAX_OVERTAKEN = 2
 """Good measurements of a layer that a bad one can overtake: one being measured, one waiting (newest wins)."""
 
 
 class Notice:
-    """Fires (critical) at the first bad measurement, and ends with the first good one that is not older than the last.
+    """Fires at the first bad measurement, and ends with the first good one that is not older than the last.
 
     Bad measurements need no computing and overtake good ones of earlier steps that are still being measured: those say
     nothing about the newest weights. More of them than can have been overtaken come from a run that went back.
     """
 
-    def __init__(self, rule: str, seen: str) -> None:
+    def __init__(self, rule: str, severity: Severity = "critical") -> None:
         self.rule = rule
-        self._seen = seen
+        self._severity = severity
+        self._seen = SEEN[rule]
         self._firing_step: int | None = None
         self._newest_step = 0
         self._num_older = 0
@@ -41,11 +48,12 @@ class Notice:
         return self._verdict("resolved", f"no longer so ({self._seen} at step {firing_step})")
 
     def _verdict(self, state: State, detail: str) -> Verdict:
-        return Verdict(self.rule, state, "critical", None, None, None, detail)
+        return Verdict(self.rule, state, self._severity, None, None, None, detail)
 
+    def state(self) -> dict[str, Any]:
+        return {"firing_step": self._firing_step, "newest_step": self._newest_step, "num_older": self._num_older}
 
-def make_notices() -> dict[str, Notice]:
-    return {
-        "nonfinite": Notice("nonfinite", "the weights hold NaN or infinite values"),
-        "zero": Notice("zero", "the weights are all zero"),
-    }
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._firing_step = state["firing_step"]
+        self._newest_step = state["newest_step"]
+        self._num_older = state["num_older"]

@@ -220,7 +220,7 @@ def test_wrong_configuration_is_named(arguments: dict[str, object], named: str) 
 
 
 def test_every_rule_has_advice_that_claims_no_failure() -> None:
-    judge = LayerJudge(measured(0))
+    judge = LayerJudge("r", "h.0")
     alerts = [*judge.update(bad(0)), *judge.update(measured(1, zero=True))]
     assert {alert.advice for alert in alerts} == {ADVICE["nonfinite"], ADVICE["zero"]}
     assert not any("failing" in text for text in ADVICE.values())

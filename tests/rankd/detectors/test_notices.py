@@ -2,12 +2,12 @@
 
 import pytest
 
-from rankd.detectors.notices import make_notices
+from rankd.detectors import DEFAULT_CONFIG, make_notices
 
 
 @pytest.mark.parametrize("rule", ["nonfinite", "zero"])
 def test_one_notice_until_a_good_measurement_that_is_not_older(rule: str) -> None:
-    notice = make_notices()[rule]
+    notice = make_notices(DEFAULT_CONFIG)[rule]
     assert notice.good(5, went_back=False) is None
     firing = notice.bad(10)
     assert firing is not None
@@ -23,7 +23,7 @@ def test_one_notice_until_a_good_measurement_that_is_not_older(rule: str) -> Non
 
 
 def test_a_run_that_went_back_ends_it() -> None:
-    notice = make_notices()["nonfinite"]
+    notice = make_notices(DEFAULT_CONFIG)["nonfinite"]
     notice.bad(10)
     ended = notice.good(3, went_back=True)
     assert ended is not None and ended.state == "resolved"

@@ -1,0 +1,85 @@
+"""The readings of a layer's metric, as far back as a rule in log-time may look."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+MEDIAN_READINGS = 3
+
+
+class Reading(NamedTuple):
+    step: int
+    level: float
+
+
+class Memory:
+    """The readings a detector may still need, in order of step. `append` is O(1) amortised, `at` O(log n).
+
+    It keeps those back to step/`reach`, and the last `num_kept` in any case.
+    """
+
+    def __init__(self, reach: float, num_kept: int) -> None:
+        self._reach = reach
+        self._num_kept = num_kept
+        self.steps = array("q")
+        self.logs = array("d")
+        self.levels = array("d")
+        """x(s): the median of the last three logs up to s."""
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def append(self, step: int, log: float) -> None:
+        if self.steps and step <= self.steps[-1]:
+            raise ValueError(f"step is {step}; expected one after {self.steps[-1]} (rewind first)")
+        self.steps.append(step)
+        self.logs.append(log)
+        self.levels.append(_median(self.logs[-MEDIAN_READINGS:]))
+        # The last reading not after the horizon stays, since sparse readings look it up, and so do the last 20.
+        # Cutting an eighth or more at a time makes the move of what is left cheap.
+        stale = min(bisect_right(self.steps, step / self._reach) - 1, len(self) - self._num_kept)
+        if stale > 0 and stale * 8 >= len(self):
+            for column in (self.steps, self.logs, self.levels):
+                del column[:stale]
+
+    def at(self, step: float) -> Reading | None:
+        """The last reading not after `step`."""
+        index = bisect_right(self.steps, step) - 1
+        return None if index < 0 else Reading(self.steps[index], self.levels[index])
+
+    def truncate(self, step: int) -> None:
+        """Drops the readings of `step` and later."""
+        start = bisect_left(self.steps, step)
+        for column in (self.steps, self.logs, self.levels):
+            del column[start:]
+
+    def state(self) -> dict[str, Any]:
+        """`steps` (int64) and `logs` (float64) as little-endian bytes. Of the levels only those that rest on readings
+        which are no longer here: the others follow from the logs."""
+        return {
+            "steps": np.asarray(self.steps).astype("<i8", copy=False).tobytes(),
+            "logs": np.asarray(self.logs).astype("<f8", copy=False).tobytes(),
+            "levels": list(self.levels[: MEDIAN_READINGS - 1]),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        logs = np.frombuffer(state["logs"], "<f8").astype(np.float64)
+        first, second, third = logs[:-2], logs[1:-1], logs[2:]
+        levels = np.maximum(np.minimum(first, second), np.minimum(np.maximum(first, second), third))
+        self.steps = array("q", np.frombuffer(state["steps"], "<i8").astype(np.int64).tobytes())
+        self.logs = array("d", logs.tobytes())
+        self.levels = array("d", state["levels"])
+        self.levels.frombytes(levels.tobytes())
+
+
+def _median(values: array[float]) -> float:
+    """Of one to three values: `statistics.median` takes as long as the rest of a reading."""
+    if len(values) == MEDIAN_READINGS:
+        first, second, third = values
+        return max(min(first, second), min(max(first, second), third))
+    return sum(values) / len(values)

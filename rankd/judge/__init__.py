@@ -1,0 +1,23 @@
+"""Measurements → alerts: every rule of every layer. Pure, so that the daemon and a replay give the same alerts.
+
+layer.py: the rules of one layer; runs.py: those of all layers; state.py: a layer's memory as bytes, for the history.
+"""
+
+from __future__ import annotations
+
+from rankd.detectors import DEFAULT_CONFIG, DetectConfig
+from rankd.judge.layer import ADVICE, STATE_EVERY, LayerJudge
+from rankd.judge.runs import Recall, RunJudges
+from rankd.judge.state import STATE_VERSION, StateError
+
+__all__ = [
+    "ADVICE",
+    "DEFAULT_CONFIG",
+    "STATE_EVERY",
+    "STATE_VERSION",
+    "DetectConfig",
+    "LayerJudge",
+    "Recall",
+    "RunJudges",
+    "StateError",
+]

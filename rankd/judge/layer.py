@@ -1,0 +1,202 @@
+"""The rules of one layer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+from dataclasses import asdict, astuple
+
+from rankd.detectors import DEFAULT_CONFIG, DetectConfig, make_detectors, make_notices
+from rankd.judge.state import StateError, pack_state, unpack_state
+from rankd.records import Alert, Measurement, Verdict
+
+ADVICE = {
+    "effective_rank_drop": "Look at what changed shortly before this step: learning rate, weight decay, precision or "
+    "data; and at this layer's loss and gradient norm. A falling rank is not harm by itself.",
+    "spectral_norm_growth": "Look at the learning rate, clipping and weight decay of this layer, and at the loss. "
+    "A growing norm is not harm by itself.",
+    "ema_drop": "Stable rank falls in most healthy runs too: compare with other layers and with effective_rank.",
+    "nonfinite": "Look at the loss, gradient scaling and learning rate of the steps before; the last good checkpoint "
+    "is older than this step.",
+    "zero": "Check whether the layer is meant to be pruned, frozen or zero-initialised, and its weight decay.",
+    "baseline_reset": "Nothing to do if the run was restarted or the layer rebuilt on purpose.",
+}
+
+STATE_EVERY = 64
+"""Measurements of a layer from one recorded state to the next: half as many, on average, are fed again after a start,
+and a state of 80 kB (10,000 readings) costs 1.3 kB for each of them to write."""
+
+
+class LayerJudge:
+    """All rules of one (run, layer, role), fed its measurements in order of arrival."""
+
+    def __init__(self, run: str, layer: str, role: str = "weight", config: DetectConfig = DEFAULT_CONFIG) -> None:
+        self.run = run
+        self.layer = layer
+        self.role = role
+        self.config = config
+        self.num_since_state = 0
+        """Measurements since the state was last recorded."""
+        self._shape: tuple[int, ...] | None = None
+        self._firing: dict[str, Alert] = {}
+        self._num_raised: dict[str, int] = {}
+        self._detectors, self._notices = make_detectors(config), make_notices(config)
+        self._last_step: int | None = None
+
+    @property
+    def firing(self) -> list[Alert]:
+        """The alerts that are on, as they were raised."""
+        return list(self._firing.values())
+
+    def update(self, measurement: Measurement) -> list[Alert]:
+        """The changes of state that this measurement brings. One without a step or elements changes nothing, nor does
+        a repeat of the last good step."""
+        self.num_since_state += 1
+        # Like going back, a change of shape is only believed from a good measurement: a bad one may overtake others.
+        good = measurement.finite and not measurement.zero
+        ended: list[Alert] = []
+        if measurement.shape != self._shape and (good or self._shape is None):
+            ended = self._reshape(measurement)
+        if measurement.step is None or 0 in measurement.shape:
+            return ended
+        verdicts = self._judge_good(measurement) if good else self._judge_bad(measurement)
+        return ended + self._alerts(verdicts, measurement) if verdicts else ended
+
+    def reconfigure(self, config: DetectConfig, measurement: Measurement) -> list[Alert]:
+        """Goes on under `config`, from `measurement` on. Rules whose settings changed start anew from the readings they
+        remember, new ones from none; the alerts of the former, and of rules that are off now, end."""
+        if config == self.config:
+            return []
+        detectors, notices = self._detectors, self._notices
+        self.config = config
+        self._detectors, self._notices = make_detectors(config), make_notices(config)
+        self.num_since_state = STATE_EVERY  # the older state is one under the older settings
+        goes_on = self._notices.keys() & notices.keys()
+        for rule in goes_on:
+            self._notices[rule].restore(notices[rule].state())
+        for rule in self._detectors.keys() & detectors.keys():
+            former, detector = detectors[rule], self._detectors[rule]
+            if former.settings == detector.settings:
+                goes_on.add(rule)
+                detector.restore(former.state())
+            else:
+                detector.adopt(former.state())
+        return self._end(self._firing.keys() - goes_on, "the settings of this rule changed", measurement)
+
+    def state(self) -> bytes:
+        """All of this, for `restored`: some 20 bytes for each reading that the rules remember."""
+        state = {
+            "config": asdict(self.config),
+            "shape": self._shape,
+            "last_step": self._last_step,
+            "firing": [astuple(alert) for alert in self._firing.values()],
+            "num_raised": self._num_raised,
+            "notices": {rule: notice.state() for rule, notice in self._notices.items()},
+        }
+        return pack_state(state, {rule: detector.state() for rule, detector in self._detectors.items()})
+
+    @classmethod
+    def restored(cls, run: str, layer: str, role: str, data: bytes) -> LayerJudge:
+        """The judge whose `state` gave `data`, under the settings that it had: both go on alike, bit for bit. Raises
+        StateError for bytes that are no state of this version."""
+        state, detectors = unpack_state(data)
+        try:
+            config = DetectConfig(**state["config"])
+        except (TypeError, ValueError) as error:
+            raise StateError(f"the state of a layer has settings of another version: {error}") from None
+        judge = cls(run, layer, role, config)
+        judge._shape = None if state["shape"] is None else tuple(state["shape"])
+        judge._last_step = state["last_step"]
+        judge._firing = {alert.rule: alert for alert in (Alert(*values) for values in state["firing"])}
+        judge._num_raised = state["num_raised"]
+        for rule, notice in judge._notices.items():
+            if rule in state["notices"]:
+                notice.restore(state["notices"][rule])
+        for rule, detector in judge._detectors.items():
+            if rule in detectors:  # else it is newer than the state
+                detector.restore(detectors[rule])
+        return judge
+
+    def _judge_bad(self, measurement: Measurement) -> list[Verdict]:
+        notice = self._notices.get("zero" if measurement.finite else "nonfinite")
+        verdict = None if notice is None else notice.bad(_step(measurement))
+        return [] if verdict is None else [verdict]
+
+    def _judge_good(self, measurement: Measurement) -> list[Verdict]:
+        step, last_step = _step(measurement), self._last_step
+        if step == last_step:
+            return []
+        went_back = last_step is not None and step < last_step
+        verdicts = [notice.good(step, went_back) for notice in self._notices.values()]
+        if went_back:
+            verdicts += [detector.rewind(step) for detector in self._detectors.values()]
+            verdicts.append(self._baseline_reset(f"the run went back from step {last_step} to step {step}"))
+        self._last_step = step
+        metrics = measurement.metrics
+        verdicts += [detector.update(metrics.get(detector.metric), step) for detector in self._detectors.values()]
+        return [verdict for verdict in verdicts if verdict is not None]
+
+    def _reshape(self, measurement: Measurement) -> list[Alert]:
+        """The layer has another shape, or its first: another matrix, with alert ids of its own."""
+        former, shape = self._shape, measurement.shape
+        if former is None:
+            self._shape = shape
+            return []
+        detail = f"the layer changed shape from {_times(former)} to {_times(shape)}"
+        ended = self._end(self._firing, detail, measurement)
+        self._shape = shape
+        self._detectors, self._notices = make_detectors(self.config), make_notices(self.config)
+        self._last_step = None
+        reset = self._baseline_reset(detail)
+        return ended if reset is None else [*ended, *self._alerts([reset], measurement)]
+
+    def _end(self, rules: Collection[str], detail: str, measurement: Measurement) -> list[Alert]:
+        firing = [alert for alert in self.firing if alert.rule in rules]
+        verdicts = [Verdict(on.rule, "rebased", "info", on.metric, None, on.baseline, detail) for on in firing]
+        return self._alerts(verdicts, measurement)
+
+    def _baseline_reset(self, detail: str) -> Verdict | None:
+        """Complete in itself: never in the set of firing alerts."""
+        severity = self.config.severity("baseline_reset")
+        return None if severity == "off" else Verdict("baseline_reset", "rebased", severity, None, None, None, detail)
+
+    def _alerts(self, verdicts: list[Verdict], measurement: Measurement) -> list[Alert]:
+        return [self._alert(verdict, measurement) for verdict in verdicts]
+
+    def _alert(self, verdict: Verdict, measurement: Measurement) -> Alert:
+        raised = self._firing.pop(verdict.rule, None)
+        name = self.layer if self.role == "weight" else f"{self.layer} ({self.role})"
+        alert = Alert(
+            alert_id=raised.alert_id if raised else self._new_id(verdict.rule, measurement.step),
+            run=self.run,
+            layer=self.layer,
+            step=measurement.step,
+            severity=verdict.severity,
+            state=verdict.state,
+            rule=verdict.rule,
+            metric=verdict.metric,
+            value=verdict.value,
+            baseline=verdict.baseline,
+            message=f"{name}: {verdict.detail}",
+            advice=ADVICE.get(verdict.rule, ""),
+            time=measurement.time or 0.0,
+        )
+        if verdict.state == "firing":
+            self._firing[verdict.rule] = alert
+        return alert
+
+    def _new_id(self, rule: str, step: int | None) -> str:
+        """The same for the same history, in the daemon and in a replay; another for each time a rule fires."""
+        count = self._num_raised[rule] = self._num_raised.get(rule, 0) + 1
+        key = json.dumps([self.run, self.layer, self.role, list(self._shape or ()), rule, step, count])
+        return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def _step(measurement: Measurement) -> int:
+    assert measurement.step is not None  # update has seen to it
+    return measurement.step
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape))

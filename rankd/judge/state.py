@@ -1,0 +1,53 @@
+"""The memory of a layer's rules as bytes: version, CRC-32, msgpack.
+
+Whoever changes a rule so that an older state would give other verdicts raises STATE_VERSION; the layer is then judged
+anew from all its measurements.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import msgpack
+
+STATE_VERSION = 1
+_COLUMN = 1
+"""msgpack's extension type for a column of numbers, by its place among the columns."""
+
+
+class StateError(ValueError):
+    """Bytes that are no state of this version."""
+
+
+def pack_state(state: dict[str, Any], detectors: dict[str, dict[str, Any]]) -> bytes:
+    """`state` and the states of `detectors` by rule. A column that several of them remember, as the steps, is stored
+    once."""
+    columns: list[bytes] = []
+    shared = {
+        rule: {key: _place(value, columns) if isinstance(value, bytes) else value for key, value in each.items()}
+        for rule, each in detectors.items()
+    }
+    body: bytes = msgpack.packb([state, shared, columns])
+    return bytes([STATE_VERSION]) + zlib.crc32(body).to_bytes(4, "little") + body
+
+
+def unpack_state(data: bytes) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """What `pack_state` was given. Raises StateError for another version or damaged bytes."""
+    if data[:1] != bytes([STATE_VERSION]):
+        raise StateError(f"the state of a layer has version {data[:1].hex() or 'none'}; expected {STATE_VERSION:02x}")
+    body = data[5:]
+    if zlib.crc32(body) != int.from_bytes(data[1:5], "little"):
+        raise StateError(f"the state of a layer, {len(data)} bytes, is damaged; expected its checksum to hold")
+    state, detectors, columns = msgpack.unpackb(body)
+    for each in detectors.values():
+        for key, value in each.items():
+            if isinstance(value, msgpack.ExtType):
+                each[key] = columns[value.data[0]]
+    return state, detectors
+
+
+def _place(column: bytes, columns: list[bytes]) -> msgpack.ExtType:
+    if column not in columns:
+        columns.append(column)
+    return msgpack.ExtType(_COLUMN, bytes([columns.index(column)]))
