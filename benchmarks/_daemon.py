@@ -98,7 +98,7 @@ class Daemon:
         return _status_bytes(self.pid, "VmHWM")
 
     def num_open_files(self) -> int:
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+        return sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:

@@ -21,9 +21,9 @@ def step_of(index: int) -> int:
 
 
 class ScriptedModel:
-    """`num_layers` square matrices of 16 to 64. Each layer has, shifted against the others: a short dip of its effective
-    rank (fires and resolves), a lasting fall (fires and rebases), a stretch of doubled norm; and now and then every
-    third layer is NaN and another third all zero for one push."""
+    """`num_layers` square matrices of 16 to 64. Each layer has, shifted against the others: a short dip of its
+    effective rank (fires and resolves), a lasting fall (fires and rebases), a stretch of doubled norm; and now and then
+    every third layer is NaN, or another third all zero, for one push."""
 
     def __init__(self, num_layers: int, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -48,5 +48,5 @@ class ScriptedModel:
         collapsed = 5 <= phase < 12 or 45 <= phase < 75
         sigma = torch.ones(size)
         sigma[size // 2 :] = 0.01 if collapsed else 1.0
-        norm = 2.0 if number % 2 and 75 <= phase else 1.0
+        norm = 2.0 if number % 2 and phase >= 75 else 1.0
         return norm * (left * sigma) @ right

@@ -7,7 +7,7 @@ import zmq
 from rankd_client.endpoints import endpoints_of
 from rankd_client.wire import Query, decode_reply, encode_query
 
-ANSWER_SECONDS = 30.0
+ANSWER_SECONDS = 30
 
 
 def num_measurements(url: str) -> dict[str, int]:

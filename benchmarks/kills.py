@@ -51,7 +51,7 @@ class AlertReader:
     def __init__(self, url: str, path: Path, place: Path | None = None) -> None:
         self.path = path
         self.num_killed = 0
-        self._arguments = [url, path, *([place] if place else [])]
+        self._arguments: list[str | Path] = [url, path, *([place] if place else [])]
         self._process = spawn("_alert_reader.py", *self._arguments)
 
     def restart(self, kill: bool) -> None:
@@ -146,7 +146,7 @@ def judge_measurements(report: Report, told: Counter[tuple[str, int, str]], rows
     promised = acknowledged & pushed  # an acknowledgement may come twice, where the connection was lost in between
     lost = promised - recorded
     again = recorded - pushed
-    more = {"acknowledged": promised.total(), "recorded": recorded.total(), "pushed": pushed.total()}
+    more: dict[str, Any] = {"acknowledged": promised.total(), "recorded": recorded.total(), "pushed": pushed.total()}
     report.row("acknowledged_measurements_lost", lost.total(), 0, "measurements", **more)
     report.row("measurements_recorded_twice", again.total(), 0, "measurements")
 
