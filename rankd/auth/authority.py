@@ -73,6 +73,24 @@ class Authority:
             max_disk_bytes=_smallest(quota.max_disk_bytes for quota in quotas),
         )
 
+    def disk_quotas(self) -> dict[str, int]:
+        """Namespace → bytes of history that it may have, where that is limited."""
+        limits = {
+            grant.namespace: self.quota(grant.namespace).max_disk_bytes for grant in self._view.by_user_id.values()
+        }
+        return {namespace: limit for namespace, limit in limits.items() if limit is not None}
+
+    @property
+    def public_key(self) -> str | None:
+        """The daemon's own (Z85), by which clients know it; None without keys."""
+        return None if self._keyring is None else self._keyring.server()[0]
+
+    def http_token(self) -> str:
+        """What HTTP requests from elsewhere carry. Raises KeyFileError where there is none to be had."""
+        if self._keyring is None:
+            raise KeyFileError("there are no keys, hence no token")
+        return self._keyring.http_token()
+
     def refresh(self) -> set[str]:
         """Look at the files again. Returns the User-Ids that hold no longer or mean something else now (rights or
         namespace): their connections are to be cut. One stat a file; to be called each second."""
