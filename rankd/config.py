@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rankd.judge import DetectConfig
-from rankd_client.endpoints import EndpointError, check_address, default_url, endpoints_of, is_loopback
+from rankd_client.endpoints import EndpointError, check_address, default_url, endpoints_of, is_discovery, is_loopback
 from rankd_client.wire import DEFAULT_CHUNK_BYTES, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES
 
 DEFAULT_HTTP = "127.0.0.1:7780"
@@ -145,11 +145,13 @@ class ServeConfig:
     while_stdin: bool = False
     """Stop when standard input ends: for a daemon that must not outlive the process which started it."""
     keys: Path | None = None
-    """Directory of the keyring. Where there is one, every TCP socket asks for keys."""
+    """Directory of a keyring that is there; None: there is none."""
     discovery: Path | None = None
     """File on a shared disk that says where this daemon is, while it is there."""
     advertise: str = ""
     """Host name that the discovery file gives, where a socket listens on all addresses; "": the host's own."""
+    http_hosts: tuple[str, ...] = ()
+    """Further names that may stand in the Host header of HTTP requests, such as a proxy's."""
     limits: Limits = field(default_factory=Limits)
     history: HistoryConfig = field(default_factory=HistoryConfig)
     detect: DetectConfig = field(default_factory=DetectConfig)
@@ -170,17 +172,28 @@ class ServeConfig:
         if self.http != "off":
             addresses["http"] = f"tcp://{self.http}"
         exposed = [f"{key}={address}" for key, address in addresses.items() if not is_loopback(address)]
-        if exposed and not self.insecure:
+        if exposed and not self.insecure and self.keys is None:
             raise ConfigError(
                 f"{', '.join(exposed)} would listen beyond loopback without keys: anyone who can reach it could push "
-                "and listen; expected keys (not in this version yet), a loopback or ipc address, or --insecure"
+                "and listen; expected keys (make them with `rankd keys new NAME`), a loopback or ipc address, or "
+                "--insecure"
             )
+        if not re.fullmatch(r"[A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]", self.advertise):
+            raise ConfigError(f"advertise={self.advertise!r}: expected a host name or address, an IPv6 one in brackets")
+        for name in self.http_hosts:
+            if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", name):
+                raise ConfigError(f"http_hosts={name!r}: expected host names without a port")
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether every TCP socket asks for a key, and HTTP beyond loopback for the keyring's token."""
+        return self.keys is not None and not self.insecure
 
 
 SETTINGS: dict[str, Any] = {
     **dict.fromkeys(("url", "push", "alerts", "query", "http", "device", "executor", "advertise"), str),
     **dict.fromkeys(("data", "keys", "discovery"), str | Path),
-    **{"insecure": bool, "while_stdin": bool, "limits": dict, "history": dict, "detect": dict},
+    **{"insecure": bool, "while_stdin": bool, "http_hosts": list, "limits": dict, "history": dict, "detect": dict},
 }
 """What a configuration may hold, and of which type."""
 
@@ -191,8 +204,14 @@ def serve_config(settings: dict[str, Any]) -> ServeConfig:
     settings = {key: value for key, value in settings.items() if value is not None}
     _check_keys("", settings, SETTINGS)
     _check_types("", settings, SETTINGS)
+    url = settings.pop("url", None) or default_url()
+    if is_discovery(url):
+        raise ConfigError(
+            f"url={url!r} is where others find a daemon; expected ipc://DIR or tcp://HOST:PORT to listen on, beside "
+            "--discovery FILE"
+        )
     try:
-        endpoints = endpoints_of(settings.pop("url", None) or default_url())
+        endpoints = endpoints_of(url)
     except EndpointError as error:
         raise ConfigError(str(error)) from None
     for key in ("push", "alerts", "query"):
@@ -211,8 +230,15 @@ def serve_config(settings: dict[str, Any]) -> ServeConfig:
     for key in ("data", "keys", "discovery"):
         if key in settings:
             settings[key] = Path(settings[key])
+    settings["http_hosts"] = tuple(settings.get("http_hosts", ()))
     settings["http_any_port"] = "http" not in settings
     return ServeConfig(**settings)
+
+
+_TYPE_NAMES: dict[Any, str] = {
+    **{str: "a string", dict: "a table", list: "a list of strings"},
+    **{bool: "true or false", float: "a number", int: "an integer"},
+}
 
 
 def _check(key: str, address: str) -> None:
@@ -228,8 +254,7 @@ def _check_types(prefix: str, table: dict[str, Any], types: Mapping[str, type]) 
         kind = types[key]
         fits = isinstance(value, int | float if kind is float else kind)
         if not fits or (isinstance(value, bool) and kind is not bool):
-            expected = {str: "a string", dict: "a table", bool: "true or false", float: "a number", int: "an integer"}
-            raise ConfigError(f"{prefix}{key}={value!r}: expected {expected.get(kind, 'a path')}")
+            raise ConfigError(f"{prefix}{key}={value!r}: expected {_TYPE_NAMES.get(kind, 'a path')}")
 
 
 def _check_keys(prefix: str, table: dict[str, Any], known: Collection[str]) -> None:

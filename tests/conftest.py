@@ -111,7 +111,8 @@ class ServedDaemon:
 def clean_environment(tmp_path: Path) -> dict[str, str]:
     """The environment less what steers rankd, and with state directories of its own."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RANKD_")}
-    return {**kept, "XDG_RUNTIME_DIR": str(tmp_path), "XDG_STATE_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    homes = dict.fromkeys(("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME"), str(tmp_path))
+    return {**kept, **homes, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture

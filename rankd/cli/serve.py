@@ -9,15 +9,17 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
-import tomllib
 import typer
 
 from rankd.cli.common import PROBLEM, WRONG_USE, leave
+from rankd.cli.settings import find_file, find_keys, read_file
 
 if TYPE_CHECKING:
     from rankd.config import ServeConfig
+
+log = logging.getLogger("rankd.serve")
 
 
 class _LogFormatter(logging.Formatter):
@@ -40,7 +42,7 @@ def serve(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(envvar="RANKD_DATA", help="Directory to append measurements and alerts to, as JSON lines."),
+        typer.Option(envvar="RANKD_DATA", help="Directory of the history, on a disk of this host."),
     ] = None,
     device: Annotated[
         str | None, typer.Option(envvar="RANKD_DEVICE", help="auto, cpu or cuda:N.  \\[default: auto]")
@@ -52,9 +54,26 @@ def serve(
         str | None,
         typer.Option(help="Severity of the classic EMA rule: info, warning, critical or off.  \\[default: info]"),
     ] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond loopback without keys.")] = False,
+    keys: Annotated[
+        Path | None,
+        typer.Option(envvar="RANKD_KEYS", help="Directory of the keyring.  \\[default: ~/.config/rankd/keys]"),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Ask nobody for a key or token, and listen beyond loopback even so.")
+    ] = False,
+    discovery: Annotated[
+        Path | None, typer.Option(help="File that says where this daemon is; RANKD_URL=file://… reads it.")
+    ] = None,
+    advertise: Annotated[
+        str | None, typer.Option(help="Host name in that file, instead of this host's own, for 0.0.0.0.")
+    ] = None,
     config: Annotated[
-        Path | None, typer.Option(envvar="RANKD_CONFIG", help="TOML file; the environment and flags go before it.")
+        str | None,
+        typer.Option(
+            envvar="RANKD_CONFIG",
+            help='TOML file, or "off"; the environment and flags go before it.  '
+            "\\[default: ./rankd.toml, else ~/.config/rankd/rankd.toml]",
+        ),
     ] = None,
     while_stdin: Annotated[bool, typer.Option("--while-stdin", help="Stop when standard input ends.")] = False,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
@@ -69,19 +88,24 @@ def serve(
         "data": data,
         "device": device,
         "executor": executor,
+        "keys": keys,
         "insecure": insecure or None,
+        "discovery": discovery,
+        "advertise": advertise,
         "while_stdin": while_stdin or None,
     }
     from rankd.config import ConfigError, serve_config
 
     try:
-        settings = {**_read_file(config), **{key: value for key, value in given.items() if value is not None}}
+        _log_to_stderr(log_level)
+        file = find_file(config, lambda words: log.warning("%s", words))
+        settings = {**read_file(file), **{key: value for key, value in given.items() if value is not None}}
         if ema_severity is not None and isinstance(detect := settings.setdefault("detect", {}), dict):
             detect["ema"] = ema_severity
-        checked = serve_config(settings)
-        _log_to_stderr(log_level)
+        checked = serve_config(find_keys(settings))
     except ConfigError as error:
         leave(str(error), WRONG_USE)
+    log.info("settings config=%s", "off" if file is None else file.resolve())
     _serve(checked)
 
 
@@ -113,25 +137,6 @@ def _exit_now(code: int) -> NoReturn:
     logging.shutdown()
     sys.stderr.flush()
     os._exit(code)
-
-
-def _read_file(path: Path | None) -> dict[str, Any]:
-    """The settings of a TOML file: the keys of [serve] at the top, and the tables [limits] and [detect]."""
-    from rankd.config import ConfigError
-
-    if path is None:
-        return {}
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"config={str(path)!r}: expected a TOML file; {error}") from None
-    serve_table = content.pop("serve", {})
-    if not isinstance(serve_table, dict):
-        raise ConfigError(f"config={str(path)!r}: serve={serve_table!r}; expected a table")
-    unknown = sorted(set(content) - {"limits", "detect"})
-    if unknown:
-        raise ConfigError(f"config={str(path)!r}: no such table {unknown[0]!r}; expected serve, limits or detect")
-    return {**serve_table, **content}
 
 
 def _log_to_stderr(level: str) -> None:

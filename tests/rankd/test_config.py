@@ -9,7 +9,7 @@ from rankd.config import DEFAULT_HTTP, MAX_RUNS, ConfigError, Limits, ServeConfi
 URL = "ipc:///run/rankd"
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"colour": "red"}, "colour='red': no such setting; expected one of alerts, data, "),
+    ({"colour": "red"}, "colour='red': no such setting; expected one of advertise, alerts, data, "),
     ({"http_any_port": True}, "http_any_port=True: no such setting"),
     ({"limits": {"max_run": 1}}, "limits.max_run=1: no such setting; expected one of assembly_timeout_seconds, "),
     ({"detect": {"emma": "info"}}, "detect.emma='info': no such setting; expected one of baseline_reset, "),
@@ -48,6 +48,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"detect": {"ema": "loud"}}, "detect.ema is 'loud'; expected one of info, warning, critical, off"),
     ({"detect": {"ema_alpha": "x"}}, "detect.ema_alpha='x': expected a number"),
     ({"detect": {"ema_alpha": 7}}, "alpha is 7; expected a weight above 0 and up to 1"),
+    ({"url": "tcp://127.example.org:7777"}, "push=tcp://127.example.org:7777, "),
     (
         {"url": "tcp://0.0.0.0:7777"},
         "push=tcp://0.0.0.0:7777, alerts=tcp://0.0.0.0:7778, query=tcp://0.0.0.0:7779 would",
@@ -87,7 +88,15 @@ def test_insecure_may_listen_anywhere_and_loopback_has_many_names() -> None:
         assert not serve_config({"url": url, "http": "[::1]:0"}).insecure
 
 
+def test_keys_let_it_listen_anywhere_and_insecure_asks_for_none() -> None:
+    settings = {"url": "tcp://0.0.0.0:7777", "http": "0.0.0.0:7780", "keys": "k"}
+    assert serve_config(settings).asks_for_keys and serve_config(settings).keys == Path("k")
+    assert not serve_config({**settings, "insecure": True}).asks_for_keys
+    assert not serve_config({"url": URL}).asks_for_keys
+
+
 def test_the_tables_reach_their_classes() -> None:
     config = serve_config({"url": URL, "limits": {"drain_seconds": 1}, "detect": {"ema": "off", "ema_window": 7}})
+    assert serve_config({"url": URL, "http_hosts": ["rankd.example"]}).http_hosts == ("rankd.example",)
     assert config.limits == Limits(drain_seconds=1)
     assert (config.detect.ema, config.detect.ema_window) == ("off", 7)

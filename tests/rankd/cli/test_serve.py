@@ -11,12 +11,13 @@ from typer.testing import CliRunner
 from rankd.cli import app
 from rankd.config import DEFAULT_HTTP
 
-STEERING = ("URL", "HTTP", "DATA", "DEVICE", "EXECUTOR", "CONFIG")
+STEERING = ("URL", "HTTP", "DATA", "DEVICE", "EXECUTOR", "CONFIG", "KEYS")
 
 
 def refused(*options: str, **environment: str) -> str:
     """What `rankd serve` says as it refuses to start, with exit code 2 and nothing on stdout."""
     variables: dict[str, str | None] = {f"RANKD_{name}": environment.get(name) for name in STEERING}
+    variables["XDG_CONFIG_HOME"] = environment.get("XDG_CONFIG_HOME", "/nowhere")
     result = CliRunner().invoke(app, ["serve", *options], env=variables)
     assert (result.exit_code, result.stdout) == (2, "")
     return result.stderr
@@ -39,6 +40,10 @@ def refused(*options: str, **environment: str) -> str:
         ),
         (["--http", "0.0.0.0:7780"], "http=tcp://0.0.0.0:7780 would listen beyond loopback without keys"),
         (["--config", "/no/such.toml"], "config='/no/such.toml': expected a TOML file; "),
+        (["--keys", "/no/such"], "keys='/no/such': no keyring; make one: rankd keys new NAME --keys /no/such"),
+        (["--advertise", "a:1"], "advertise='a:1': expected a host name or address"),
+        (["--url", "file:///x.json"], "url='file:///x.json' is where others find a daemon; expected ipc://DIR or"),
+        (["--discovery", "/no/such/rankd.json"], "discovery='/no/such/rankd.json': expected a file in a directory"),
         (["--no-such-flag"], "No such option"),
     ],
     ids=lambda case: " ".join(case) if isinstance(case, list) else "",
@@ -52,10 +57,14 @@ def test_a_wrong_flag_is_named(options: list[str], words: str) -> None:
     [
         ("device = ", "expected a TOML file; Invalid value"),
         ("serve = 3", "serve=3; expected a table"),
-        ("[serves]", "no such table 'serves'; expected serve, limits or detect"),
+        ("[serves]", "no such table 'serves'; expected serve, limits, history or detect"),
         ("[serve]\ninsecure = 'no'", "insecure='no': expected true or false"),
         ("[serve]\nport = 1", "port=1: no such setting"),
         ("detect = 3", "detect=3: expected a table"),
+        ("[serve]\nhttp_hosts = 'a'", "http_hosts='a': expected a list of strings"),
+        ("[serve]\nhttp_hosts = ['a:80']", "http_hosts='a:80': expected host names without a port"),
+        ("[history]\nmax_bytes = 'much'", "history.max_bytes='much': expected an integer"),
+        ("[serve.limits]\nmax_runs = 1", "serve.limits; expected [limits], a table of its own"),
         ("[limits]\nmax_runs = 0", "limits.max_runs=0: expected a positive int"),
     ],
 )
