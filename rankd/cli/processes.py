@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -32,6 +33,8 @@ def private_daemon(*options: str, listener: AlertListener | None = None) -> Iter
     with tempfile.TemporaryDirectory(prefix="rankd-") as directory:
         url = f"ipc://{directory}"
         command = [sys.executable, "-m", "rankd", "serve", "--url", url, "--http", "off", "--log-level", "warning"]
+        # A rankd.toml that lies about is for the daemon of a host; one that was named is meant for this one too.
+        command += ["--config", os.environ.get("RANKD_CONFIG") or "off"]
         # Its own session: Ctrl-C is for the command, and the daemon is stopped when the command is over. Its stdin is
         # our end of a pipe: should we be killed, it stops as well.
         pipe = subprocess.PIPE
