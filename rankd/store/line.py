@@ -13,6 +13,9 @@ from collections.abc import Iterable
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from rankd.records import Measurement
 
 if TYPE_CHECKING:
@@ -39,7 +42,7 @@ class Line:
         self._earliest = {key: list(accumulate(reversed(values), min))[::-1] for key, values in steps.items()}
 
     @classmethod
-    def read(cls, reader: Reader, layer_ids: Iterable[int], last_n: int) -> Line:
+    def read(cls, reader: Reader, layer_ids: Iterable[int | None], last_n: int) -> Line:
         """Of these layers, as recorded up to `last_n`; a look for each layer."""
         return cls(row for layer_id in layer_ids for row in reader.rows(RETURNS, layer_id, last_n))
 
@@ -50,3 +53,11 @@ class Line:
             return True
         later = bisect_right(self._numbers[key], n)
         return later == len(self._earliest[key]) or measurement.step < self._earliest[key][later]
+
+    def holds_each(
+        self, layer: str, role: str, n: npt.NDArray[np.float64], steps: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.bool_]:
+        """The same for many measurements of one layer at once, all of them with a step."""
+        later = np.searchsorted(self._numbers.get((layer, role), []), n, side="right")
+        earliest = np.array([*self._earliest.get((layer, role), []), np.inf])
+        return steps < earliest[later]

@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from rankd.records import Measurement
+from rankd.store import looks
 from rankd.store.line import Line
+from rankd.store.looks import Floats, Heatmap, Ints
 from rankd.store.opening import open_to_read, said_of
 from rankd.store.rows import MEASUREMENT_COLUMNS, LayerRow, RunRow, measurement_of
 from rankd.store.schema import FILE_NAME
@@ -119,12 +125,9 @@ class Reader:
     def judge(self, run: str, layer: str, role: str) -> tuple[bytes | None, list[Measurement]]:
         """The layer's detectors as they were recorded last (None: never), and its measurements since; of one moment."""
         layer_id = self.layer_id(run, layer, role)
-        self.rows("BEGIN")
-        try:
+        with self.one_moment():
             n, state = self._first("SELECT n, state FROM judge WHERE layer_id = ?", layer_id) or (0, None)
             rows = self.rows(f"{MEASUREMENTS} WHERE m.layer_id = ? AND m.n > ? ORDER BY m.n", layer_id, n)
-        finally:
-            self._connection.rollback()
         return state, [measurement_of(run, row)[1] for row in rows]
 
     # Alerts
@@ -190,7 +193,42 @@ class Reader:
         known = self._first(f"SELECT run_id, {NUMBERS[kind]} FROM run WHERE name = ?", run)
         return 1 if known is None else self._first_n(kind, *known)
 
-    # For the looks below
+    # Wide looks
+
+    def history(self, run: str, layer: str, metric: str, role: str = "weight") -> tuple[Ints, Floats]:
+        """(steps int64, values float64), both [points]: the layer's current line, NaN where the metric is null.
+        ValueError for an unknown metric."""
+        return looks.history(self, run, layer, metric, role)
+
+    def heatmap(self, run: str, metric: str, num_bins: int = 100, role: str = "weight") -> Heatmap:
+        """Means of stable_rank, effective_rank or spectral_norm (ValueError for another) over at most `num_bins` bins
+        of steps, from every measurement, those of a line that was left too."""
+        return looks.heatmap(self, run, metric, num_bins, role)
+
+    def summaries(
+        self, run: str, layer: str, role: str = "weight", from_step: int | None = None, to_step: int | None = None
+    ) -> Iterator[tuple[int, int | None, bytes]]:
+        """(n, step, Measurement.summary) of those that have a summary, in order of n."""
+        return looks.summaries(self, run, layer, role, from_step, to_step)
+
+    # What the looks are made with
+
+    @contextmanager
+    def one_moment(self) -> Iterator[None]:
+        """What is read within is of one moment, whatever is written meanwhile. Not for long."""
+        self.rows("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.rollback()
+
+    def numbers(self, num_columns: int, sql: str, *values: object) -> Floats:
+        """The rows of a statement without nulls and texts as float64 [rows, num_columns]: a third faster than rows."""
+        try:
+            flat = np.fromiter(chain.from_iterable(self._connection.execute(sql, values)), np.float64)
+        except sqlite3.Error as error:
+            raise said_of(self.file, error) from None
+        return flat.reshape(-1, num_columns)
 
     def rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """All rows of one statement, read at once."""

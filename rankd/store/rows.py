@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -78,4 +77,4 @@ def measurement_of(run: str, row: tuple[Any, ...]) -> tuple[int, Measurement]:
 
 @lru_cache(maxsize=4096)
 def _shape(text: str) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", text)))
+    return tuple(json.loads(text))
