@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankd_client.wire import DAEMON_RUN, NAMESPACE, join_run
+from rankd_client.wire import join_run
+from rankd_client.wire.names import is_namespace
 
 if TYPE_CHECKING:
     import zmq
@@ -91,9 +92,9 @@ def read_secret(path: Path) -> bytes:
     return read_file(path, forbidden_mode=0o077)
 
 
-def read_file(path: Path, forbidden_mode: int = 0o022) -> bytes:
-    """The bytes of a regular file of this user or root, without these mode bits; by default, that nobody else can
-    write. Raises KeyFileError; its __cause__ is the OSError, where there was one."""
+def read_file(path: Path, forbidden_mode: int = 0o022, *, any_owner: bool = False) -> bytes:
+    """The bytes of a regular file of this user or root (or `any_owner`), without these mode bits; by default, that
+    nobody else can write. Raises KeyFileError; its __cause__ is the OSError, where there was one."""
     if "\0" in str(path):
         raise KeyFileError(f"{str(path)!r} is no path")
     try:  # O_NONBLOCK: a FIFO put in the file's place must not hold us up
@@ -102,7 +103,7 @@ def read_file(path: Path, forbidden_mode: int = 0o022) -> bytes:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
                 raise KeyFileError(f"{str(path)!r} is not a regular file")
-            if info.st_uid not in (os.geteuid(), 0):
+            if not any_owner and info.st_uid not in (os.geteuid(), 0):
                 raise KeyFileError(f"{str(path)!r} belongs to user id {info.st_uid}; expected {os.geteuid()} or root")
             if (mode := stat.S_IMODE(info.st_mode)) & forbidden_mode:
                 what = "read or change" if forbidden_mode & 0o044 else "change"
@@ -143,12 +144,11 @@ def check_name(where: object, name: object) -> str:
 
 def check_namespace(where: object, namespace: object) -> str:
     """A namespace, or "" for the common one. Raises KeyFileError."""
-    ok = isinstance(namespace, str) and (namespace == "" or NAMESPACE.fullmatch(namespace))
-    if not ok or namespace == DAEMON_RUN[1:]:
+    if not isinstance(namespace, str) or not (namespace == "" or is_namespace(namespace)):
         raise KeyFileError(
             f"{str(where)!r}: namespace {namespace!r}; expected 1 to 64 of a-z, 0-9 and . _ -, not 'daemon'"
         )
-    return str(namespace)
+    return namespace
 
 
 def check_key(where: object, what: str, text: object) -> str:

@@ -31,12 +31,12 @@ def check_private_directory(directory: Path, info: os.stat_result) -> None:
         raise KeyFileError(f"{str(directory)!r} has mode {mode:04o}: others could look into it; expected 0700")
 
 
-def write_private(path: Path, content: bytes, *, replace: bool = False) -> None:
-    """A file of mode 0600, on the disk before this returns. Raises KeyFileError; without `replace`, also where there
-    is one already (its __cause__ is the FileExistsError then)."""
+def write_file(path: Path, content: bytes, *, replace: bool = False, mode: int = 0o600) -> None:
+    """A file that is secret by default, on the disk before this returns. Raises KeyFileError; without `replace`, also
+    where there is one already (its __cause__ is the FileExistsError then)."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
         try:
             with os.fdopen(fd, "wb") as file:
                 file.write(content)

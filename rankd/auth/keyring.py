@@ -63,9 +63,8 @@ class Keyring:
             content = files.json_bytes("server-key", {"public": public, "secret": secret})
             new = _write_unless_there(self._server_path, content)
         public, _ = self.server()
-        files.write_private(
-            self.directory / "server.pub", files.json_bytes("server-public", {"public": public}), replace=True
-        )
+        content = files.json_bytes("server-public", {"public": public})
+        files.write_file(self.directory / "server.pub", content, replace=True, mode=0o644)
         self.http_token()
         return new
 
@@ -105,7 +104,7 @@ class Keyring:
         }
         files.make_private_directory(self.authorized_directory)
         try:
-            files.write_private(path, files.json_bytes("authorized", content), replace=replace)
+            files.write_file(path, files.json_bytes("authorized", content), replace=replace)
         except KeyFileError as error:
             if isinstance(error.__cause__, FileExistsError):
                 raise KeyFileError(f"{grant.name!r} is authorized already; revoke it first") from None
@@ -197,7 +196,7 @@ def check_quota(where: object, limits: object) -> Quota:
 def _write_unless_there(path: Path, content: bytes) -> bool:
     """Two processes may make the same file at once: one of them does, both use it."""
     try:
-        files.write_private(path, content)
+        files.write_file(path, content)
     except KeyFileError as error:
         if isinstance(error.__cause__, FileExistsError):
             return False

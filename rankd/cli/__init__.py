@@ -9,6 +9,7 @@ import typer
 
 from rankd.cli.analyze import analyze
 from rankd.cli.demo import demo
+from rankd.cli.keys import keys
 from rankd.cli.run import run
 from rankd.cli.serve import serve
 from rankd.cli.tail import tail
@@ -26,6 +27,7 @@ app.command(context_settings={"allow_interspersed_args": False})(run)
 app.command()(demo)
 app.command()(tail)
 app.command()(analyze)
+app.add_typer(keys, name="keys")
 
 
 @app.callback()
