@@ -1,0 +1,53 @@
+"""The numbers of what is published: n counts what a run ever had, seq what a stream told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+Topic = tuple[str, str]
+"""(kind, run), kind "measurement" or "alert"."""
+
+
+class Streams:
+    """One stream at a time, and where each topic began in it: seq = n − base.
+
+    A stream outlives the daemon together with its history. It ends where the history is lost or cannot be written: what
+    is told then is not on disk, and numbers that a crash would give out a second time must be those of another stream.
+    """
+
+    def __init__(self, stream_id: str) -> None:
+        self.stream_id = stream_id
+        self._newest: dict[Topic, int] = {}
+        self._bases: dict[Topic, int] = {}
+
+    def load(self, topic: Topic, newest: int, base: int) -> None:
+        """What the history says of a topic."""
+        self._newest[topic] = newest
+        self._bases[topic] = base
+
+    def next_n(self, topic: Topic) -> int:
+        """The number of the topic's next event, in the run's own count from 1."""
+        number = self._newest[topic] = self._newest.get(topic, 0) + 1
+        return number
+
+    def base(self, topic: Topic) -> int:
+        return self._bases.get(topic, 0)
+
+    def seq(self, topic: Topic, n: int) -> int:
+        return n - self.base(topic)
+
+    def newest_seq(self, topic: Topic) -> int:
+        return self.seq(topic, self._newest.get(topic, 0))
+
+    def topics(self) -> Iterator[Topic]:
+        """All that have a number in this stream, those heard of last first."""
+        return (topic for topic in reversed(self._newest) if self.newest_seq(topic) > 0)
+
+    def switch(self, stream_id: str, untold: Iterable[Topic]) -> Mapping[Topic, int]:
+        """Begin another stream, whose first events are the `untold` ones: numbered already, not published yet. Returns
+        the bases: where every topic begins in it."""
+        bases = dict(self._newest)
+        for topic in untold:
+            bases[topic] -= 1
+        self.stream_id, self._bases = stream_id, bases
+        return dict(bases)
