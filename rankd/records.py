@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -17,6 +17,16 @@ SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 State = Literal["firing", "resolved", "rebased"]
 
 ALERT_SCHEMA = 1
+
+METRIC_NAMES = (
+    "stable_rank",
+    "effective_rank",
+    "effective_rank_energy",
+    "spectral_norm",
+    "frobenius_norm",
+    "participation_ratio",
+)
+"""The keys of `rankd.metrics.METRICS`, for those who do without torch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +115,44 @@ class Measurement:
     """The spectrum for looking at, as `rankd.spectrum` packs it; not part of the JSON row."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Measurement:
+        """The measurement of a row as `to_json` writes it. Needed are run, step, layer, rows, cols and the first three
+        metrics below, each of which may be null; whatever else is there but unknown is kept. All zero is a finite row
+        with an effective rank or a norm of 0: a matrix with any element but 0 has neither.
+
+        Raises ValueError naming the key, its value and what was expected.
+        """
+        for key in _NEEDED:
+            if key not in row:
+                raise ValueError(f"{key} is missing; expected at least {', '.join(_NEEDED)}")
+        for key, value in row.items():
+            check = _CHECKS.get(key)
+            if check is not None and not check[0](value):
+                shown = repr(value)
+                raise ValueError(f"{key} is {shown if len(shown) <= 100 else shown[:100] + '…'}; expected {check[1]}")
+        metrics = {name: _float(row[name]) for name in METRIC_NAMES if name in row}
+        shape = tuple(row.get("shape", (row["rows"], row["cols"])))
+        if shape[0] != row["rows"] or math.prod(shape[1:]) != row["cols"]:
+            raise ValueError(f"shape is {list(shape)}; expected one of {row['rows']} rows and {row['cols']} columns")
+        finite = row.get("finite", True)
+        return cls(
+            run=row["run"],
+            layer=row["layer"],
+            step=row["step"],
+            shape=shape,
+            finite=finite,
+            zero=finite and 0 in (metrics["effective_rank"], metrics["spectral_norm"]),
+            metrics=metrics,
+            role=row.get("role", "weight"),
+            method=row.get("method", ""),
+            source_dtype=row.get("source_dtype", ""),
+            wire_dtype=row.get("wire_dtype", ""),
+            measure_seconds=float(row.get("measure_seconds", 0.0)),
+            time=_float(row.get("time")),
+            extra={key: value for key, value in row.items() if key not in _CHECKS},
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The row of `tail --measurements --json`, as design and docs/protocol.md give it."""
         return {
@@ -185,3 +233,45 @@ class Alert:
             "seq": self.seq,
             "time": self.time,
         }
+
+
+def _float(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _is_text(value: Any) -> bool:
+    return type(value) is str
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _is_number(value: Any) -> bool:
+    return (type(value) is float and math.isfinite(value)) or (type(value) is int and abs(value) < 1 << 1023)
+
+
+def _is_number_or_null(value: Any) -> bool:
+    return value is None or _is_number(value)
+
+
+_TEXT = (_is_text, "a text")
+_SIZE = (_is_size, "a whole number from 0 to 2^63 - 1")
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "run": _TEXT,
+    "step": (lambda value: value is None or _is_size(value), f"{_SIZE[1]}, or null"),
+    "layer": _TEXT,
+    "rows": _SIZE,
+    "cols": _SIZE,
+    **dict.fromkeys((*METRIC_NAMES, "time"), (_is_number_or_null, "a finite number or null")),
+    "finite": (lambda value: type(value) is bool, "true or false"),
+    "role": _TEXT,
+    "shape": (lambda value: type(value) is list and value != [] and all(map(_is_size, value)), "a list of sizes"),
+    "method": _TEXT,
+    "source_dtype": _TEXT,
+    "wire_dtype": _TEXT,
+    "measure_seconds": (_is_number, "a finite number"),
+}
+"""The keys of a measurement's JSON row: what each has to be, and that in words."""
+
+_NEEDED = ("run", "step", "layer", "rows", "cols", "stable_rank", "effective_rank", "spectral_norm")

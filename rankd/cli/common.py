@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import typer
+
+from rankd.records import SEVERITIES
 
 PROBLEM = 1
 WRONG_USE = 2
@@ -33,3 +36,27 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return value
+
+
+class SeverityFilter:
+    """Which alerts to show: those severe enough, and the end (whose severity may be lower) of each that was shown."""
+
+    def __init__(self, least: str) -> None:
+        if least not in SEVERITIES:
+            leave(f"--severity {least!r}: expected one of {', '.join(SEVERITIES)}", WRONG_USE)
+        self._wanted = SEVERITIES[SEVERITIES.index(least) :]
+        self._shown: set[object] = set()
+
+    def __call__(self, alert: Mapping[str, Any]) -> bool:
+        alert_id = alert.get("alert_id")
+        if alert.get("state") == "firing" and alert.get("severity") in self._wanted:
+            self._shown.add(alert_id)
+            return True
+        ended = alert_id in self._shown
+        self._shown.discard(alert_id)
+        return ended or alert.get("severity") in self._wanted
+
+
+def discard_stdout() -> None:
+    """After a BrokenPipeError (`rankd tail | head`: the reader has seen enough): what is buffered goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

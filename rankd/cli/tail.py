@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Annotated
 
 import typer
 
-from rankd.cli.common import WRONG_USE, leave, print_json
-from rankd.records import SEVERITIES
+from rankd.cli.common import WRONG_USE, SeverityFilter, discard_stdout, leave, print_json
 
 
 def tail(
@@ -27,19 +24,16 @@ def tail(
     from rankd_client import subscribe
     from rankd_client.text import alert_line, escape
 
-    if severity not in SEVERITIES:
-        leave(f"--severity {severity!r}: expected one of {', '.join(SEVERITIES)}", WRONG_USE)
-    wanted = SEVERITIES[SEVERITIES.index(severity) :]
+    concerns = SeverityFilter(severity)
     stream = "measurement" if measurements else "alert"
     try:
         items = subscribe(url, run, layers=layer, streams=(stream,), timeout=timeout, alerts=alerts, query=query)
     except ValueError as error:
         leave(str(error), WRONG_USE)
-    shown: set[object] = set()
     with items:
         try:
             for item in items:
-                if stream == "alert" and not _concerns(item, wanted, shown):
+                if stream == "alert" and not concerns(item):
                     continue
                 if json_lines:
                     print_json(item)
@@ -49,19 +43,8 @@ def tail(
                     print(escape(_measurement_line(item)), flush=True)
         except KeyboardInterrupt:
             pass
-        except BrokenPipeError:  # `rankd tail | head`: the reader has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _concerns(alert: dict[str, object], wanted: tuple[str, ...], shown: set[object]) -> bool:
-    """Whether to show it: severe enough, or the end (whose severity may be lower) of an alert that was shown."""
-    alert_id = alert.get("alert_id")
-    if alert.get("state") == "firing" and alert.get("severity") in wanted:
-        shown.add(alert_id)
-        return True
-    ended = alert_id in shown
-    shown.discard(alert_id)
-    return ended or alert.get("severity") in wanted
+        except BrokenPipeError:
+            discard_stdout()
 
 
 def _measurement_line(row: dict[str, object]) -> str:
