@@ -2,19 +2,24 @@ import asyncio
 import contextlib
 import json
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from rankd.web.access import Access
 from rankd.web.server import bind_http, make_server
 
 
 @contextlib.asynccontextmanager
-async def serving(health: dict[str, Any]) -> AsyncIterator[int]:
+async def serving(
+    health: dict[str, Any], reasons: list[str] | None = None, counters: Counter[str] | None = None
+) -> AsyncIterator[int]:
     """The port of a server that is stopped, within a second of being told to, at the end."""
     listening = bind_http("127.0.0.1:0", any_port=False)
-    server = make_server(lambda: health)
+    access = Access("127.0.0.1")
+    server = make_server(lambda: health, lambda: reasons[-1] if reasons else None, access, counters or Counter())
     task = asyncio.create_task(server.serve(sockets=[listening]))
     try:
         yield listening.getsockname()[1]
@@ -34,8 +39,8 @@ async def ask(port: int, request: bytes) -> tuple[bytes, bytes]:
     return answer.partition(b"\r\n")[0], answer.partition(b"\r\n\r\n")[2]
 
 
-def get(path: str) -> bytes:
-    return f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+def get(path: str, host: str = "localhost", *headers: str) -> bytes:
+    return "\r\n".join([f"GET {path} HTTP/1.1", f"Host: {host}", "Connection: close", *headers, "", ""]).encode()
 
 
 async def test_healthz() -> None:
@@ -45,6 +50,31 @@ async def test_healthz() -> None:
         assert status.endswith(b"200 OK") and json.loads(body) == health
         health["status"] = "stopping"
         assert json.loads((await ask(port, get("/healthz")))[1])["status"] == "stopping"
+
+
+async def test_readyz_says_why_not() -> None:
+    reasons: list[str] = []
+    async with serving({}, reasons) as port:
+        status, body = await ask(port, get("/readyz"))
+        assert status.endswith(b"200 OK") and json.loads(body) == {"ready": True, "reason": None}
+        reasons.append("stopping")
+        status, body = await ask(port, get("/readyz"))
+        assert status.endswith(b"503 Service Unavailable")
+        assert json.loads(body) == {"ready": False, "reason": "stopping"}
+
+
+async def test_a_name_that_was_made_to_lead_here_learns_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    counters: Counter[str] = Counter(num_waiting=1)
+    async with serving({"secret": 1}, counters=counters) as port:
+        for path in ("/healthz", "/readyz", "/no/such"):
+            status, body = await ask(port, get(path, f"rebound.example:{port}"))
+            assert b" 400 " in status and json.loads(body) == {"error": "the Host header names another host"}
+        assert b" 400 " in (await ask(port, b"GET /healthz HTTP/1.0\r\n\r\n"))[0]
+        assert (await ask(port, get("/healthz", f"127.0.0.1:{port}")))[0].endswith(b"200 OK")
+    assert counters["num_refused_http_host"] == 4
+    assert [record.message for record in caplog.records] == [
+        "a request from 127.0.0.1 was refused: num_refused_http_host=1"
+    ]
 
 
 async def test_what_is_not_asked_for_rightly_does_no_harm() -> None:
