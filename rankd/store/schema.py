@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 
+from rankd.config import ConfigError
+
 VERSION = 1
 
 FILE_NAME = "history.db"
@@ -12,7 +14,8 @@ FILE_NAME = "history.db"
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;  -- 'stream_id': of the numbers in use
 
--- num_measurements and num_alerts count what was ever recorded: the newest row's n. Deleting rows never lowers them.
+-- num_measurements and num_alerts count what was ever recorded: the newest row's n. Deleting rows never lowers them: a
+-- run of which nothing is left keeps this row, without times, so that no number is given twice in a stream.
 CREATE TABLE run (
     run_id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
@@ -35,7 +38,7 @@ CREATE TABLE layer (
     UNIQUE (run_id, name, role)
 );
 
--- What most measurements of a layer have in common, once.
+-- What most measurements of a layer have in common, once. shape: a JSON list.
 CREATE TABLE kind (
     kind_id INTEGER PRIMARY KEY,
     shape TEXT NOT NULL, method TEXT NOT NULL, source_dtype TEXT NOT NULL, wire_dtype TEXT NOT NULL,
@@ -75,9 +78,12 @@ CREATE TABLE base (
     PRIMARY KEY (stream_id, run_id, kind)
 ) WITHOUT ROWID;
 
--- Measurements by layer and by bins of run.bin_steps steps, for wide looks: at most 128 bins a layer.
+-- Measurements by layer and by bins of run.bin_steps steps, for wide looks: at most 128 bins a layer. num counts all,
+-- the sums are over num_finite of them. Bins outlive their measurements. A layer that goes back to step s has its bins
+-- from s on made anew, so that they show the current line alone.
 CREATE TABLE rollup (
-    layer_id INTEGER NOT NULL, bin INTEGER NOT NULL, run_id INTEGER NOT NULL, num INTEGER NOT NULL, num_finite INTEGER NOT NULL,
+    layer_id INTEGER NOT NULL, bin INTEGER NOT NULL, run_id INTEGER NOT NULL,
+    num INTEGER NOT NULL, num_finite INTEGER NOT NULL,
     stable_rank_sum REAL, stable_rank_min REAL, stable_rank_max REAL,
     effective_rank_sum REAL, effective_rank_min REAL, effective_rank_max REAL,
     spectral_norm_sum REAL, spectral_norm_min REAL, spectral_norm_max REAL,
@@ -86,16 +92,18 @@ CREATE TABLE rollup (
 """
 
 
-class SchemaError(RuntimeError):
+class SchemaError(ConfigError):
     """The file is no history, or one of a newer rankd."""
 
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the file behind `connection` to VERSION, in one transaction; a new file gets the tables. SchemaError where
-    it is of a newer version."""
+    it is of a newer version, or of another program."""
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
-        raise SchemaError(f"its version is {version}; this rankd knows up to {VERSION}")
+        raise SchemaError(f"history: its version is {version}; expected at most {VERSION}: a newer rankd wrote it")
     if version == VERSION:
         return
+    if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        raise SchemaError("history: a database of another program; expected a file that rankd made")
     connection.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")

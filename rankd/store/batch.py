@@ -1,0 +1,160 @@
+"""Entries → the rows of one transaction."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rankd.records import Alert, Measurement
+from rankd.store.database import set_stream
+from rankd.store.entries import AlertEntry, Entry
+from rankd.store.ids import Ids, RunNumbers
+
+COLUMNS = (
+    "stable_rank",
+    "effective_rank",
+    "effective_rank_energy",
+    "participation_ratio",
+    "spectral_norm",
+    "frobenius_norm",
+)
+"""Metrics with a column of their own, in the order of the table; others stand in `extra`."""
+
+ROWS_AT_ONCE = 64
+"""Rows of one INSERT: each gives up the interpreter's lock and has to win it back from threads that compute."""
+
+LayerKey = tuple[str, str, str]
+"""(run, layer, role)."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What a batch adds to a row of `run` or `layer`."""
+
+    first_time: float
+    last_time: float
+    last_step: int | None = None
+    num: int = 0
+
+
+@dataclass(slots=True)
+class Batch:
+    """Collects rows; `write` puts them into the transaction that the caller has begun. `now` stands where a measurement
+    has no time."""
+
+    ids: Ids
+    now: float
+    _measurements: list[tuple[Any, ...]] = field(default_factory=list)
+    _spectra: list[tuple[int, int, bytes]] = field(default_factory=list)
+    _alerts: list[tuple[Any, ...]] = field(default_factory=list)
+    _firing: dict[str, tuple[int, int] | None] = field(default_factory=dict)
+    _judges: dict[int, tuple[int, bytes]] = field(default_factory=dict)
+    _runs: dict[str, _Seen] = field(default_factory=dict)
+    _layers: dict[int, _Seen] = field(default_factory=dict)
+
+    def add(self, entry: Entry | AlertEntry) -> None:
+        """Take an entry, unless the file has it: the outcome of the commit before may have been unknown."""
+        if isinstance(entry, AlertEntry):
+            run = self.ids.run(entry.alert.run)
+            if entry.n > run.num_alerts:
+                self._add_alert(run, entry.n, entry.alert)
+            return
+        run = self.ids.run(entry.measurement.run)
+        if entry.n <= run.num_measurements:
+            return
+        run.num_measurements = entry.n
+        layer_id = self._add_measurement(run, entry.n, entry.measurement)
+        for n, alert in entry.alerts:
+            self._add_alert(run, n, alert)
+        if entry.judge is not None:
+            self._judges[layer_id] = (entry.n, entry.judge)
+
+    def write(self, connection: sqlite3.Connection) -> int:
+        """Returns the number of measurements written."""
+        _insert(connection, "measurement", self._measurements)
+        _insert(connection, "spectrum", self._spectra)
+        _insert(connection, "alert", self._alerts)
+        ended = [(alert_id,) for alert_id, raised in self._firing.items() if raised is None]
+        connection.executemany("DELETE FROM firing WHERE alert_id = ?", ended)
+        raised = [(alert_id, *raised) for alert_id, raised in self._firing.items() if raised is not None]
+        connection.executemany("INSERT OR REPLACE INTO firing VALUES (?, ?, ?)", raised)
+        judges = [(layer_id, *judge) for layer_id, judge in self._judges.items()]
+        connection.executemany("INSERT OR REPLACE INTO judge VALUES (?, ?, ?)", judges)
+        connection.executemany(
+            "UPDATE layer SET last_step = ?, last_time = ?, num_measurements = num_measurements + ? WHERE layer_id = ?",
+            [(seen.last_step, seen.last_time, seen.num, layer_id) for layer_id, seen in self._layers.items()],
+        )
+        runs = [(seen, self.ids.run(name)) for name, seen in self._runs.items()]
+        connection.executemany(
+            "UPDATE run SET first_time = coalesce(first_time, ?), last_time = ?, last_step = coalesce(?, last_step), "
+            "num_measurements = ?, num_alerts = ? WHERE run_id = ?",
+            [
+                (seen.first_time, seen.last_time, seen.last_step, run.num_measurements, run.num_alerts, run.run_id)
+                for seen, run in runs
+            ],
+        )
+        return len(self._measurements)
+
+    def _add_measurement(self, run: RunNumbers, n: int, measurement: Measurement) -> int:
+        of = measurement
+        time = self.now if of.time is None else of.time
+        layer_id = self.ids.layer(run.run_id, of.layer, of.role)
+        kind_id = self.ids.kind(json.dumps(of.shape), of.method, of.source_dtype, of.wire_dtype)
+        metrics = [of.metrics.get(name) for name in COLUMNS]
+        extra = {**{name: value for name, value in of.metrics.items() if name not in COLUMNS}, **of.extra}
+        text = json.dumps(extra, separators=(",", ":")) if extra else None
+        self._measurements.append(
+            (layer_id, n, run.run_id, of.step, time, kind_id, of.finite, of.zero, *metrics, of.measure_seconds, text)
+        )
+        if of.summary:
+            self._spectra.append((layer_id, n, of.summary))
+        for seen in (
+            self._runs.setdefault(of.run, _Seen(time, time)),
+            self._layers.setdefault(layer_id, _Seen(time, time)),
+        ):
+            seen.last_time, seen.last_step, seen.num = time, of.step, seen.num + 1
+        return layer_id
+
+    def _add_alert(self, run: RunNumbers, n: int, alert: Alert) -> None:
+        run.num_alerts = n
+        body = alert.to_json()
+        del body["stream_id"], body["seq"]
+        text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+        about = (alert.layer, alert.step, alert.rule, alert.state, alert.severity, alert.time)
+        self._alerts.append((run.run_id, n, alert.alert_id, *about, text))
+        self._firing[alert.alert_id] = (run.run_id, n) if alert.state == "firing" else None
+        self._runs.setdefault(alert.run, _Seen(alert.time, alert.time)).last_time = alert.time
+
+
+def add_superseded(connection: sqlite3.Connection, ids: Ids, counts: Mapping[LayerKey, int]) -> None:
+    """Count snapshots that gave way to others; within the caller's transaction."""
+    connection.executemany(
+        "UPDATE layer SET num_superseded = num_superseded + ? WHERE layer_id = ?",
+        [(num, ids.layer(ids.run(run).run_id, layer, role)) for (run, layer, role), num in counts.items()],
+    )
+
+
+def add_stream(connection: sqlite3.Connection, ids: Ids, stream_id: str, bases: Mapping[tuple[str, str], int]) -> None:
+    """Begin a stream, whose numbers are n − base, base by (kind, run); within the caller's transaction."""
+    set_stream(connection, stream_id)
+    connection.executemany(
+        "INSERT OR REPLACE INTO base VALUES (?, ?, ?, ?)",
+        [(stream_id, ids.run(run).run_id, kind, base) for (kind, run), base in bases.items() if base],
+    )
+
+
+def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    if not rows:
+        return
+    row = f"({', '.join('?' * len(rows[0]))})"
+    whole = len(rows) - len(rows) % ROWS_AT_ONCE
+    many = f"INSERT INTO {table} VALUES {', '.join([row] * ROWS_AT_ONCE)}"
+    connection.executemany(many, (_flat(rows[at : at + ROWS_AT_ONCE]) for at in range(0, whole, ROWS_AT_ONCE)))
+    connection.executemany(f"INSERT INTO {table} VALUES {row}", rows[whole:])
+
+
+def _flat(rows: Iterable[tuple[Any, ...]]) -> list[Any]:
+    return [value for row in rows for value in row]

@@ -1,0 +1,74 @@
+"""Rows that many others point to, looked up once and remembered for as long as the connection lives."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+
+MAX_REMEMBERED = 200_000
+"""Layers and kinds; runs come and go, and each layer remembered takes about 0.3 kB."""
+
+
+@dataclass(slots=True)
+class RunNumbers:
+    """A run, and the newest number of each kind that the transaction under way knows of."""
+
+    run_id: int
+    num_measurements: int
+    num_alerts: int
+
+
+class Ids:
+    """Ids by name; a row is made where there is none yet. To be thrown away with a transaction that failed."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._runs: dict[str, RunNumbers] = {}
+        self._layers: dict[tuple[int, str, str], int] = {}
+        self._kinds: dict[tuple[str, str, str, str], int] = {}
+
+    def forget(self) -> None:
+        """Between transactions: rows may have been deleted, or too many are remembered."""
+        self._runs.clear()
+        self._layers.clear()
+        self._kinds.clear()
+
+    @property
+    def too_many(self) -> bool:
+        return len(self._runs) + len(self._layers) + len(self._kinds) > MAX_REMEMBERED
+
+    def run(self, name: str) -> RunNumbers:
+        found = self._runs.get(name)
+        if found is None:
+            query = "SELECT run_id, num_measurements, num_alerts FROM run WHERE name = ?"
+            row = self._connection.execute(query, (name,)).fetchone()
+            if row is None:
+                row = (self._insert("INSERT INTO run (name) VALUES (?)", (name,)), 0, 0)
+            found = self._runs[name] = RunNumbers(*row)
+        return found
+
+    def layer(self, run_id: int, name: str, role: str) -> int:
+        key = (run_id, name, role)
+        found = self._layers.get(key)
+        if found is None:
+            query = "SELECT layer_id FROM layer WHERE run_id = ? AND name = ? AND role = ?"
+            row = self._connection.execute(query, key).fetchone()
+            made = row is None and self._insert("INSERT INTO layer (run_id, name, role) VALUES (?, ?, ?)", key)
+            found = self._layers[key] = made or row[0]
+        return found
+
+    def kind(self, shape: str, method: str, source_dtype: str, wire_dtype: str) -> int:
+        key = (shape, method, source_dtype, wire_dtype)
+        found = self._kinds.get(key)
+        if found is None:
+            query = "SELECT kind_id FROM kind WHERE shape = ? AND method = ? AND source_dtype = ? AND wire_dtype = ?"
+            row = self._connection.execute(query, key).fetchone()
+            insert = "INSERT INTO kind (shape, method, source_dtype, wire_dtype) VALUES (?, ?, ?, ?)"
+            made = row is None and self._insert(insert, key)
+            found = self._kinds[key] = made or row[0]
+        return found
+
+    def _insert(self, statement: str, values: tuple[object, ...]) -> int:
+        row_id = self._connection.execute(statement, values).lastrowid
+        assert row_id is not None
+        return row_id

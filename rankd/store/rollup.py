@@ -1,0 +1,134 @@
+"""Keeps the roll-up in step with the measurements: slice by slice, each a transaction of its own."""
+
+from __future__ import annotations
+
+import sqlite3
+
+MAX_BINS = 128
+SLICE_ROWS = 10_000
+"""Measurements of one transaction, some 50 ms: commits wait for it."""
+
+_METRICS = ("stable_rank", "effective_rank", "spectral_norm")
+_AGGREGATES = "count(*), sum(finite), " + ", ".join(f"sum({name}), min({name}), max({name})" for name in _METRICS)
+_MERGED = "sum(num), sum(num_finite), " + ", ".join(
+    f"sum({name}_sum), min({name}_min), max({name}_max)" for name in _METRICS
+)
+
+
+def _added(column: str, kind: str) -> str:
+    """A column of a bin that is there already, with a further value. What is null has no say."""
+    old, new = f"coalesce({column}, excluded.{column})", f"coalesce(excluded.{column}, {column})"
+    if kind == "sum":
+        return f"{column} = coalesce({column} + excluded.{column}, {old})"
+    return f"{column} = {kind}({old}, {new})"
+
+
+_ADD = "ON CONFLICT (run_id, layer_id, bin) DO UPDATE SET num = num + excluded.num, " + ", ".join(
+    ["num_finite = num_finite + excluded.num_finite"]
+    + [_added(f"{name}_{kind}", kind) for name in _METRICS for kind in ("sum", "min", "max")]
+)
+
+# A layer went back where a measurement is at a step that is not after that of the one before it.
+_WENT_BACK = """
+    INSERT INTO temp.back
+    SELECT layer_id, step, coalesce((
+        SELECT p.n FROM measurement p
+        WHERE p.layer_id = found.layer_id AND p.n <= :upto AND p.step < found.step / :width * :width
+        ORDER BY p.n DESC LIMIT 1), 0)
+    FROM (
+        SELECT m.layer_id, min(m.step) AS step FROM measurement m
+        WHERE m.run_id = :run_id AND m.n > :rolled AND m.n <= :upto AND m.step <= (
+            SELECT p.step FROM measurement p
+            WHERE p.layer_id = m.layer_id AND p.n < m.n AND p.step IS NOT NULL ORDER BY p.n DESC LIMIT 1)
+        GROUP BY m.layer_id
+    ) AS found
+"""
+_DROP_BINS = """
+    DELETE FROM rollup WHERE run_id = :run_id AND layer_id IN (SELECT layer_id FROM temp.back)
+    AND bin >= (SELECT step / :width FROM temp.back WHERE back.layer_id = rollup.layer_id)
+"""
+_ADD_SLICE = f"""
+    INSERT INTO rollup SELECT layer_id, step / :width AS bin, run_id, {_AGGREGATES} FROM measurement
+    WHERE run_id = :run_id AND n > :rolled AND n <= :upto AND step IS NOT NULL
+    AND layer_id NOT IN (SELECT layer_id FROM temp.back)
+    GROUP BY layer_id, bin {_ADD}
+"""
+# `from_n` is the last row below the first dropped bin: what is older and not below it, that row has put off the line.
+_ADD_CURRENT = f"""
+    INSERT INTO rollup SELECT layer_id, step / :width AS bin, :run_id, {_AGGREGATES} FROM (
+        SELECT m.*, back.step / :drop_width * :drop_width AS first_step, min(m.step) OVER (
+            PARTITION BY m.layer_id ORDER BY m.n DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        ) AS later_step
+        FROM temp.back JOIN measurement m ON m.layer_id = back.layer_id AND m.n > back.from_n AND m.n <= :upto
+        WHERE m.step IS NOT NULL
+    ) WHERE step >= first_step AND (later_step IS NULL OR step < later_step)
+    GROUP BY layer_id, bin {_ADD}
+"""
+
+
+class Rollup:
+    """Bins of `run.bin_steps` steps, at most MAX_BINS from a run's first to its last: where it grows beyond, bins are
+    merged in pairs. A layer that goes back to step s loses its bins from s on, and they are made anew of the rows that
+    are on its current line: those that no later row of a smaller or equal step follows."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        connection.execute("CREATE TEMP TABLE back (layer_id INTEGER PRIMARY KEY, step INTEGER, from_n INTEGER)")
+
+    def step(self) -> bool:
+        """One slice, of one run or several. Returns whether there was more to do."""
+        room = SLICE_ROWS
+        query = "SELECT run_id, rolled_n, num_measurements FROM run WHERE rolled_n < num_measurements"
+        runs = self._connection.execute(query).fetchall()
+        if not runs:
+            return False
+        self._connection.execute("BEGIN IMMEDIATE")
+        for run_id, rolled, newest in runs:
+            upto = min(newest, rolled + room)
+            self._roll(run_id, rolled, upto)
+            room -= upto - rolled
+            if room <= 0:
+                break
+        self._connection.execute("COMMIT")
+        return room <= 0
+
+    def _roll(self, run_id: int, rolled: int, upto: int) -> None:
+        execute = self._connection.execute
+        width: int = execute("SELECT bin_steps FROM run WHERE run_id = ?", (run_id,)).fetchone()[0]
+        values = {"run_id": run_id, "rolled": rolled, "upto": upto, "width": width, "drop_width": width}
+        execute("DELETE FROM temp.back")
+        went_back = execute(_WENT_BACK, values).rowcount > 0
+        if went_back:
+            execute(_DROP_BINS, values)
+        values["width"] = self._widen(values)
+        execute(_ADD_SLICE, values)
+        if went_back:
+            execute(_ADD_CURRENT, values)
+        execute("UPDATE run SET rolled_n = ?, bin_steps = ? WHERE run_id = ?", (upto, values["width"], run_id))
+
+    def _widen(self, values: dict[str, int]) -> int:
+        """Make bins wide enough for the slice as well. Returns their width in steps."""
+        execute = self._connection.execute
+        query = "SELECT min(bin), max(bin) FROM rollup WHERE run_id = :run_id"
+        first_bin, last_bin = execute(query, values).fetchone()
+        query = "SELECT min(step), max(step) FROM measurement WHERE run_id = :run_id AND n > :rolled AND n <= :upto"
+        first_step, last_step = execute(query, values).fetchone()
+        width = values["width"]
+        if first_step is None:
+            return width
+        first, last = first_step // width, last_step // width
+        if first_bin is not None:
+            first, last = min(first, first_bin), max(last, last_bin)
+        shift = 0
+        while (last >> shift) - (first >> shift) >= MAX_BINS:
+            shift += 1
+        if shift and first_bin is not None:
+            execute(
+                f"CREATE TEMP TABLE merged AS SELECT layer_id, bin >> :shift AS bin, run_id, {_MERGED} FROM rollup "
+                "WHERE run_id = :run_id GROUP BY layer_id, bin >> :shift",
+                {**values, "shift": shift},
+            )
+            execute("DELETE FROM rollup WHERE run_id = :run_id", values)
+            execute("INSERT INTO rollup SELECT * FROM temp.merged")
+            execute("DROP TABLE temp.merged")
+        return width << shift
