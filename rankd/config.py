@@ -217,16 +217,7 @@ def serve_config(settings: dict[str, Any]) -> ServeConfig:
     for key in ("push", "alerts", "query"):
         settings[key] = settings.get(key) or getattr(endpoints, key)
     for name, kind in (("limits", Limits), ("history", HistoryConfig), ("detect", DetectConfig)):
-        table = settings.get(name, {})
-        types = {item.name: type(item.default) for item in fields(kind)}
-        _check_keys(f"{name}.", table, types)
-        _check_types(f"{name}.", table, types)
-        try:
-            settings[name] = kind(**table)
-        except ConfigError:
-            raise
-        except ValueError as error:
-            raise ConfigError(f"{name}.{error}") from None
+        settings[name] = _read_table(name, kind, settings.get(name, {}))
     for key in ("data", "keys", "discovery"):
         if key in settings:
             settings[key] = Path(settings[key])
@@ -235,10 +226,29 @@ def serve_config(settings: dict[str, Any]) -> ServeConfig:
     return ServeConfig(**settings)
 
 
+def detect_config(table: dict[str, Any]) -> DetectConfig:
+    """The settings of the rules, from the table [detect] alone. Raises ConfigError."""
+    config: DetectConfig = _read_table("detect", DetectConfig, table)
+    return config
+
+
 _TYPE_NAMES: dict[Any, str] = {
-    **{str: "a string", dict: "a table", list: "a list of strings"},
+    **{str: "a string", dict: "a table", list: "a list"},
     **{bool: "true or false", float: "a number", int: "an integer"},
 }
+
+
+def _read_table(name: str, kind: type[Any], table: dict[str, Any]) -> Any:
+    """The dataclass `kind` of a table; its defaults say of which type each key is (TOML has lists for tuples)."""
+    types = {item.name: list if isinstance(item.default, tuple) else type(item.default) for item in fields(kind)}
+    _check_keys(f"{name}.", table, types)
+    _check_types(f"{name}.", table, types)
+    try:
+        return kind(**table)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{name}.{error}") from None
 
 
 def _check(key: str, address: str) -> None:

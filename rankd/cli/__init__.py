@@ -10,6 +10,7 @@ import typer
 from rankd.cli.analyze import analyze
 from rankd.cli.demo import demo
 from rankd.cli.keys import keys
+from rankd.cli.replay import replay
 from rankd.cli.run import run
 from rankd.cli.serve import serve
 from rankd.cli.tail import tail
@@ -27,6 +28,7 @@ app.command(context_settings={"allow_interspersed_args": False})(run)
 app.command()(demo)
 app.command()(tail)
 app.command()(analyze)
+app.command()(replay)
 app.add_typer(keys, name="keys")
 
 
