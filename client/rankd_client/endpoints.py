@@ -119,7 +119,7 @@ def _read_own(path: Path) -> bytes:
         raise NotThereYet(f"{str(path)!r}: no such file; expected the discovery file of a running rankd") from None
     except OSError as error:
         raise EndpointError(f"{str(path)!r}: cannot be read: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         info = os.fstat(descriptor)
         if not stat.S_ISREG(info.st_mode):
             raise EndpointError(f"{str(path)!r}: expected a regular file")
@@ -127,10 +127,11 @@ def _read_own(path: Path) -> bytes:
             raise EndpointError(f"{str(path)!r} belongs to user id {info.st_uid}; expected {os.getuid()} (this user)")
         if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise EndpointError(f"{str(path)!r} can be written by others; expected mode 0644")
-        try:
-            return file.read(MAX_DISCOVERY_BYTES)
-        except OSError as error:
-            raise EndpointError(f"{str(path)!r}: cannot be read: {error.strerror}") from None
+        return os.read(descriptor, MAX_DISCOVERY_BYTES)
+    except OSError as error:
+        raise EndpointError(f"{str(path)!r}: cannot be read: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
 
 
 def check_address(address: str) -> str:
