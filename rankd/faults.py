@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rankd.records import Alert, Severity, State
-
-DAEMON_RUN = "@daemon"
+from rankd_client.wire import DAEMON_RUN as DAEMON_RUN  # part of what this module is about
 
 CLOCK_JUMP_SECONDS = 5.0
 """NTP corrects less than this without a jump; a clock that was set or a host that slept is beyond it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
@@ -430,3 +431,33 @@ def test_weights_are_not_sent_into_a_directory_of_somebody_else(
     setup.link.join(PATIENCE_SECONDS)
     (record,) = caplog.records
     assert "belongs to user id 12345" in record.getMessage()
+
+
+def test_a_daemon_is_looked_up_anew_at_each_connection(tmp_path: Path) -> None:
+    """In a discovery file that is not there yet, and names another daemon when the job was started again."""
+    file = tmp_path / "rankd.json"
+
+    def here(place: str) -> Router:
+        address = f"ipc://{tmp_path}/{place}.sock"
+        router = Router(address)
+        fields = {"version": 1, **dict.fromkeys(("push", "alerts", "query"), address)}
+        (tmp_path / "new").write_text(json.dumps(fields))
+        (tmp_path / "new").chmod(0o644)
+        (tmp_path / "new").replace(file)
+        return router
+
+    setup = Setup(file.as_uri())
+    try:
+        setup.put("a", 1)
+        first = here("node1")
+        first.welcome()
+        assert first.chunk().step == 1
+        first.send(Bye())
+        second = here("node2")
+        second.welcome()
+        assert second.chunk().step == 1
+        for router in (first, second):
+            router.close()
+    finally:
+        setup.link.stop(0.0)
+        setup.link.join(PATIENCE_SECONDS)
