@@ -233,14 +233,15 @@ def detect_config(table: dict[str, Any]) -> DetectConfig:
 
 
 _TYPE_NAMES: dict[Any, str] = {
-    **{str: "a string", dict: "a table", list: "a list"},
+    **{str: "a string", dict: "a table", list: "a list of strings", list | tuple: "a list"},
     **{bool: "true or false", float: "a number", int: "an integer"},
 }
 
 
 def _read_table(name: str, kind: type[Any], table: dict[str, Any]) -> Any:
     """The dataclass `kind` of a table; its defaults say of which type each key is (TOML has lists for tuples)."""
-    types = {item.name: list if isinstance(item.default, tuple) else type(item.default) for item in fields(kind)}
+    types: dict[str, Any] = {item.name: type(item.default) for item in fields(kind)}
+    types |= {key: list | tuple for key, default in types.items() if default is tuple}
     _check_keys(f"{name}.", table, types)
     _check_types(f"{name}.", table, types)
     try:
