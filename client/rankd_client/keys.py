@@ -138,7 +138,7 @@ def parse_file(path: Path, content: bytes, kind: str) -> dict[str, Any]:
 def check_name(where: object, name: object) -> str:
     """A key's name. Raises KeyFileError."""
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise KeyFileError(f"{str(where)!r}: name {name!r}; expected 1 to 64 letters, digits and . _ -")
+        raise KeyFileError(f"{shown(where)}: name {name!r}; expected 1 to 64 letters, digits and . _ -")
     return name
 
 
@@ -146,7 +146,7 @@ def check_namespace(where: object, namespace: object) -> str:
     """A namespace, or "" for the common one. Raises KeyFileError."""
     if not isinstance(namespace, str) or not (namespace == "" or is_namespace(namespace)):
         raise KeyFileError(
-            f"{str(where)!r}: namespace {namespace!r}; expected 1 to 64 of a-z, 0-9 and . _ -, not 'daemon'"
+            f"{shown(where)}: namespace {namespace!r}; expected 1 to 64 of a-z, 0-9 and . _ -, not 'daemon'"
         )
     return namespace
 
@@ -154,12 +154,17 @@ def check_namespace(where: object, namespace: object) -> str:
 def check_key(where: object, what: str, text: object) -> str:
     """A CURVE key: 32 bytes as 40 characters of Z85. Raises KeyFileError, which does not quote it: it may be secret."""
     if not isinstance(text, str) or len(text) != 40:
-        raise KeyFileError(f"{str(where)!r}: {what} is no key; expected 40 characters of Z85")
+        raise KeyFileError(f"{shown(where)}: {what} is no key; expected 40 characters of Z85")
     values = [_VALUES.get(char, -1) for char in text]
     for i in range(0, 40, 5):
         number = 0
         for value in values[i : i + 5]:
             number = number * 85 + value
         if min(values[i : i + 5]) < 0 or number >= 1 << 32:
-            raise KeyFileError(f"{str(where)!r}: {what} is no key; expected 40 characters of Z85")
+            raise KeyFileError(f"{shown(where)}: {what} is no key; expected 40 characters of Z85")
     return text
+
+
+def shown(where: object) -> str:
+    """A file, or what else a wrong value stands in."""
+    return repr(str(where)) if isinstance(where, Path) else str(where)

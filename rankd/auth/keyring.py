@@ -22,7 +22,16 @@ import zmq
 from rankd.auth import files
 from rankd.auth.grants import RIGHTS, Grant
 from rankd.quota import Quota
-from rankd_client.keys import KeyFileError, check_key, check_name, check_namespace, parse_file, read_file, read_secret
+from rankd_client.keys import (
+    KeyFileError,
+    check_key,
+    check_name,
+    check_namespace,
+    parse_file,
+    read_file,
+    read_secret,
+    shown,
+)
 
 TOKEN_BYTES = 32
 
@@ -176,7 +185,7 @@ def check_rights(where: object, rights: object) -> frozenset[str]:
     """Raises KeyFileError."""
     ok = isinstance(rights, Collection) and not isinstance(rights, str) and len(rights) > 0
     if not ok or not all(isinstance(right, str) and right in RIGHTS for right in rights):  # type: ignore[attr-defined]
-        raise KeyFileError(f"{str(where)!r}: rights {rights!r}; expected some of {', '.join(RIGHTS)}")
+        raise KeyFileError(f"{shown(where)}: rights {rights!r}; expected some of {', '.join(RIGHTS)}")
     return frozenset(rights)  # type: ignore[call-overload, no-any-return]
 
 
@@ -184,12 +193,12 @@ def check_quota(where: object, limits: object) -> Quota:
     """Raises KeyFileError."""
     known = Quota.__dataclass_fields__
     if not isinstance(limits, dict):
-        raise KeyFileError(f"{str(where)!r}: quota {limits!r}; expected a table of {', '.join(known)}")
+        raise KeyFileError(f"{shown(where)}: quota {limits!r}; expected a table of {', '.join(known)}")
     for key, value in limits.items():
         if key not in known:
-            raise KeyFileError(f"{str(where)!r}: quota.{key}; expected {', '.join(known)}")
+            raise KeyFileError(f"{shown(where)}: quota.{key}; expected {', '.join(known)}")
         if value is not None and (type(value) is not int or value < 1):
-            raise KeyFileError(f"{str(where)!r}: quota.{key}={value!r}; expected an integer of at least 1, or null")
+            raise KeyFileError(f"{shown(where)}: quota.{key}={value!r}; expected an integer of at least 1, or null")
     return Quota(**limits)
 
 

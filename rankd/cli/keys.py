@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rankd.quota import Quota
 
 T = TypeVar("T")
+WHERE = "rankd keys"
+"""Where a wrong name or limit stands that stands in no file."""
 
 keys = typer.Typer(
     help="Make, list and revoke the keys that a daemon on TCP asks for. No daemon needs to run; one that does notices.",
@@ -143,7 +145,7 @@ def _quota(max_runs: int | None, max_bytes: int | None, max_disk_bytes: int | No
     from rankd.auth.keyring import check_quota
 
     limits = {"max_runs": max_runs, "max_bytes": max_bytes, "max_disk_bytes": max_disk_bytes}
-    return check_quota("the command line", limits)
+    return check_quota(WHERE, limits)
 
 
 def _grant_maker(name: str, namespace: str, rights: str, quota: Quota) -> Callable[[str], Grant]:
@@ -152,9 +154,8 @@ def _grant_maker(name: str, namespace: str, rights: str, quota: Quota) -> Callab
     from rankd.auth.keyring import check_rights
     from rankd_client.keys import check_name, check_namespace
 
-    where = "the command line"
-    name, namespace = check_name(where, name), check_namespace(where, namespace)
-    checked = check_rights(where, [right.strip() for right in rights.split(",")])
+    name, namespace = check_name(WHERE, name), check_namespace(WHERE, namespace)
+    checked = check_rights(WHERE, [right.strip() for right in rights.split(",")])
     return lambda public: Grant(name, public, namespace, checked, quota)
 
 
@@ -162,13 +163,13 @@ def _make(keyring: Keyring, path: Path, grant_of: Callable[[str], Grant]) -> Non
     from rankd.auth.keyfiles import write_key
     from rankd.auth.keyring import new_pair
 
+    if path.is_symlink() or path.exists():
+        leave(f"{str(path)!r} is there already; -o FILE writes another", WRONG_USE)
     if keyring.create():
         print(f"made a keyring for the daemon in {keyring.directory}; `rankd serve --keys {keyring.directory}` uses it")
     server, _ = keyring.server()
     public, secret = new_pair()
     grant = grant_of(public)
-    if path.is_symlink() or path.exists():
-        leave(f"{str(path)!r} is there already; -o FILE writes another", WRONG_USE)
     keyring.authorize(grant)
     try:
         write_key(path, grant.name, grant.namespace, public, secret, server)
@@ -184,8 +185,7 @@ def _make_unauthorized(path: Path, name: str, namespace: str, server: Path) -> N
     from rankd.auth.keyring import new_pair
     from rankd_client.keys import check_name, check_namespace
 
-    where = "the command line"
-    name, namespace = check_name(where, name), check_namespace(where, namespace)
+    name, namespace = check_name(WHERE, name), check_namespace(WHERE, namespace)
     server_public = read_server(server)
     public, secret = new_pair()
     write_key(path, name, namespace, public, secret, server_public)
