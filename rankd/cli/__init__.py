@@ -9,9 +9,12 @@ import typer
 
 from rankd.cli.analyze import analyze
 from rankd.cli.demo import demo
+from rankd.cli.export import export
 from rankd.cli.keys import keys
+from rankd.cli.query import query
 from rankd.cli.replay import replay
 from rankd.cli.run import run
+from rankd.cli.runs import runs
 from rankd.cli.serve import serve
 from rankd.cli.tail import tail
 from rankd.version import version_line
@@ -28,6 +31,9 @@ app.command(context_settings={"allow_interspersed_args": False})(run)
 app.command()(demo)
 app.command()(tail)
 app.command()(analyze)
+app.command()(runs)
+app.command()(query)
+app.command()(export)
 app.command()(replay)
 app.add_typer(keys, name="keys")
 

@@ -25,7 +25,15 @@ def leave(message: str, code: int) -> NoReturn:
 
 def print_json(row: Mapping[str, Any]) -> None:
     """One object on one line of stdout, at once. NaN and Infinity, which JSON has not, become null."""
-    print(json.dumps(_finite(row), allow_nan=False, default=str), flush=True)
+    print(json_line(row), flush=True)
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """The object without the end of its line; see print_json."""
+    try:
+        return json.dumps(row, allow_nan=False, default=str)
+    except ValueError:
+        return json.dumps(_finite(row), allow_nan=False, default=str)
 
 
 def _finite(value: Any) -> Any:

@@ -19,7 +19,7 @@ from rankd.store import looks
 from rankd.store.line import Line
 from rankd.store.looks import Floats, Heatmap, Ints
 from rankd.store.opening import open_to_read, said_of
-from rankd.store.rows import MEASUREMENT_COLUMNS, LayerRow, RunRow, measurement_of
+from rankd.store.rows import MEASUREMENT_COLUMNS, METRIC_COLUMNS, LayerRow, RunRow, measurement_of
 from rankd.store.schema import FILE_NAME
 
 SLICE = 2048
@@ -122,6 +122,15 @@ class Reader:
                         return
             start = stop
 
+    def metrics(self, run: str) -> list[str]:
+        """What may be asked of the run's measurements: the metrics, and the further keys of each layer's newest row."""
+        newest = """
+            SELECT DISTINCT (SELECT extra FROM measurement m WHERE m.layer_id = l.layer_id ORDER BY n DESC LIMIT 1)
+            FROM layer l JOIN run r USING (run_id) WHERE r.name = ?
+        """
+        further = {key for (extra,) in self.rows(newest, run) if extra for key in json.loads(extra)}
+        return [*METRIC_COLUMNS, *sorted(further)]
+
     def judge(self, run: str, layer: str, role: str) -> tuple[bytes | None, list[Measurement]]:
         """The layer's detectors as they were recorded last (None: never), and its measurements since; of one moment."""
         layer_id = self.layer_id(run, layer, role)
@@ -149,6 +158,14 @@ class Reader:
                 return
             start = rows[-1][0] + 1
             limit = None if limit is None else limit - size
+
+    def published_alerts(self, run: str) -> Iterator[dict[str, Any]]:
+        """All alerts of a run, with the stream_id and seq that they were published with."""
+        begun = [(self.base(stream_id, "alert", run) or 0, stream_id) for stream_id in self.streams()]
+        for n, alert in self.alerts(run):
+            # of the streams that had begun by then, the newest
+            base, stream_id = next(((base, stream_id) for base, stream_id in begun if base < n), (0, ""))
+            yield {**alert, "stream_id": stream_id, "seq": n - base}
 
     def firing(self, run: str | None = None) -> list[tuple[str, int, dict[str, Any]]]:
         """(run, n, alert) of the alerts that are on, of one run or of all, in the order in which they were raised."""
