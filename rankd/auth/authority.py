@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -20,6 +21,9 @@ from rankd_client.keys import KeyFileError, needs_key, parse_file, read_file
 log = logging.getLogger("rankd.auth")
 
 ZAP_DOMAIN = b"rankd"
+
+TRANSIENT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT})
+"""What a system in need says of any file; it is no reason to cut anybody off."""
 
 Stamp = tuple[int, ...]
 """Changes when a file does: written in place, replaced, or given to somebody else."""
@@ -98,13 +102,17 @@ class Authority:
             return set()
         try:
             paths = sorted(key_paths(self._keyring.authorized_directory))
-        except FileNotFoundError:  # removed as a whole: all are revoked
+            self._told.discard("")
+        except OSError as error:
+            if error.errno in TRANSIENT:
+                self._tell("", f"keys stay as they were: {self._keyring.authorized_directory}: {error.strerror}")
+                return set()
+            self._tell("", f"no key is authorized: {self._keyring.authorized_directory}: {error.strerror}")
             paths = []
-        except OSError as error:  # such as no more open files: no reason to cut everybody off
-            self._tell("", f"keys stay as they were: {self._keyring.authorized_directory}: {error.strerror}")
+        found = {path.name: seen for path in paths if (seen := self._look(path)) is not None}
+        if found.keys() == self._files.keys() and all(seen is self._files[name] for name, seen in found.items()):
             return set()
-        self._told.discard("")
-        self._files = {path.name: seen for path in paths if (seen := self._look(path)) is not None}
+        self._files = found
         before, self._view = self._view.by_user_id, self._make_view()
         return self._changes(before, self._view.by_user_id)
 
@@ -127,23 +135,22 @@ class Authority:
     def _look(self, path: Path) -> tuple[Stamp, Grant | None] | None:
         """The file's stamp and grant, None for one that is gone. Broken, it grants nothing until it changes."""
         known = self._files.get(path.name)
+        stamp: Stamp = ()
         try:
             info = path.lstat()
             stamp = (info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_ino, info.st_mode, info.st_uid)
             if known is not None and known[0] == stamp:
                 return known
             grant = parse_grant(path, parse_file(path, read_file(path), "authorized"))
-        except FileNotFoundError:
-            return None
-        except KeyFileError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
+        except (KeyFileError, OSError) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if isinstance(cause, FileNotFoundError):
                 return None
+            if isinstance(cause, OSError) and cause.errno in TRANSIENT:
+                self._tell(path.name, f"{error}; it stays as it was")
+                return known and ((), known[1])  # a stamp that no file has: it is looked at again
             self._tell(path.name, f"{error}; it grants nothing")
-            # What the system cannot do at the moment says nothing about the key: it holds, and is looked at again.
-            return known and ((), known[1]) if isinstance(error.__cause__, OSError) else (stamp, None)
-        except OSError as error:
-            self._tell(path.name, f"{path}: {error.strerror}; it stays as it was")
-            return known and ((), known[1])
+            return stamp, None
         self._told.discard(path.name)
         return stamp, grant
 
