@@ -37,7 +37,7 @@ def unpack_state(data: bytes) -> tuple[dict[str, Any], dict[str, dict[str, Any]]
     if data[:1] != bytes([STATE_VERSION]):
         raise StateError(f"the state of a layer has version {data[:1].hex() or 'none'}; expected {STATE_VERSION:02x}")
     body = data[5:]
-    if zlib.crc32(body) != int.from_bytes(data[1:5], "little"):
+    if not body or zlib.crc32(body) != int.from_bytes(data[1:5], "little"):
         raise StateError(f"the state of a layer, {len(data)} bytes, is damaged; expected its checksum to hold")
     state, detectors, columns = msgpack.unpackb(body)
     for each in detectors.values():
