@@ -13,11 +13,11 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check bench venv clean
+.PHONY: help demo test check bench bench-kills bench-trainers bench-subscribers bench-soak bench-fuzz venv clean
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
 
 demo: $(INSTALLED)  ## a real training run with a collapsing layer, watched by a real daemon
 	@$(RUN) -m rankd demo
@@ -30,11 +30,28 @@ check: $(INSTALLED)  ## lint, format and types
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
 
-bench: $(INSTALLED)  ## every benchmark, one JSON object a line; benchmarks/_*.py are their helpers
-	@failed=; for file in benchmarks/[!_]*.py; do \
+bench: $(INSTALLED)  ## every benchmark, the long ones for a minute; one JSON object a line
+	@failed=; for file in $(filter-out benchmarks/fuzz_codec.py,$(wildcard benchmarks/[!_]*.py)); do \
 	  echo "== $$file" >&2; $(RUN) "$$file" || failed="$$failed $$file"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "make: failed:$$failed" >&2; exit 1; fi
+
+bench-kills: $(INSTALLED)  ## a daemon killed 100 times while it records: what is lost; 8 minutes
+	@$(RUN) benchmarks/kills.py --kills 100 --measurements 5000 $(ARGS)
+
+bench-trainers: $(INSTALLED)  ## 64 trainers at once: fairness and memory; 5 minutes
+	@$(RUN) benchmarks/trainers.py --trainers 64 --seconds 300 $(ARGS)
+
+bench-subscribers: $(INSTALLED)  ## 50 subscribers, 10 of them stuck: the delay of the others; 5 minutes
+	@$(RUN) benchmarks/subscribers.py --windows 7 --window-seconds 40 $(ARGS)
+
+bench-soak: $(INSTALLED)  ## runs, subscribers and daemons come and go: memory and open files; 30 minutes
+	@$(RUN) benchmarks/soak.py --minutes 30 --kill-seconds 180 $(ARGS)
+
+bench-fuzz: $(INSTALLED)  ## coverage-guided fuzzing of every reader of foreign bytes; 10 minutes
+	@$(RUN) -c 'import atheris' 2>/dev/null || \
+	  $(RUN) -m pip install --quiet --editable ./client --editable '.[fuzz]'
+	@$(RUN) benchmarks/fuzz_codec.py --minutes 10 --inputs 1000000 $(ARGS)
 
 venv: $(INSTALLED)  ## only make .venv
 

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from _children import CONNECT_SECONDS, Child, connect_and_never_read, read, train
 from _daemon import Daemon
@@ -83,7 +84,7 @@ def judge(report: Report, delays: list[tuple[float, float]], windows: list[Windo
     p99 = {stuck: [high for with_stuck, _, _, high in found if with_stuck == stuck] for stuck in (False, True)}
     without, with_stuck = statistics.median(p99[False]), statistics.median(p99[True])
     noise = max(p99[False]) / min(p99[False])
-    more = {
+    more: dict[str, Any] = {
         "p50_without": round(statistics.median(p50[False]), 5),
         "p50_with": round(statistics.median(p50[True]), 5),
         "p99_without": [round(high, 5) for high in p99[False]],
