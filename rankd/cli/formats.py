@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rankd.cli.common import json_line
-from rankd.store.rows import METRIC_COLUMNS
+from rankd.records import METRIC_NAMES
 
 IDENTIFYING = ("run", "step", "layer", "role", "rows", "cols", "finite")
 """What stands in every row, whichever metrics are asked for."""
 
 COLUMNS = (
-    *("run", "step", "layer", "rows", "cols", *METRIC_COLUMNS, "finite", "role", "shape"),
+    *("run", "step", "layer", "rows", "cols", *METRIC_NAMES, "finite", "role", "shape"),
     *("method", "source_dtype", "wire_dtype", "measure_seconds", "time", "extra"),
 )
 """Of a table: the keys of a measurement's JSON row; whatever else the row has is in `extra`, as JSON."""
@@ -47,7 +47,7 @@ def write_parquet(rows: Iterable[Row], path: Path) -> None:
 
     kinds = {
         **dict.fromkeys(("step", "rows", "cols"), pyarrow.int64()),
-        **dict.fromkeys((*METRIC_COLUMNS, "measure_seconds", "time"), pyarrow.float64()),
+        **dict.fromkeys((*METRIC_NAMES, "measure_seconds", "time"), pyarrow.float64()),
         **{"finite": pyarrow.bool_(), "shape": pyarrow.list_(pyarrow.int64())},
     }
     schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in COLUMNS])

@@ -1,15 +1,16 @@
 """The current line of a run: what still counts of it after a trainer went back to a checkpoint.
 
-The history keeps every row. A layer goes back where a sound (finite, not all-zero) measurement has the step of the
-sound one before it or an earlier one; the layer's rows recorded before it, of its step or a later one, are then void.
-Only sound rows tell, as for the detectors: a non-finite one is measured ahead of its turn.
+The history keeps every row. A layer goes back where a measurement is at the step of the last sound (finite, not
+all-zero) one before it, or at an earlier step: the layer's rows recorded before it, of its step or a later one, are
+then void. Only sound ones are compared with, because the others are recorded ahead of their turn: what comes after
+them may be at an earlier step though nothing went back.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -21,12 +22,19 @@ from rankd.records import Measurement
 if TYPE_CHECKING:
     from rankd.store.reader import Reader
 
-RETURNS = """
-SELECT l.name, l.role, n, step FROM (
-    SELECT layer_id, n, step, lag(step) OVER (ORDER BY n) AS before FROM measurement
-    WHERE layer_id = ? AND n <= ? AND step IS NOT NULL AND finite AND NOT zero
-) JOIN layer l USING (layer_id) WHERE step <= before ORDER BY n
+STEPS = """
+SELECT n, step, finite AND NOT zero FROM measurement WHERE layer_id = ? AND n <= ? AND step IS NOT NULL ORDER BY n
 """
+
+IS_STRAIGHT = """
+SELECT NOT EXISTS (
+    SELECT 1 FROM (
+        SELECT step, lag(step) OVER (ORDER BY n) AS before FROM measurement
+        WHERE layer_id = ? AND n <= ? AND step IS NOT NULL
+    ) WHERE step <= before
+)
+"""
+"""Whether steps only grow: nearly always so, and found three times as fast as by looking at each."""
 
 
 class Line:
@@ -44,7 +52,13 @@ class Line:
     @classmethod
     def read(cls, reader: Reader, layer_ids: Iterable[int | None], last_n: int) -> Line:
         """Of these layers, as recorded up to `last_n`; a look for each layer."""
-        return cls(row for layer_id in layer_ids for row in reader.rows(RETURNS, layer_id, last_n))
+        names = "SELECT name, role FROM layer WHERE layer_id = ?"
+        return cls(
+            (*reader.rows(names, layer_id)[0], n, step)
+            for layer_id in layer_ids
+            if reader.rows(IS_STRAIGHT, layer_id, last_n) == [(0,)]
+            for n, step in _returns(reader.rows(STEPS, layer_id, last_n))
+        )
 
     def holds(self, measurement: Measurement, n: int) -> bool:
         """Whether it still counts. One without a step always does."""
@@ -61,3 +75,13 @@ class Line:
         later = np.searchsorted(self._numbers.get((layer, role), []), n, side="right")
         earliest = np.array([*self._earliest.get((layer, role), []), np.inf])
         return steps < earliest[later]
+
+
+def _returns(rows: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int]]:
+    """(n, step) of what went back, of a layer's (n, step, sound)."""
+    last_sound: int | None = None
+    for n, step, sound in rows:
+        if last_sound is not None and step <= last_sound:
+            yield n, step
+        if sound:
+            last_sound = step

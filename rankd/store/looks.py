@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from rankd.records import METRIC_NAMES
 from rankd.store.line import Line
-from rankd.store.rows import METRIC_COLUMNS
 
 if TYPE_CHECKING:
     from rankd.store.reader import Reader
@@ -35,8 +35,8 @@ class Heatmap:
 
 def history(reader: Reader, run: str, layer: str, metric: str, role: str) -> tuple[Ints, Floats]:
     """See Reader.history."""
-    if metric not in METRIC_COLUMNS:
-        raise ValueError(f"metric {metric!r}: expected one of {', '.join(METRIC_COLUMNS)}")
+    if metric not in METRIC_NAMES:
+        raise ValueError(f"metric {metric!r}: expected one of {', '.join(METRIC_NAMES)}")
     with reader.one_moment():
         layer_id = reader.layer_id(run, layer, role)
         # NULL as infinity, which no metric is: numbers come fastest without None among them
@@ -62,25 +62,29 @@ def heatmap(reader: Reader, run: str, metric: str, num_bins: int, role: str) -> 
             return Heatmap((), np.zeros(1, np.int64), np.zeros((0, 0)))
         run_id, bin_steps, rolled_n = found[0]
         layers = reader.rows("SELECT layer_id, name FROM layer WHERE run_id = ? AND role = ?", run_id, role)
-        newer = f"""
-            SELECT layer_id, step / ?, count({metric}), total({metric}) FROM measurement
-            WHERE run_id = ? AND n > ? AND step IS NOT NULL GROUP BY 1, 2
+        rolled_up = f"""
+            SELECT layer_id, count(*), group_concat(bin), group_concat(num_finite),
+                group_concat(ifnull({metric}_sum, 0))
+            FROM rollup WHERE run_id = ? GROUP BY layer_id
         """
-        cells = [_rolled_up(reader, run_id, metric), reader.numbers(4, newer, bin_steps, run_id, rolled_n)]
+        newer = f"""
+            SELECT l.layer_id, count(*), group_concat(step / ?), group_concat({metric} IS NOT NULL),
+                group_concat(ifnull({metric}, 0))
+            FROM layer l CROSS JOIN measurement m ON m.layer_id = l.layer_id AND m.n > ?
+            WHERE l.run_id = ? AND step IS NOT NULL GROUP BY l.layer_id
+        """
+        cells = [_cells(reader, rolled_up, run_id), _cells(reader, newer, bin_steps, rolled_n, run_id)]
     layers.sort()
     row_of = np.array([layer_id for layer_id, _ in layers])
     edges, values = _binned(np.concatenate(cells), row_of, num_bins, bin_steps)
     return Heatmap(tuple(name for _, name in layers), edges, values)
 
 
-def _rolled_up(reader: Reader, run_id: int, metric: str) -> Floats:
-    """Cells (layer_id, bin, count, sum) of the roll-up. As texts of many numbers each, because a row of SQLite's costs
-    more than the numbers in it: two thirds of the time for 300 × 128 cells."""
-    sql = f"""
-        SELECT layer_id, count(*), group_concat(bin), group_concat(num_finite), group_concat(ifnull({metric}_sum, 0))
-        FROM rollup WHERE run_id = ? GROUP BY layer_id
-    """
-    rows = reader.rows(sql, run_id)
+def _cells(reader: Reader, sql: str, *values: object) -> Floats:
+    """Cells (layer_id, bin, count, sum) of rows (layer_id, number of cells, bins, counts, sums). The last three are
+    texts of many numbers, because a row of SQLite's costs more than the numbers in it: two thirds of the time for 300 ×
+    128 cells."""
+    rows = reader.rows(sql, *values)
     if not rows:
         return np.zeros((0, 4))
     layer_ids, counts, *texts = zip(*rows, strict=True)

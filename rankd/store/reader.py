@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from rankd.records import Measurement
+from rankd.records import METRIC_NAMES, Measurement
 from rankd.store import looks
 from rankd.store.line import Line
 from rankd.store.looks import Floats, Heatmap, Ints
 from rankd.store.opening import open_to_read, said_of
-from rankd.store.rows import MEASUREMENT_COLUMNS, METRIC_COLUMNS, LayerRow, RunRow, measurement_of
+from rankd.store.rows import MEASUREMENT_COLUMNS, LayerRow, RunRow, measurement_of
 from rankd.store.schema import FILE_NAME
 
 SLICE = 2048
@@ -129,7 +129,7 @@ class Reader:
             FROM layer l JOIN run r USING (run_id) WHERE r.name = ?
         """
         further = {key for (extra,) in self.rows(newest, run) if extra for key in json.loads(extra)}
-        return [*METRIC_COLUMNS, *sorted(further)]
+        return [*METRIC_NAMES, *sorted(further)]
 
     def judge(self, run: str, layer: str, role: str) -> tuple[bytes | None, list[Measurement]]:
         """The layer's detectors as they were recorded last (None: never), and its measurements since; of one moment."""

@@ -7,22 +7,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from rankd.records import Measurement
-
-METRIC_COLUMNS = (
-    "stable_rank",
-    "effective_rank",
-    "effective_rank_energy",
-    "spectral_norm",
-    "frobenius_norm",
-    "participation_ratio",
-)
-"""The metrics of rankd.metrics.METRICS, in their order: the columns of `measurement` that hold them. Named here once
-more because reading a history must not cost an import of torch; a test holds the two together."""
+from rankd.records import METRIC_NAMES, Measurement
 
 MEASUREMENT_COLUMNS = (
     "m.n, l.name, l.role, m.step, m.time, k.shape, k.method, k.source_dtype, k.wire_dtype, m.finite, m.zero, "
-    f"m.measure_seconds, m.extra, {', '.join(f'm.{name}' for name in METRIC_COLUMNS)}"
+    f"m.measure_seconds, m.extra, {', '.join(f'm.{name}' for name in METRIC_NAMES)}"
 )
 """What `measurement_of` takes: measurement m, layer l, kind k."""
 
@@ -64,7 +53,7 @@ def measurement_of(run: str, row: tuple[Any, ...]) -> tuple[int, Measurement]:
         shape=_shape(shape),
         finite=bool(finite),
         zero=bool(zero),
-        metrics=dict(zip(METRIC_COLUMNS, metrics, strict=True)),
+        metrics=dict(zip(METRIC_NAMES, metrics, strict=True)),
         role=role,
         method=method,
         source_dtype=source_dtype,
