@@ -1,92 +1,108 @@
-"""The composition root: builds the stages, runs the two loops, shuts down in order."""
+"""The composition root: builds the stages, runs the loops, shuts down in order."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
-import secrets
 import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from rankd.config import ServeConfig
-from rankd.executors import EXECUTORS, choose_device
+from rankd.answers import Answers
+from rankd.auth import Authority, Keyring
+from rankd.config import Limits, ServeConfig
+from rankd.current import Current
+from rankd.executors import EXECUTORS, MeasureError, choose_device
+from rankd.faults import DAEMON_RUN, ClockWatch, Faults
+from rankd.history import History
 from rankd.mailbox import Mailbox
+from rankd.presence import Presence, Ready
 from rankd.query import QueryServer
 from rankd.records import Snapshot
-from rankd.sockets import BindError, Sockets
-from rankd.stages.assemble import Assemble
+from rankd.sockets import Sockets
+from rankd.stages.assemble import Assemble, LayerStep
 from rankd.stages.detect import Detect
 from rankd.stages.measure import Measure
 from rankd.stages.publish import Publish
 from rankd.stages.receive import Receive
-from rankd.stages.record import Record
-from rankd.web.server import bind_http, make_server
+from rankd.stages.record import Outcome, Record
+from rankd.supervise import Stall
+from rankd.web.listener import HttpListener
 from rankd_client.wire import Ack, AlertNotice, Refusal, WireError
+
+__all__ = ["Daemon", "Ready"]
 
 log = logging.getLogger("rankd.daemon")
 
 LOGGED = ("run", "layer", "step", "rule", "state", "severity")
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """What the daemon bound, once it takes pushes."""
-
-    push: str
-    alerts: str
-    query: str
-    http: str
-
-    def __str__(self) -> str:
-        return f"ready push={self.push} alerts={self.alerts} query={self.query} http={self.http}"
+INSECURE = "insecure: whoever reaches these addresses can push and listen"
+INSECURE_SECONDS = 3600.0
+"""How often that is said."""
 
 
 class Daemon:
-    """Receive ▶ assemble ▶ [mailbox] ▶ measure ▶ detect ▶ record ▶ publish.
+    """Receive ▶ assemble ▶ [mailbox] ▶ measure ▶ detect ▶ record ▶ [history] ▶ publish.
 
-    Construction binds every address (BindError, ConfigError or ValueError name what cannot be had) and must happen in
-    a running event loop.
+    Construction binds every address and opens the history (BindError, ConfigError or ValueError name what cannot be
+    had) and must happen in a running event loop.
     """
 
     def __init__(self, config: ServeConfig) -> None:
         self.config = config
-        self.counters: Counter[str] = Counter()
         self.started = time.monotonic()
-        stream_id = secrets.token_hex(8)
-        self.device = choose_device(config.device)
-        self.executor = EXECUTORS[config.executor](self.device)
-        self.sockets = Sockets(config)
-        self.http_socket = None
-        if config.http != "off":
-            try:
-                self.http_socket = bind_http(config.http, config.http_any_port)
-            except OSError as error:
-                self.sockets.close(linger_ms=0)
-                hint = "give --http HOST:PORT or --http off"
-                raise BindError(f"http={config.http} cannot be bound: {error.strerror}; {hint}") from None
-        self.record = Record(stream_id, config.limits, time.time, self.counters, config.data)
-        self.receive = Receive(
-            self.sockets.push, config.limits, stream_id, time.monotonic, self.counters, self.record.firing
-        )
-        self.assemble = Assemble(config.limits, self.counters)
-        self.mailbox = Mailbox(config.limits.max_mailbox_bytes, self.executor.num_slots, self.counters)
-        self.measure = Measure(self.executor)
-        self.detect = Detect(config.detect)
-        self.publish = Publish(self.sockets.alerts, stream_id, time.time, self.counters)
-        self.query = QueryServer(self.sockets.query, stream_id, self.record, self.counters)
         self.stop = asyncio.Event()
         self.drained = True
         """False where the daemon stopped before it had measured all that was waiting."""
-        if not config.insecure and any(address.startswith("tcp://") for address in self.sockets.addresses.values()):
-            log.warning("listening on loopback TCP without keys: every user of this host can push and listen")
-        if config.insecure:
-            log.warning("insecure: whoever reaches these addresses can push and listen")
+        self.counters: Counter[str] = Counter()
+        self.stalled: str | None = None
+        self._loop = asyncio.get_running_loop()
+        with contextlib.ExitStack() as cleanup:
+            self._build(config, config.limits, self.counters, cleanup)
+            self._cleanup = cleanup.pop_all()
+
+    def _build(
+        self, config: ServeConfig, limits: Limits, counters: Counter[str], cleanup: contextlib.ExitStack
+    ) -> None:
+        keyring = Keyring(config.keys) if config.asks_for_keys and config.keys is not None else None
+        self.authority = Authority(keyring)
+        self.presence = Presence(config)
+        cleanup.callback(self.presence.end)
+        self.history = History(config.data, config.history, counters, self.authority.disk_quotas)
+        cleanup.callback(self.history.close)
+        streams = self.history.streams
+        self.faults = Faults(streams.stream_id, time.time)
+        self.executor = EXECUTORS[config.executor](choose_device(config.device), self._fault_from_thread)
+        cleanup.callback(self.executor.close)
+        self.sockets = Sockets(config, self.authority, counters, self._fault_from_thread)
+        cleanup.callback(self.sockets.close)
+        self.http = HttpListener(config, self.authority.http_token, self.health, self.why_not_ready, counters)
+        cleanup.callback(self.http.close)
+        self.current = Current(streams, limits, counters)
+        doors, quota = self.sockets.doors, self.authority.quota
+        self.receive = Receive(
+            self.sockets.push, limits, streams, time.monotonic, counters, self.current.firing, doors["push"]
+        )
+        self.assemble = Assemble(limits, counters, self.history.last_steps, quota)
+        self.mailbox = Mailbox(limits.max_mailbox_bytes, self.executor.num_slots, counters, quota)
+        self.measure = Measure(self.executor, time.time)
+        self.detect = Detect(config.detect, self.history.recall)
+        self.record = Record(
+            streams,
+            self.current,
+            counters,
+            self.history.writer,
+            config.history.patience_seconds,
+            on_fault=partial(self._fault, "history"),
+        )
+        self.publish = Publish(self.sockets.alerts, streams, time.time, counters, doors["alerts"])
+        answers = Answers(self.current, counters, self.history.archive)
+        self.query = QueryServer(self.sockets.query, answers, counters, doors["query"])
 
     async def intake(self) -> None:
         """Chunks in, whole snapshots into the mailbox. Never waits for analysis."""
@@ -102,7 +118,9 @@ class Daemon:
                 self.receive.acknowledge([peer.session], Ack("recorded", chunk.layer, chunk.step, chunk.role))
             if assembled.snapshot is not None:
                 for displaced in self.mailbox.put(assembled.snapshot):
-                    self._settle(displaced.snapshot, "superseded", displaced.by_step)
+                    old = displaced.snapshot
+                    self.record.superseded(*old.key)
+                    self._settle((*old.key, old.step), "superseded", displaced.by_step)
 
     async def analysis(self) -> None:
         """Snapshots out of the mailbox, as many at once as the executor has slots, in order within a layer."""
@@ -111,96 +129,161 @@ class Daemon:
                 measuring.create_task(self._analyse(snapshot))
 
     async def _analyse(self, snapshot: Snapshot) -> None:
-        measurement = await self.measure(snapshot)
-        alerts = self.detect(measurement)
-        events = self.record(measurement, alerts)
-        self.publish(events)
-        for event in events:
+        try:
+            measurement = await self.measure(snapshot)
+        except MeasureError as error:
+            self._give_up(snapshot, error)
+        else:
+            alerts = self.detect(measurement)
+            self.record(measurement, alerts, self.detect.due(measurement))
+        self.mailbox.done(snapshot)
+
+    async def delivery(self) -> None:
+        """What is recorded goes out, and its trainers hear so."""
+        while True:
+            self._deliver(await self.record.next())
+
+    def _deliver(self, outcome: Outcome) -> None:
+        self.publish(outcome.events)
+        for event in outcome.events:
             if event.kind == "alert":
                 self.receive.notify(event.run, AlertNotice(event.body))
                 log.info("alert %s", " ".join(f"{key}={event.body[key]!r}" for key in LOGGED))
-        self._settle(snapshot, "recorded")
-        self.mailbox.done(snapshot)
+        for key, word in outcome.settled:
+            self._settle(key, word)
 
     async def housekeeping(self) -> None:
-        """Once a heartbeat: say that we live, give up what timed out."""
+        """Once a heartbeat: say that we live, give up what timed out, look at what may go wrong."""
+        clock, stall, said_at = ClockWatch(time.time, time.monotonic), Stall(), time.monotonic()
         while True:
             await asyncio.sleep(self.config.limits.heartbeat_seconds)
             now = time.monotonic()
             self.publish.heartbeat()
             self.receive.heartbeat()
+            self.record.watch()
+            if revoked := self.authority.refresh():
+                self.receive.drop(revoked)
+                self.sockets.cut_users(revoked, "revoked")
+            self._fault("clock", clock.check())
+            self.stalled = stall.check(self.mailbox.num_unfinished, self.mailbox.num_done, now)
+            self._fault("stalled", self.stalled)
             for (_, layer, role, step), sessions in self.assemble.expire(now):
                 self.receive.acknowledge(sessions, Refusal("timed_out", "not all shards came", layer, step, role))
-            if (run := self.assemble.idle_run(now, self.receive.runs)) is not None:
-                for stage in (self.assemble, self.detect, self.record):
-                    stage.forget(run)
+            if not self.record.num_pending and (run := self.assemble.idle_run(now, self.receive.runs)) is not None:
+                for memory in (self.assemble, self.detect, self.current):
+                    memory.forget(run)
+            if self.config.insecure and now - said_at >= INSECURE_SECONDS:
+                said_at = now
+                log.warning(INSECURE)
 
     def health(self) -> dict[str, Any]:
         """The body of /healthz."""
         return {
-            "status": "stopping" if self.stop.is_set() else "ok",
+            "status": "stopping" if self.stop.is_set() else "degraded" if self.faults else "ok",
             "uptime_seconds": round(time.monotonic() - self.started, 3),
-            "stream_id": self.record.stream_id,
-            "device": str(self.device),
+            "stream_id": self.history.streams.stream_id,
+            "device": str(self.executor.device),
+            "faults": self.faults.listing(),
             "num_waiting": len(self.mailbox),
             "waiting_bytes": self.mailbox.num_bytes,
             "assembly_bytes": self.assemble.num_bytes,
+            "num_unwritten": self.record.num_pending,
             **self.counters,
         }
+
+    def why_not_ready(self) -> str | None:
+        """For /readyz: None while pushes are taken and measured."""
+        if self.stop.is_set():
+            return "stopping"
+        return self.stalled if self.presence.announced else "starting"
 
     async def run(self, announce: Callable[[Ready], None]) -> None:
         """Call `announce` once pushes are taken; serve until `stop` is set or SIGTERM or SIGINT comes; then finish what
         is waiting, within `drain_seconds`."""
-        loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, self.stop.set)
+            self._loop.add_signal_handler(signum, self.stop.set)
         if self.config.while_stdin:
-            loop.add_reader(sys.stdin.fileno(), self._read_stdin)
-        server = make_server(self.health)
-        try:
+            self._loop.add_reader(sys.stdin.fileno(), self._read_stdin)
+        with self._cleanup:
+            self._begin()
             async with asyncio.TaskGroup() as tasks:
                 analysis = tasks.create_task(self.analysis())
                 intake = tasks.create_task(self.intake())
-                side = [self.housekeeping(), self.query.serve(), self.publish.watch_subscriptions()]
+                side = [self.delivery(), self.housekeeping(), self.query.serve(), self.publish.watch_subscriptions()]
+                side.append(self.presence.notifier.keep_alive(lambda: self.stalled is None))
                 others = [tasks.create_task(task) for task in side]
-                if self.http_socket is not None:
-                    tasks.create_task(server.serve(sockets=[self.http_socket]))
-                announce(self.ready())
+                tasks.create_task(self.http.serve())
+                self.presence.begin(self.ready(), announce, self.authority.public_key)
                 await self.stop.wait()
+                self.presence.end()
                 await self._drain(intake, analysis)
                 for task in others:
                     task.cancel()
-                server.should_exit = True
-        finally:
-            self.executor.close()
-            self.record.close()
-            self.sockets.close()
+                self.http.stop()
+
+    def close(self) -> None:
+        """Lets go of everything that construction took; `run` does so by itself."""
+        self._cleanup.close()
 
     def ready(self) -> Ready:
-        http = "off"
-        if self.http_socket is not None:
-            host, port = self.http_socket.getsockname()[:2]
-            http = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        return Ready(**self.sockets.addresses, http=http)
+        return Ready(**self.sockets.addresses, http=self.http.address)
+
+    def _begin(self) -> None:
+        """Go on where the last daemon was; say what is wrong from the start."""
+        if self.config.insecure:
+            log.warning(INSECURE)
+        elif self.sockets.open_to_users:
+            log.warning("listening on loopback TCP without keys: every user of this host can push and listen")
+        self.history.begin(
+            self.current,
+            on_committed=lambda entries: self._loop.call_soon_threadsafe(self.record.committed, entries),
+            on_fault=lambda error: self._loop.call_soon_threadsafe(self.record.fault, error),
+        )
+        self.faults.restore(self.current.firing(DAEMON_RUN))
+        if (file := self.history.moved_aside) is not None:
+            self._fault("history_moved", f"the history was damaged; it is now {file.name}, and a new one was begun")
+        for alert in self.faults.settle():
+            self.record.alert(alert)
 
     async def _drain(self, intake: asyncio.Task[None], analysis: asyncio.Task[None]) -> None:
         log.info("stopping num_waiting=%d", len(self.mailbox))
         intake.cancel()
         self.mailbox.close()
+        until = time.monotonic() + self.config.limits.drain_seconds
         try:
             await asyncio.wait_for(analysis, self.config.limits.drain_seconds)
         except TimeoutError:
             self.drained = False
             log.warning("stopping with num_waiting=%d; their clients keep them", len(self.mailbox))
+        if not await asyncio.to_thread(self.history.flush, max(0.5, until - time.monotonic())):
+            log.error("stopping with num_unwritten=%d; their clients keep them", self.record.num_pending)
+        await asyncio.sleep(0)  # what the writer's thread said last
+        self._deliver(self.record.take_outcome())
         self.publish.heartbeat(state="stopping")
         self.receive.goodbye()
 
     def _read_stdin(self) -> None:
         """Whoever started us holds the other end: when that process is gone, however it ended, so are we."""
         if not os.read(sys.stdin.fileno(), 4096):
-            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+            self._loop.remove_reader(sys.stdin.fileno())
             self.stop.set()
 
-    def _settle(self, snapshot: Snapshot, state: str, by_step: int | None = None) -> None:
-        sessions = self.assemble.settle(snapshot)
-        self.receive.acknowledge(sessions, Ack(state, snapshot.layer, snapshot.step, snapshot.role, by_step=by_step))
+    def _settle(self, key: LayerStep, state: str, by_step: int | None = None) -> None:
+        _, layer, role, step = key
+        self.receive.acknowledge(self.assemble.settle(key), Ack(state, layer, step, role, by_step=by_step))
+
+    def _give_up(self, snapshot: Snapshot, error: MeasureError) -> None:
+        """One matrix cannot be measured here: its trainers hear so, and everybody that it happened."""
+        self.counters["dropped_unmeasured"] += 1
+        self._fault("measure", f"{error}")
+        sessions = self.assemble.settle((*snapshot.key, snapshot.step))
+        refusal = Refusal("measure_failed", str(error), snapshot.layer, snapshot.step, snapshot.role)
+        self.receive.acknowledge(sessions, refusal)
+
+    def _fault(self, name: str, text: str | None) -> None:
+        """`name` is wrong, or (None) no longer: an alert of the daemon's own run, at each change."""
+        if (alert := self.faults.follow(name, text)) is not None:
+            self.record.alert(alert)
+
+    def _fault_from_thread(self, name: str, text: str | None) -> None:
+        self._loop.call_soon_threadsafe(self._fault, name, text)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from rankd.quota import NO_QUOTA, Quota, namespace_of
 from rankd.records import Snapshot
 
 Key = tuple[str, str, str]
@@ -27,11 +29,20 @@ class Mailbox:
     carries no bytes) needs no slot, goes first and is never displaced.
     """
 
-    def __init__(self, max_bytes: int, num_slots: int, counters: Counter[str]) -> None:
+    def __init__(
+        self,
+        max_bytes: int,
+        num_slots: int,
+        counters: Counter[str],
+        quota: Callable[[str], Quota] = lambda namespace: NO_QUOTA,
+    ) -> None:
         self.max_bytes = max_bytes
         self.num_slots = num_slots
         self.counters = counters
         self.num_bytes = 0
+        self.num_done = 0
+        """Snapshots that were handed out and are dealt with."""
+        self._quota = quota
         self._notices: dict[tuple[Key, bool], Snapshot] = {}
         self._waiting: dict[str, dict[Key, Snapshot]] = {}
         self._run_bytes: Counter[str] = Counter()
@@ -42,6 +53,11 @@ class Mailbox:
 
     def __len__(self) -> int:
         return len(self._notices) + sum(len(line) for line in self._waiting.values())
+
+    @property
+    def num_unfinished(self) -> int:
+        """Snapshots that wait or are being measured."""
+        return len(self) + len(self._measuring)
 
     def put(self, snapshot: Snapshot) -> list[Superseded]:
         """Take `snapshot`; returns those that it displaced (or itself, where the same notice waits already)."""
@@ -73,6 +89,7 @@ class Mailbox:
 
     def done(self, snapshot: Snapshot) -> None:
         """The measurement of `snapshot` is over: the layer's next one may start."""
+        self.num_done += 1
         if not snapshot.noticed:
             self._measuring.discard(snapshot.key)
         self._changed.set()
@@ -112,11 +129,20 @@ class Mailbox:
         self._run_bytes[snapshot.run] += sign * snapshot.data.nbytes
 
     def _make_room(self, newest: Key) -> list[Superseded]:
-        """Drop the longest-waiting snapshots of the run that holds most, the newest arrival last of all."""
-        dropped = []
-        while self.num_bytes > self.max_bytes:
-            run = max(self._run_bytes, key=self._run_bytes.__getitem__)
+        """Drop the longest-waiting snapshots of the run that holds most, the newest arrival last of all: of the newest
+        one's namespace where that has too much, else of any."""
+        namespace = namespace_of(newest[0])
+        max_bytes = self._quota(namespace).max_bytes
+        dropped: list[Superseded] = []
+        while True:
+            own = [run for run in self._run_bytes if namespace_of(run) == namespace] if max_bytes is not None else []
+            if max_bytes is not None and sum(self._run_bytes[run] for run in own) > max_bytes:
+                runs: Collection[str] = own
+            elif self.num_bytes > self.max_bytes:
+                runs = self._run_bytes
+            else:
+                return dropped
+            run = max(runs, key=self._run_bytes.__getitem__)
             key = next((key for key in self._waiting[run] if key != newest), newest)
             dropped.append(Superseded(self._take(run, key), None))
             self.counters["dropped_for_room"] += 1
-        return dropped

@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import cast
 
 import zmq
 import zmq.asyncio
 
+from rankd.auth import Authority
 from rankd.config import ConfigError, ServeConfig
+from rankd.door import Door
 from rankd_client.endpoints import EndpointError, check_owner
 from rankd_client.wire import MAX_CHUNK_BYTES
 from rankd_client.wire.messages import Payload
@@ -60,8 +63,18 @@ async def let_others_run() -> None:
 class Sockets:
     """The three bound sockets and the addresses they really have."""
 
-    def __init__(self, config: ServeConfig) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        authority: Authority | None = None,
+        counters: Counter[str] | None = None,
+        on_fault: Callable[[str, str | None], None] = lambda name, text: None,
+    ) -> None:
+        """`doors` tells for each socket, by its name, who sent a message. `on_fault` is called on any thread."""
         self.context = zmq.asyncio.Context()
+        self._authority = authority or Authority(None)
+        self._authority.serve(self.context)
+        self.doors: dict[str, Door] = {}
         self._locks: list[int] = []
         self._names = {"push": config.push, "alerts": config.alerts, "query": config.query}
         kinds = {"push": zmq.ROUTER, "alerts": zmq.XPUB, "query": zmq.ROUTER}
@@ -72,6 +85,14 @@ class Sockets:
         except BaseException:
             self.close(linger_ms=0)
             raise
+
+    @property
+    def open_to_users(self) -> bool:
+        """Whether every user of this host can come in: TCP without keys."""
+        return any(address.startswith("tcp://") and not self._authority.has_keys for address in self.addresses.values())
+
+    def cut_users(self, user_ids: Set[str], reason: str) -> None:
+        """End the connections of these keys."""
 
     def close(self, linger_ms: int = 500) -> None:
         """Closes; what is queued is sent for at most `linger_ms`."""
@@ -91,6 +112,9 @@ class Sockets:
         for option, value in KEEPALIVE:
             socket.setsockopt(option, value)
         socket.setsockopt(zmq.IPV6, int("[" in self._names[name]))  # else LAST_ENDPOINT would say ::ffff:127.0.0.1
+        self.doors[name] = Door(None, self._authority.secure(socket, self._names[name]))
+        if kind == zmq.XPUB:
+            socket.setsockopt(zmq.XPUB_MANUAL, 1)  # the publish stage says which subscriptions hold
         if kind == zmq.ROUTER:
             socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an answer to nobody is an error we count, not silence
         return socket

@@ -25,6 +25,9 @@ DAEMON_SOCKETS = (
     "rankd.auth",
     "rankd.web",
     "rankd.daemon",
+    "rankd.doctor.daemon",  # a peer that asks each of them
+    "rankd.doctor.probe",
+    "rankd.door",  # asks libzmq whose a message is
     "rankd.sockets",  # binds the daemon's three addresses for it
 )
 

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from rankd.config import Limits
+from rankd.quota import NO_QUOTA, Quota, namespace_of
 from rankd.records import Snapshot
 from rankd_client.wire import DTYPES, Chunk, Shard, WireError
 
 LayerStep = tuple[str, str, str, int]
 """(run, layer, role, step)"""
+LayerRole = tuple[str, str]
 
 _BITS: dict[int, tuple[type[np.unsignedinteger], int]] = {
     2: (np.uint16, 0x7FFF),
@@ -73,7 +75,7 @@ class _OpenLayer:
 @dataclass(slots=True)
 class _Run:
     seen_at: float
-    newest: dict[tuple[str, str], int] = field(default_factory=dict)
+    newest: dict[LayerRole, int] = field(default_factory=dict)
     """(layer, role) → step of the last snapshot taken."""
 
 
@@ -83,10 +85,20 @@ class Assemble:
     A layer whose elements are not all finite, or all zero, is marked here, before newest-wins could displace it.
     """
 
-    def __init__(self, limits: Limits, counters: Counter[str]) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        counters: Counter[str],
+        last_steps: Callable[[str], Mapping[LayerRole, int]] = lambda run: {},
+        quota: Callable[[str], Quota] = lambda namespace: NO_QUOTA,
+    ) -> None:
+        """`last_steps`: of a run not known here, the step that is in the history of each of its layers."""
         self.limits = limits
         self.counters = counters
         self.num_bytes = 0
+        self._last_steps = last_steps
+        self._quota = quota
+        self._namespace_bytes: Counter[str] = Counter()
         self._runs: dict[str, _Run] = {}
         self._open: dict[LayerStep, _OpenLayer] = {}
         self._waiting: dict[LayerStep, set[bytes]] = {}
@@ -113,9 +125,9 @@ class Assemble:
         self._waiting.setdefault(key, set()).update(layer.shards)
         return Assembled(snapshot=_snapshot(key, layer))
 
-    def settle(self, snapshot: Snapshot) -> set[bytes]:
-        """The sessions that wait to hear what became of `snapshot` (recorded or superseded)."""
-        return self._waiting.pop((*snapshot.key, snapshot.step), set())
+    def settle(self, key: LayerStep) -> set[bytes]:
+        """The sessions that wait to hear what became of a snapshot (recorded or superseded)."""
+        return self._waiting.pop(key, set())
 
     def expire(self, now: float) -> Iterator[tuple[LayerStep, set[bytes]]]:
         """Give up layers whose shards did not all come in time; yields each with the sessions that sent a part."""
@@ -143,13 +155,20 @@ class Assemble:
         """What is known of `run`; a new one takes its place only with the first chunk that is kept."""
         known = self._runs.get(run)
         if known is None:
-            if len(self._runs) >= self.limits.max_runs:
-                raise WireError("too_many_runs", f"{len(self._runs)} runs; at most {self.limits.max_runs}")
-            known = _Run(now)
+            self._check_room_for_run(run)
+            known = _Run(now, dict(self._last_steps(run)))
         known.seen_at = now
         if (chunk.layer, chunk.role) not in known.newest and len(known.newest) >= self.limits.max_layers_per_run:
             raise WireError("too_many_layers", f"run has {len(known.newest)}; at most {self.limits.max_layers_per_run}")
         return known
+
+    def _check_room_for_run(self, run: str) -> None:
+        if len(self._runs) >= self.limits.max_runs:
+            raise WireError("too_many_runs", f"{len(self._runs)} runs; at most {self.limits.max_runs}")
+        namespace = namespace_of(run)
+        max_runs = self._quota(namespace).max_runs
+        if max_runs is not None and sum(namespace_of(name) == namespace for name in self._runs) >= max_runs:
+            raise WireError("quota_exceeded", f"namespace {namespace!a} has {max_runs} runs, which is its quota")
 
     def _place(self, key: LayerStep, session: bytes, chunk: Chunk, now: float) -> tuple[_OpenLayer, _OpenShard]:
         """The open layer and shard that `chunk` belongs to, opened if it is their first."""
@@ -162,25 +181,36 @@ class Assemble:
                 raise WireError("chunk_order", f"offset {chunk.offset}; expected {shard.num_received}")
             return layer, shard
         self._abandon(key, session)
-        self._check_room(chunk)
+        self._check_room(key[0], chunk)
         layer = self._open.get(key)
         if layer is None:
             layer = _OpenLayer(chunk.shape, chunk.dtype, chunk.source_dtype, now)
         elif (layer.shape, layer.dtype) != (chunk.shape, chunk.dtype) or not _fits(layer, chunk.shard):
             raise WireError("shard_conflict", f"layer {chunk.layer!a} step {chunk.step}: shards disagree or overlap")
         shard = _OpenShard(chunk.shard, _pieces(chunk.shard), np.empty(chunk.total_bytes, np.uint8))
-        self.num_bytes += chunk.total_bytes
+        self._count(key[0], chunk.total_bytes)
         self._open[key] = layer
         layer.shards[session] = shard
         return layer, shard
 
-    def _check_room(self, chunk: Chunk) -> None:
+    def _check_room(self, run: str, chunk: Chunk) -> None:
         num_bytes = math.prod(chunk.shape) * chunk.item_bytes
         if num_bytes > self.limits.max_layer_bytes:
             raise WireError("layer_too_large", f"{num_bytes} bytes; at most {self.limits.max_layer_bytes}")
         full = self.num_bytes + chunk.total_bytes > self.limits.max_assembly_bytes
         if full or len(self._open) >= self.limits.max_open_layers:
             raise WireError("assembly_full", f"{len(self._open)} unfinished layers of {self.num_bytes} bytes")
+        namespace = namespace_of(run)
+        max_bytes = self._quota(namespace).max_bytes
+        if max_bytes is not None and self._namespace_bytes[namespace] + chunk.total_bytes > max_bytes:
+            raise WireError("quota_exceeded", f"namespace {namespace!a} has a quota of {max_bytes} bytes in memory")
+
+    def _count(self, run: str, num_bytes: int) -> None:
+        self.num_bytes += num_bytes
+        namespace = namespace_of(run)
+        self._namespace_bytes[namespace] += num_bytes
+        if not self._namespace_bytes[namespace]:
+            del self._namespace_bytes[namespace]
 
     def _store(self, shard: _OpenShard, chunk: Chunk) -> None:
         end = chunk.offset + len(chunk.payload)
@@ -196,13 +226,13 @@ class Assemble:
             shard = self._open[other].shards[session]
             if other == key or not shard.complete:
                 del self._open[other].shards[session]
-                self.num_bytes -= shard.data.nbytes
+                self._count(key[0], -shard.data.nbytes)
                 if not self._open[other].shards:
                     del self._open[other]
 
     def _close(self, key: LayerStep) -> _OpenLayer:
         layer = self._open.pop(key)
-        self.num_bytes -= sum(shard.data.nbytes for shard in layer.shards.values())
+        self._count(key[0], -sum(shard.data.nbytes for shard in layer.shards.values()))
         return layer
 
 

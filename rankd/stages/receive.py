@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
 import zmq.asyncio
 
 from rankd.config import Limits
+from rankd.door import Door, Source
 from rankd.sockets import let_others_run, send_now
+from rankd.streams import Streams
 from rankd_client.wire import (
     MIN_CHUNK_BYTES,
     Ack,
@@ -33,16 +35,25 @@ log = logging.getLogger("rankd.receive")
 MAX_GREETINGS_LOGGED = 100
 """Lines about connections that come and go, per heartbeat."""
 
+CUT_AT_ONCE = frozenset({"not_allowed", "credit_exceeded"})
+"""Faults that no honest client commits. It is told first; a revoked key is at the end of its rights here."""
+
 LAST_SHARES = 16
 """A connection gets at most this fraction of the credit that is left, so that about 80 fit where 64 get a full one."""
 
 
+MAX_FAULTS = 100
+"""Refusals of one connection within one heartbeat, after which it is cut off: an honest client stops at the first."""
+
+
 @dataclass(slots=True)
 class Peer:
-    """One greeted connection. `identity` is the ROUTER's name for it, `session` the client's own over reconnects."""
+    """One greeted connection. `identity` is the ROUTER's name for it, `session` the client's own over reconnects (with
+    its key: whoever learns a session's bytes cannot take it without that), `run` its full name."""
 
     identity: bytes
     session: bytes
+    source: Source
     run: str
     credit_bytes: int
     granted_bytes: int
@@ -59,19 +70,22 @@ class Receive:
         self,
         socket: zmq.asyncio.Socket,
         limits: Limits,
-        stream_id: str,
+        streams: Streams,
         clock: Callable[[], float],
         counters: Counter[str],
         firing: Callable[[str], Iterable[Mapping[str, Any]]],
+        door: Door,
     ) -> None:
         self.socket = socket
         self.limits = limits
-        self.stream_id = stream_id
+        self.streams = streams
+        self.door = door
         self.clock = clock
         self.counters = counters
         self.firing = firing
         self._peers: dict[bytes, Peer] = {}
         self._sessions: dict[bytes, Peer] = {}
+        self._num_faults: Counter[bytes] = Counter()
         self._num_greetings_logged = 0
 
     @property
@@ -84,12 +98,16 @@ class Receive:
         while True:
             await let_others_run()
             identity, *frames = await self.socket.recv_multipart(copy=False)
+            source = self.door.enter(frames)
             peer = self._peers.get(identity.bytes)
             try:
+                if source.grant is None or not source.grant.may("push"):
+                    raise WireError("not_allowed", "this key may not push")
                 message = decode([frame.buffer for frame in frames])
-                chunk = self._handle(identity.bytes, peer, message)
+                chunk = self._handle(identity.bytes, source, peer, message)
             except WireError as error:
                 self.refuse(identity.bytes, error)
+                self._count_fault(identity.bytes, source, error)
                 continue
             if chunk is not None and peer is not None:
                 return peer, chunk
@@ -137,17 +155,34 @@ class Receive:
             elif not self._send(peer.identity, Heartbeat()):  # its connection is gone, or it reads nothing
                 self._forget(peer)
         self._num_greetings_logged = 0
+        self._num_faults.clear()
+
+    def drop(self, keys: Set[str]) -> None:
+        """End the connections made with one of these keys."""
+        for peer in list(self._peers.values()):
+            if peer.source.grant is not None and peer.source.grant.name in keys:
+                self._forget(peer)
 
     def goodbye(self) -> None:
         for peer in list(self._peers.values()):
             self._send(peer.identity, Bye())
             self._forget(peer)
 
-    def _handle(self, identity: bytes, peer: Peer | None, message: Message) -> Chunk | None:
+    def _count_fault(self, identity: bytes, source: Source, error: WireError) -> None:
+        """Cut off whoever only breaks rules. A client that the daemon forgot is told so as often as it takes."""
+        if error.code == "no_hello":
+            return
+        self._num_faults[identity] += 1
+        if self._num_faults[identity] >= MAX_FAULTS or error.code in CUT_AT_ONCE:
+            self.door.cut(source, error.code)
+            if (peer := self._peers.get(identity)) is not None:
+                self._forget(peer)
+
+    def _handle(self, identity: bytes, source: Source, peer: Peer | None, message: Message) -> Chunk | None:
         """The chunk to hand on, or None when `message` needed no more than this stage."""
         match message:
             case Hello():
-                self._greet(identity, message)
+                self._greet(identity, source, message)
             case Chunk() | Heartbeat() | Bye() if peer is None:
                 if not isinstance(message, Bye):
                     raise WireError("no_hello", "this connection has not said hello")
@@ -172,21 +207,24 @@ class Receive:
                 raise WireError("wrong_direction", f"a {type(message).__name__} from a client")
         return None
 
-    def _greet(self, identity: bytes, hello: Hello) -> None:
-        for known in (self._peers.get(identity), self._sessions.get(hello.session)):
+    def _greet(self, identity: bytes, source: Source, hello: Hello) -> None:
+        assert source.grant is not None
+        run = source.grant.pushed_run(hello.run)
+        session = hello.session + source.grant.public_key.encode()
+        for known in (self._peers.get(identity), self._sessions.get(session)):
             if known is not None:
                 self._forget(known)
         credit = self._grant()
-        peer = Peer(identity, hello.session, hello.run, credit, credit, self.clock())
-        self._peers[identity] = self._sessions[hello.session] = peer
+        peer = Peer(identity, session, source, run, credit, credit, self.clock())
+        self._peers[identity] = self._sessions[session] = peer
         self.counters["num_hellos"] += 1
         self._log_greeting(
             "peer greeted run=%r process_rank=%d world_size=%d agent=%r peer=%s",
-            hello.run, hello.process_rank, hello.world_size, hello.agent, identity.hex(),
+            run, hello.process_rank, hello.world_size, hello.agent, identity.hex(),
         )  # fmt: skip
         chunk_bytes = min(self.limits.chunk_bytes, credit)
-        self._send(identity, Welcome(self.stream_id, credit, chunk_bytes, self.limits.heartbeat_seconds))
-        for alert in self.firing(hello.run):  # what was raised while this client was away
+        self._send(identity, Welcome(self.streams.stream_id, credit, chunk_bytes, self.limits.heartbeat_seconds))
+        for alert in self.firing(run):  # what was raised while this client was away
             self._send(identity, AlertNotice(alert))
 
     def _grant(self) -> int:

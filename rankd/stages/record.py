@@ -1,198 +1,171 @@
-"""Numbers what will be published and remembers it: the current state, and the newest events for who missed some.
-
-The history on disk comes with the durability work; with `data`, rows are appended as JSON lines meanwhile.
-"""
+"""Numbers each measurement with its alerts, has them written, and says what may be published and acknowledged."""
 
 from __future__ import annotations
 
-import errno
-import json
+import asyncio
 import logging
-import os
+import secrets
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from io import FileIO
-from itertools import islice
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Literal
 
-import msgpack
-
-from rankd.config import ConfigError, Limits
+from rankd.current import Current
 from rankd.records import Alert, Measurement
+from rankd.store.entries import AlertEntry, Entry
+from rankd.store.errors import StoreError
+from rankd.store.writer import Writer
+from rankd.streams import Streams
 from rankd_client.wire import Event
 
 log = logging.getLogger("rankd.record")
-T = TypeVar("T")
 
-MAX_STATE_ALERTS_BYTES = 2 << 20
-MAX_STATE_LIST_BYTES = 768 << 10
-"""Of a state reply, which may have 4 MiB: names are the peers', up to 1 kB each. Whoever watches more than fits reads
-`truncated` and asks run by run."""
-
-MAX_RESUME_EVENTS = 1000
+Word = Literal["recorded", "superseded"]
+LayerStep = tuple[str, str, str, int]
+"""(run, layer, role, step)"""
 
 
-MAX_FIRING_TOLD = 1000
-"""Firing alerts told to a trainer that comes back: as many as its client keeps."""
+@dataclass(slots=True)
+class Outcome:
+    """Events to publish, and snapshots of which the trainers may hear what became of them; each in order."""
 
-
-class Recent:
-    """The newest `max_events` of one kind, by run: numbers count from 1 per run."""
-
-    def __init__(self, kind: str, stream_id: str, max_events: int) -> None:
-        self.kind = kind
-        self.stream_id = stream_id
-        self.max_events = max_events
-        self.numbers: dict[str, int] = {}
-        self._events: dict[str, deque[Event]] = {}
-        self._order: deque[str] = deque()
-
-    def next_number(self, run: str) -> int:
-        self.numbers[run] = self.numbers.get(run, 0) + 1
-        return self.numbers[run]
-
-    def add(self, run: str, seq: int, body: Mapping[str, Any]) -> Event:
-        event = Event(self.kind, run, self.stream_id, seq, body)
-        self._events.setdefault(run, deque()).append(event)
-        self._order.append(run)
-        if len(self._order) > self.max_events:
-            self._events[self._order.popleft()].popleft()
-        return event
-
-    def since(self, run: str, from_seq: int) -> tuple[list[Event], int, int]:
-        """At most MAX_RESUME_EVENTS events from number `from_seq` on, the oldest number kept, and the newest given."""
-        events = self._events.get(run, deque())
-        first = events[0].seq if events else self.numbers.get(run, 0) + 1
-        skip = max(0, from_seq - first)
-        return list(islice(events, skip, skip + MAX_RESUME_EVENTS)), first, self.numbers.get(run, 0)
+    events: list[Event] = field(default_factory=list)
+    settled: list[tuple[LayerStep, Word]] = field(default_factory=list)
 
 
 class Record:
-    """Takes each measurement with its alerts, numbers both, and answers what is the state now."""
+    """*Attached* to the history, an event is published once it is committed. *Detached* (no history, or one that fails
+    or is slow) it is published at once, in a stream of its own; what was measured is acknowledged when it could be
+    written after all. Without a history there is nothing to wait for.
+
+    `on_fault` hears of trouble with the history, and None when it is over. All methods belong to the event loop.
+    """
 
     def __init__(
         self,
-        stream_id: str,
-        limits: Limits,
-        clock: Callable[[], float],
+        streams: Streams,
+        current: Current,
         counters: Counter[str],
-        data: Path | None = None,
+        writer: Writer | None = None,
+        patience_seconds: float = 5.0,
+        on_fault: Callable[[str | None], None] = lambda text: None,
     ) -> None:
-        self.stream_id = stream_id
-        self.clock = clock
+        self.streams = streams
+        self.current = current
         self.counters = counters
-        self.recent = {
-            "alert": Recent("alert", stream_id, limits.max_recent_alerts),
-            "measurement": Recent("measurement", stream_id, limits.max_recent_measurements),
-        }
-        self._firing: dict[str, Alert] = {}
-        self._runs: dict[str, dict[str, Any]] = {}
-        self._files = {kind: _open_log(data, kind) for kind in self.recent}
+        self.writer = writer
+        self.attached = writer is not None
+        self._patience_seconds = patience_seconds
+        self._on_fault = on_fault
+        self._unpublished: deque[Entry | AlertEntry] = deque()
+        self._outcome = Outcome()
+        self._ready = asyncio.Event()
 
-    def __call__(self, measurement: Measurement, alerts: Iterable[Alert]) -> list[Event]:
-        """The events to publish: the measurement, then its alerts."""
-        run = measurement.run
-        known = self._runs.setdefault(run, {"run": run, "step": None, "num_measurements": 0, "layers": set()})
-        known["step"] = measurement.step
-        known["num_measurements"] += 1
-        known["layers"].add(measurement.layer)
+    def __call__(self, measurement: Measurement, alerts: Iterable[Alert], judge: bytes | None = None) -> None:
+        """Take a measurement, its alerts, and what its layer's detectors remember now, if that is due."""
         self.counters["num_measurements"] += 1
-        return [self._add("measurement", run, measurement.to_json()), *(self._record_alert(alert) for alert in alerts)]
+        n = self.streams.next_n(("measurement", measurement.run))
+        self._take(Entry(n, measurement, tuple(self._numbered(alert) for alert in alerts), judge))
 
-    def state(self, run: str | None = None) -> dict[str, Any]:
-        """What a late joiner needs: newest numbers, firing alerts, and the runs; of one run or of all."""
-        firing = (alert.to_json() for alert in reversed(self._firing.values()) if run in (None, alert.run))
-        alerts, all_alerts = _fitting(firing, MAX_STATE_ALERTS_BYTES)
-        numbers, all_numbers = _fitting(self._numbers(run), MAX_STATE_LIST_BYTES)
-        known = (self._runs[name] for name in reversed(self._runs) if run in (None, name))
-        runs, all_runs = _fitting(({**row, "layers": len(row["layers"])} for row in known), MAX_STATE_LIST_BYTES)
-        return {
-            "numbers": numbers,
-            "alerts": alerts,
-            "truncated": not (all_alerts and all_numbers and all_runs),
-            "runs": runs,
-            "counters": dict(self.counters),
-        }
+    def alert(self, alert: Alert) -> None:
+        """Take an alert that no measurement brought."""
+        n, alert = self._numbered(alert)
+        self._take(AlertEntry(n, alert))
 
-    def _numbers(self, run: str | None) -> Iterator[list[Any]]:
-        for kind, recent in self.recent.items():
-            for name in reversed(recent.numbers):
-                if run in (None, name):
-                    yield [kind, name, recent.numbers[name]]
+    def superseded(self, run: str, layer: str, role: str) -> None:
+        """A snapshot of this layer gave way to another: its coverage."""
+        if self.writer is not None:
+            self.writer.superseded(run, layer, role)
 
-    def firing(self, run: str) -> list[dict[str, Any]]:
-        """The newest alerts that are on in `run`, oldest first, as they were published."""
-        newest = [alert for alert in reversed(self._firing.values()) if alert.run == run][:MAX_FIRING_TOLD]
-        return [alert.to_json() for alert in reversed(newest)]
+    async def next(self) -> Outcome:
+        """What has become ready since the last call; waits for something."""
+        await self._ready.wait()
+        return self.take_outcome()
 
-    def since(self, kind: str, run: str, from_seq: int) -> tuple[list[Event], int, int]:
-        """Events to resume from; see Recent.since."""
-        return self.recent[kind].since(run, from_seq)
+    def take_outcome(self) -> Outcome:
+        """What is ready now, maybe nothing."""
+        self._ready.clear()
+        outcome, self._outcome = self._outcome, Outcome()
+        return outcome
 
-    def forget(self, run: str) -> None:
-        """Give up the memory of a run long silent. Its numbers stay, so that they never go back."""
-        self._runs.pop(run, None)
-        for alert_id in [alert_id for alert_id, alert in self._firing.items() if alert.run == run]:
-            del self._firing[alert_id]
+    def committed(self, entries: Iterable[Entry | AlertEntry]) -> None:
+        """The history has them."""
+        for entry in entries:
+            if self._unpublished and self._unpublished[0] is entry:
+                self._publish(self._unpublished.popleft())
+            self._settle(entry, "recorded")
 
-    def close(self) -> None:
-        for file in self._files.values():
-            if file is not None:
-                file.close()
+    def fault(self, error: StoreError | None) -> None:
+        """The history fails, or works again."""
+        if error is not None:
+            self._detach(str(error))
+        elif not self.attached:
+            self.attached = True
+            log.info("the history is written again")
+            self._on_fault(None)
 
-    def _record_alert(self, alert: Alert) -> Event:
-        recent = self.recent["alert"]
-        published = alert.published(self.stream_id, recent.next_number(alert.run), self.clock())
-        if published.state == "firing":
-            self._firing[published.alert_id] = published
-        else:
-            self._firing.pop(published.alert_id, None)
+    def watch(self) -> None:
+        """To be called about once a second: a history that is too slow is as good as none."""
+        if self.attached and self.writer is not None:
+            waited_seconds = self.writer.oldest_pending_seconds()
+            if waited_seconds > self._patience_seconds:
+                self._detach(f"a commit takes longer than {self._patience_seconds:g} s")
+
+    @property
+    def num_pending(self) -> int:
+        """Measurements that are not on disk yet."""
+        return 0 if self.writer is None else self.writer.num_pending
+
+    def _numbered(self, alert: Alert) -> tuple[int, Alert]:
         self.counters["num_alerts"] += 1
-        self._write("alert", published.to_json())
-        return recent.add(alert.run, published.seq, published.to_json())
+        return self.streams.next_n(("alert", alert.run)), alert
 
-    def _add(self, kind: str, run: str, body: dict[str, Any]) -> Event:
-        self._write(kind, body)
-        return self.recent[kind].add(run, self.recent[kind].next_number(run), body)
-
-    def _write(self, kind: str, row: dict[str, Any]) -> None:
-        """One JSON line, written before the acknowledgement. A full disk costs the line, never the alert."""
-        file = self._files[kind]
-        if file is None:
+    def _take(self, entry: Entry | AlertEntry) -> None:
+        if self.attached:
+            self._unpublished.append(entry)
+        else:
+            self._publish(entry)
+        if self.writer is None:
+            self._settle(entry, "recorded")
             return
-        try:
-            _append(file, json.dumps(row, allow_nan=False).encode() + b"\n")
-        except OSError as error:
+        for dropped in self.writer.submit(entry):
             self.counters["dropped_rows"] += 1
-            if self.counters["dropped_rows"] in (1, 1000):
-                log.error("cannot write %s: %s; alerts go on without it", file.name, error)
+            if self.attached:
+                self._detach("it cannot keep up")
+            self._settle(dropped, "superseded")
+
+    def _detach(self, why: str) -> None:
+        """Go on without the history: everything that waited for it is published now."""
+        if not self.attached or self.writer is None:
+            return
+        self.attached = False
+        log.error("the history cannot be written: %s; alerts go on without it", why)
+        untold = [topic for entry in self._unpublished for topic in _topics(entry)]
+        stream_id = secrets.token_hex(8)
+        self.writer.switch_stream(stream_id, self.streams.switch(stream_id, untold))
+        self.current.begin_stream()
+        while self._unpublished:
+            self._publish(self._unpublished.popleft())
+        self._on_fault(why)
+
+    def _publish(self, entry: Entry | AlertEntry) -> None:
+        if isinstance(entry, Entry):
+            self._outcome.events.append(self.current.measured(entry.measurement, entry.n))
+            alerts = entry.alerts
+        else:
+            alerts = ((entry.n, entry.alert),)
+        self._outcome.events += [self.current.raised(alert, n) for n, alert in alerts]
+        self._ready.set()
+
+    def _settle(self, entry: Entry | AlertEntry, word: Word) -> None:
+        if isinstance(entry, Entry) and entry.measurement.step is not None:
+            taken = entry.measurement
+            self._outcome.settled.append(((taken.run, taken.layer, taken.role, entry.measurement.step), word))
+            self._ready.set()
 
 
-def _fitting(newest_first: Iterable[T], max_bytes: int) -> tuple[list[T], bool]:
-    """The newest rows that fit `max_bytes` of msgpack, oldest first, and whether that is all."""
-    kept: list[T] = []
-    for row in newest_first:
-        max_bytes -= len(msgpack.packb(row))
-        if max_bytes < 0:
-            return kept[::-1], False
-        kept.append(row)
-    return kept[::-1], True
-
-
-def _append(file: FileIO, line: bytes) -> None:
-    """Write all of `line` or nothing of it: half a line would spoil the next one too. Raises OSError."""
-    num_written = file.write(line)
-    if num_written != len(line):
-        file.truncate(file.tell() - num_written)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _open_log(data: Path | None, kind: str) -> FileIO | None:
-    if data is None:
-        return None
-    try:
-        data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return (data / f"{kind}s.jsonl").open("ab", buffering=0)
-    except OSError as error:
-        raise ConfigError(f"data={str(data)!r}: expected a directory to write to; {error.strerror}") from None
+def _topics(entry: Entry | AlertEntry) -> list[tuple[str, str]]:
+    if isinstance(entry, AlertEntry):
+        return [("alert", entry.alert.run)]
+    run = entry.measurement.run
+    return [("measurement", run), *(("alert", run) for _ in entry.alerts)]

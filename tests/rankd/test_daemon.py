@@ -12,6 +12,7 @@ import zmq
 from rankd.config import ServeConfig, serve_config
 from rankd.daemon import Daemon, Ready
 from rankd.sockets import BindError
+from rankd.store.reader import Reader
 from rankd_client.wire import (
     MIN_CHUNK_BYTES,
     Ack,
@@ -36,7 +37,8 @@ from rankd.config import serve_config
 class BrokenExecutor:
     num_slots = 2
 
-    def __init__(self, device):
+    def __init__(self, device, on_fault):
+        self.device = device
         self.pool = ThreadPoolExecutor(1)
         self.pool.submit(time.sleep, 3600)  # a solve that no one can interrupt
 
@@ -150,7 +152,9 @@ def test_from_chunks_to_measurement_and_alert_and_a_clean_end(
     code, errors = daemon.end(None)
     assert (code, "Traceback" in errors) == (0, False)
     assert "rule='nonfinite'" in errors
-    assert len((tmp_path / "data" / "measurements.jsonl").read_text().splitlines()) == 2
+    with Reader(tmp_path / "data") as reader:
+        assert [(n, row.step, row.finite) for n, row in reader.measurements("r")] == [(1, 1, True), (2, 2, False)]
+        assert [n for n, _ in reader.alerts("r")] == [1]
 
 
 def test_what_is_waiting_is_finished_before_the_end(
@@ -272,8 +276,7 @@ async def test_everyone_hears_what_became_of_a_displaced_snapshot(
         heard = await asyncio.wait_for(asyncio.to_thread(trainer), 60)
     finally:
         intake.cancel()
-        daemon.executor.close()
-        daemon.sockets.close(linger_ms=0)
+        daemon.close()
     assert heard == [
         Ack("superseded", "a", 1, by_step=2),
         Ack("superseded", "a", 2, by_step=None),
@@ -290,7 +293,4 @@ async def test_a_second_daemon_is_refused(socket_dir: Path) -> None:
         with pytest.raises(BindError, match=f"http={port} cannot be bound: .*; give --http HOST:PORT or --http off"):
             Daemon(config(socket_dir / "other", http=port))
     finally:
-        assert daemon.http_socket is not None
-        daemon.http_socket.close()
-        daemon.executor.close()
-        daemon.sockets.close(linger_ms=0)
+        daemon.close()

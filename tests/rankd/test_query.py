@@ -10,11 +10,15 @@ import pytest
 import zmq
 import zmq.asyncio
 
+from rankd.answers import Answers
 from rankd.config import Limits, ServeConfig
+from rankd.current import Current
+from rankd.door import Door
 from rankd.query import QueryServer
 from rankd.records import Alert, Measurement
 from rankd.sockets import Sockets
 from rankd.stages.record import Record
+from rankd.streams import Streams
 from rankd_client.endpoints import endpoints_of
 from rankd_client.wire import Query, Reply, decode_reply, encode_query
 
@@ -37,13 +41,15 @@ async def answering(directory: Path) -> AsyncIterator[Asker]:
     endpoints = endpoints_of(f"ipc://{directory}")
     sockets = Sockets(ServeConfig(endpoints.push, endpoints.alerts, endpoints.query))
     counters: Counter[str] = Counter()
-    record = Record(STREAM_ID, Limits(), lambda: 12.5, counters)
+    current = Current(Streams(STREAM_ID), Limits(), counters)
+    record = Record(current.streams, current, counters)
     fired = Alert("id", "r", "w", 3, "critical", "firing", "nonfinite", None, None, None, "m", "a")
     for step in (1, 2, 3):
         record(Measurement("r", "w", step, (2, 2), True, False, {}), [fired] if step == 3 else [])
+    answers = Answers(current, counters)
     asker = Asker(sockets.context.socket(zmq.DEALER), counters)
     asker.socket.connect(endpoints.query)
-    serving = asyncio.create_task(QueryServer(sockets.query, STREAM_ID, record, counters).serve())
+    serving = asyncio.create_task(QueryServer(sockets.query, answers, counters, Door()).serve())
     try:
         yield asker
         assert not serving.done(), "a malformed query must not end the loop"
@@ -81,25 +87,28 @@ def query(**fields: Any) -> list[bytes]:
 
 
 MALFORMED = [
-    ([b"", *query()], "frame_count"),
-    ([b"\xc1"], "bad_header"),
-    ([b""], "bad_header"),
-    ([b"\x90"], "bad_header"),
-    ([bytes(65_536)], "bad_header"),
-    (query(t="drop"), "unknown_query"),
-    (query(run=None), "missing_field"),
-    (query(run=""), "bad_name"),
-    (query(kind="heartbeat"), "bad_field"),
-    (query(from_seq=-1), "bad_field"),
-    (query(from_seq=1 << 63), "bad_field"),
-    (query(id="1"), "bad_field"),
+    ([b"", *query()], "frame_count", 0),
+    ([b"\xc1"], "bad_header", 0),
+    ([b""], "bad_header", 0),
+    ([b"\x90"], "bad_header", 0),
+    ([bytes(65_536)], "bad_header", 0),
+    (query(t="drop"), "unknown_query", 1),
+    (query(run=None), "missing_field", 1),
+    (query(run=""), "bad_name", 1),
+    (query(run="@x"), "bad_name", 1),
+    (query(kind="heartbeat"), "bad_field", 1),
+    (query(from_seq=-1), "bad_field", 1),
+    (query(from_seq=1 << 63), "bad_field", 1),
+    (query(id="1"), "bad_field", 0),
 ]
 
 
-@pytest.mark.parametrize(("frames", "code"), MALFORMED, ids=[code for _, code in MALFORMED])
-async def test_a_malformed_query_is_answered_with_its_code(socket_dir: Path, frames: list[bytes], code: str) -> None:
+@pytest.mark.parametrize(("frames", "code", "query_id"), MALFORMED, ids=[code for _, code, _ in MALFORMED])
+async def test_a_malformed_query_is_answered_with_its_code(
+    socket_dir: Path, frames: list[bytes], code: str, query_id: int
+) -> None:
     async with answering(socket_dir) as asker:
-        assert await asker.ask(frames) == Reply(0, STREAM_ID, error=code)
+        assert await asker.ask(frames) == Reply(query_id, STREAM_ID, error=code)
         assert asker.counters[f"num_refused_{code}"] == 1
         assert (await asker.ask(encode_query(Query("state", 9)))).query_id == 9
 

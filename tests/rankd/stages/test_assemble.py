@@ -115,7 +115,7 @@ def test_shards_in_any_order_equal_the_matrix(case: tuple[tuple[int, int], list[
     assert taken is not None
     np.testing.assert_array_equal(taken.data.view(matrix.dtype).reshape(shape), matrix)
     assert assemble.num_bytes == 0
-    assert assemble.settle(taken) == {bytes([number]) for number in range(len(shards))}
+    assert assemble.settle((*taken.key, taken.step)) == {bytes([number]) for number in range(len(shards))}
 
 
 def test_a_repeat_waits_with_the_first_until_settled() -> None:
@@ -125,11 +125,11 @@ def test_a_repeat_waits_with_the_first_until_settled() -> None:
     assert taken is not None
     added = assemble.add("r", B, item, 0.0)
     assert (added.snapshot, added.repeat, added.settled) == (None, True, False)
-    assert assemble.settle(taken) == {A, B}
+    assert assemble.settle((*taken.key, taken.step)) == {A, B}
     added = assemble.add("r", B, item, 0.0)
     assert (added.repeat, added.settled) == (True, True)
     assert assemble.counters["num_repeats"] == 2 and assemble.num_bytes == 0
-    assert assemble.settle(taken) == set()
+    assert assemble.settle((*taken.key, taken.step)) == set()
 
 
 def test_other_replicas_are_taken_and_ignored() -> None:
@@ -145,7 +145,7 @@ def test_the_same_step_again_after_going_back_leaves_nobody_waiting() -> None:
     assert steps_taken(assemble, [chunk(ones(4), (2, 2), step=4)], B) == [4]
     assert steps_taken(assemble, [chunk(ones(4), (2, 2), step=5)], B) == [5]
     assert first is not None
-    assert assemble.settle(first) == {A, B}
+    assert assemble.settle((*first.key, first.step)) == {A, B}
 
 
 def test_steps_that_go_back_are_new_data() -> None:

@@ -8,8 +8,10 @@ import zmq
 import zmq.asyncio
 
 from rankd.config import ServeConfig
+from rankd.door import Door
 from rankd.sockets import Sockets
 from rankd.stages.publish import Publish
+from rankd.streams import Streams
 from rankd_client.endpoints import endpoints_of
 from rankd_client.wire import Event, decode_event
 
@@ -25,7 +27,7 @@ async def publishing(directory: Path) -> AsyncIterator[tuple[Publish, zmq.asynci
     """A publisher on a real XPUB, and a subscriber to everything that has arrived there."""
     endpoints = endpoints_of(f"ipc://{directory}")
     sockets = Sockets(ServeConfig(endpoints.push, endpoints.alerts, endpoints.query))
-    publish = Publish(sockets.alerts, STREAM_ID, lambda: 12.5, Counter())
+    publish = Publish(sockets.alerts, Streams(STREAM_ID), lambda: 12.5, Counter(), Door())
     subscriber = sockets.context.socket(zmq.SUB)
     subscriber.connect(endpoints.alerts)
     subscriber.subscribe(b"")

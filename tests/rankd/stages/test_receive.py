@@ -13,6 +13,7 @@ import zmq.asyncio
 from rankd.config import Limits, ServeConfig
 from rankd.sockets import Sockets
 from rankd.stages.receive import Receive
+from rankd.streams import Streams
 from rankd_client.endpoints import endpoints_of
 from rankd_client.wire import (
     MIN_CHUNK_BYTES,
@@ -47,7 +48,13 @@ class Side:
         self.address = endpoints.push
         self.firing: list[dict[str, Any]] = []
         self.receive = Receive(
-            self.sockets.push, Limits(**limits), STREAM_ID, lambda: self.now, self.counters, lambda run: self.firing
+            self.sockets.push,
+            Limits(**limits),
+            Streams(STREAM_ID),
+            lambda: self.now,
+            self.counters,
+            lambda run: self.firing,
+            self.sockets.doors["push"],
         )
         self.taken: list[Chunk] = []
         self.clients = zmq.asyncio.Context()

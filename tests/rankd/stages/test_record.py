@@ -1,171 +1,177 @@
+import asyncio
 import contextlib
-import json
-import math
-import resource
+import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from rankd.config import ConfigError, Limits
-from rankd.records import Alert, Measurement, State
-from rankd.stages.record import MAX_RESUME_EVENTS, Record
-from rankd_client.wire import Reply, decode_reply, encode_reply
-
-STREAM_ID = "0123456789abcdef"
-
-
-def record(data: Path | None = None, **limits: Any) -> Record:
-    return Record(STREAM_ID, Limits(**limits), lambda: 12.5, Counter(), data)
+from rankd.config import HistoryConfig, Limits
+from rankd.current import Current
+from rankd.records import Alert, Measurement
+from rankd.stages.record import Outcome, Record
+from rankd.store.entries import Entry
+from rankd.store.reader import Reader
+from rankd.store.writer import Writer
+from rankd.streams import Streams
+from rankd_client.wire import Event
 
 
-def measurement(step: int = 1, run: str = "r", layer: str = "w", finite: bool = True) -> Measurement:
-    metrics = {"stable_rank": 1.5 if finite else None}
-    return Measurement(run, layer, step, (2, 3), finite, False, metrics)
+def measurement(step: int = 1, run: str = "r", layer: str = "w") -> Measurement:
+    return Measurement(run, layer, step, (2, 3), True, False, {"stable_rank": 1.5}, time=12.5)
 
 
-def alert(alert_id: str, state: State = "firing", run: str = "r", layer: str = "w", message: str = "m") -> Alert:
-    return Alert(alert_id, run, layer, 1, "warning", state, "rule", "stable_rank", 1.0, 2.0, message, "advice")
+def alert(step: int, run: str = "r") -> Alert:
+    return Alert(f"{run}{step}", run, "w", step, "warning", "firing", "rule", None, None, None, "m", "a", time=12.5)
 
 
-def test_numbers_count_per_run_and_kind() -> None:
-    stage = record()
-    first = stage(measurement(1, "x"), [alert("a", run="x"), alert("b", run="x")])
-    second = stage(measurement(2, "x"), [alert("c", run="x")]) + stage(measurement(1, "y"), [])
-    numbers = [(event.kind, event.run, event.seq) for event in first + second]
-    assert numbers == [
-        *[("measurement", "x", 1), ("alert", "x", 1), ("alert", "x", 2)],
-        *[("measurement", "x", 2), ("alert", "x", 3), ("measurement", "y", 1)],
-    ]
-    assert {event.stream_id for event in first + second} == {STREAM_ID}
-    assert (first[1].body["seq"], first[1].body["stream_id"], first[1].body["time"]) == (1, STREAM_ID, 12.5)
+def shown(events: list[Event]) -> list[tuple[str, int]]:
+    return [(event.kind, event.seq) for event in events]
 
 
-def test_state_holds_what_is_firing() -> None:
-    stage = record()
-    stage(measurement(1), [alert("a"), alert("b", layer="v")])
-    stage(measurement(2), [alert("a", "resolved")])
-    stage(measurement(7, "other", "v"), [alert("c", run="other"), alert("c", "rebased", run="other")])
-    state = stage.state()
-    assert [row["alert_id"] for row in state["alerts"]] == ["b"] and not state["truncated"]
-    assert sorted(state["numbers"]) == [
-        *[["alert", "other", 2], ["alert", "r", 3], ["measurement", "other", 1], ["measurement", "r", 2]]
-    ]
-    assert state["runs"][0] == {"run": "r", "step": 2, "num_measurements": 2, "layers": 1}
-    only = stage.state("other")
-    assert ([row["run"] for row in only["runs"]], only["alerts"]) == (["other"], [])
-    assert stage.state("unknown")["numbers"] == []
+class Side:
+    """A record stage, over a real writer where there is a directory."""
+
+    def __init__(self, data: Path | None = None, **history: Any) -> None:
+        loop = asyncio.get_running_loop()
+        self.faults: list[str | None] = []
+        self.writer: Writer | None = None
+        if data is not None:
+            self.writer = Writer(
+                data,
+                HistoryConfig(**history),
+                on_committed=lambda entries: loop.call_soon_threadsafe(self.record.committed, entries),
+                on_fault=lambda error: loop.call_soon_threadsafe(self.record.fault, error),
+            )
+        self.streams = Streams("0" * 16 if self.writer is None else self.writer.stream_id)
+        self.current = Current(self.streams, Limits(), Counter())
+        self.record = Record(self.streams, self.current, Counter(), self.writer, 5.0, self.faults.append)
+        if self.writer is not None:
+            self.writer.start()
+
+    async def next(self) -> Outcome:
+        return await asyncio.wait_for(self.record.next(), 60)
+
+    async def all(self, num_settled: int) -> Outcome:
+        """Everything, until so many are settled."""
+        whole = Outcome()
+        while len(whole.settled) < num_settled:
+            outcome = await self.next()
+            whole.events += outcome.events
+            whole.settled += outcome.settled
+        return whole
 
 
-def test_a_state_fits_a_reply_whatever_the_peers_call_things() -> None:
-    stage = record()
-    name = "ü" * 500
-    for number in range(3000):
-        layer, run = f"{number}{name}"[:1000], f"{number % 1500}{name}"[:120]
-        stage(measurement(number, run, layer), [alert(str(number), run=run, layer=layer, message=f"{layer}: fell")])
-    state = stage.state()
-    assert state["truncated"]
-    assert state["alerts"][-1]["alert_id"] == "2999", "the newest are kept"
-    assert decode_reply(encode_reply(Reply(1, STREAM_ID, state))).body == state
-    assert not stage.state(state["runs"][0]["run"])["truncated"], "and run by run one sees all"
+@contextlib.asynccontextmanager
+async def recording(data: Path | None = None, **history: Any) -> AsyncIterator[Side]:
+    side = Side(data, **history)
+    yield side
+    if side.writer is not None:
+        await asyncio.to_thread(side.writer.close, 30)
 
 
-@pytest.mark.parametrize(
-    ("from_seq", "numbers", "first"),
-    [(0, range(4, 8), 4), (4, range(4, 8), 4), (6, range(6, 8), 4), (8, [], 4), (99, [], 4)],
-)
-def test_resume(from_seq: int, numbers: list[int], first: int) -> None:
-    stage = record(max_recent_measurements=4)
-    for step in range(1, 8):
-        stage(measurement(step), [])
-    events, oldest, newest = stage.since("measurement", "r", from_seq)
-    assert ([event.seq for event in events], oldest, newest) == (list(numbers), first, 7)
-    assert [event.body["step"] for event in events] == list(numbers)
+async def test_without_a_history_there_is_nothing_to_wait_for() -> None:
+    async with recording() as side:
+        side.record(measurement(1), [alert(1)])
+        outcome = side.record.take_outcome()
+        assert shown(outcome.events) == [("measurement", 1), ("alert", 1)]
+        assert outcome.settled == [(("r", "w", "weight", 1), "recorded")]
+        assert side.record.take_outcome() == Outcome()
 
 
-def test_resume_of_what_is_not_held() -> None:
-    stage = record(max_recent_measurements=1)
-    assert stage.since("alert", "unknown", 1) == ([], 1, 0)
-    stage(measurement(1, "x"), [])
-    stage(measurement(1, "y"), [])
-    assert stage.since("measurement", "x", 1) == ([], 2, 1), "the other run's took its place; the number shows it"
+async def test_with_one_an_event_is_told_when_it_is_on_disk(tmp_path: Path) -> None:
+    async with recording(tmp_path) as side:
+        for step in range(1, 4):
+            side.record(measurement(step), [alert(step)], b"state" if step == 2 else None)
+        side.record.alert(alert(7))
+        assert side.record.take_outcome() == Outcome(), "nothing before the commit"
+        outcome = await side.all(num_settled=3)
+        if len(outcome.events) < 7:
+            outcome.events += (await side.next()).events
+        assert shown(outcome.events) == [
+            *[("measurement", 1), ("alert", 1), ("measurement", 2), ("alert", 2), ("measurement", 3), ("alert", 3)],
+            ("alert", 4),
+        ]
+        with Reader(tmp_path) as reader:
+            assert [n for n, _ in reader.measurements("r")] == [1, 2, 3]
+            assert [n for n, _ in reader.alerts("r")] == [1, 2, 3, 4]
+            state, since = reader.judge("r", "w", "weight")
+            assert (state, [row.step for row in since]) == (b"state", [3])
 
 
-def test_resume_gives_so_many_at_a_time() -> None:
-    stage = record()
-    for step in range(MAX_RESUME_EVENTS + 1):
-        stage(measurement(step), [])
-    events, _, newest = stage.since("measurement", "r", 1)
-    assert (len(events), events[-1].seq, newest) == (MAX_RESUME_EVENTS, MAX_RESUME_EVENTS, MAX_RESUME_EVENTS + 1)
+async def test_a_locked_history_detaches_the_stream_and_comes_back_by_itself(tmp_path: Path) -> None:
+    async with recording(tmp_path) as side:
+        side.record(measurement(1), [alert(1)])
+        await side.all(num_settled=1)
+        before = side.streams.stream_id
+        locker = sqlite3.connect(tmp_path / "history.db", isolation_level=None)
+        locker.execute("BEGIN EXCLUSIVE")
+        side.record(measurement(2), [alert(2)])
+        detached = await side.next()  # nobody unlocks until this has come
+        assert side.streams.stream_id != before and side.faults and "locked" in str(side.faults[0])
+        assert shown(detached.events) == [("measurement", 1), ("alert", 1)], "a stream of its own"
+        assert {event.stream_id for event in detached.events} == {side.streams.stream_id}
+        assert detached.settled == [], "it is not on disk"
+        side.record(measurement(3), [])
+        assert shown((await side.next()).events) == [("measurement", 2)], "and the next ones at once"
+        locker.execute("ROLLBACK")
+        locker.close()
+        outcome = await side.all(num_settled=2)
+        assert outcome.events == [] and [word for _, word in outcome.settled] == ["recorded"] * 2
+        async with asyncio.timeout(60):
+            while not side.record.attached:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert side.faults[-1] is None
+        side.record(measurement(4), [])
+        assert shown((await side.all(num_settled=1)).events) == [("measurement", 3)]
+        with Reader(tmp_path) as reader:
+            assert [(n, row.step) for n, row in reader.measurements("r")] == [(1, 1), (2, 2), (3, 3), (4, 4)]
+            assert (reader.stream_id, reader.streams()) == (side.streams.stream_id, [side.streams.stream_id, before])
+            assert reader.base(side.streams.stream_id, "measurement", "r") == 1
+            assert reader.end(before, "alert", "r") == 1
 
 
-def test_a_forgotten_run_keeps_its_numbers() -> None:
-    stage = record()
-    stage(measurement(1), [alert("a")])
-    stage.forget("r")
-    assert (stage.state()["alerts"], stage.state()["runs"]) == ([], [])
-    assert [event.seq for event in stage(measurement(2), [alert("b")])] == [2, 2]
+async def test_a_history_that_is_too_slow_is_as_good_as_none(tmp_path: Path) -> None:
+    async with recording(tmp_path) as side:
+        side.record._patience_seconds = -1.0
+        side.record(measurement(1), [alert(1)])
+        side.record.watch()
+        assert shown(side.record.take_outcome().events) == [("measurement", 1), ("alert", 1)]
+        assert not side.record.attached and side.faults == ["a commit takes longer than -1 s"]
+        outcome = await side.all(num_settled=1)
+        assert outcome.events == [], "told once"
 
 
-def rows(file: Path) -> list[dict[str, Any]]:
-    def refuse(constant: str) -> None:
-        raise AssertionError(constant)
-
-    return [json.loads(line, parse_constant=refuse) for line in file.read_text().splitlines()]
-
-
-def test_rows_are_on_disk_at_once_as_json_lines(tmp_path: Path) -> None:
-    for step in (1, 2):  # opened twice: rows are appended
-        stage = record(tmp_path / "new")
-        stage(measurement(step, layer="\n\x1b\u2028", finite=False), [alert("a")])
-        assert [row["step"] for row in rows(tmp_path / "new" / "measurements.jsonl")] == list(range(1, step + 1))
-        stage.close()
-    row = rows(tmp_path / "new" / "measurements.jsonl")[0]
-    assert (row["stable_rank"], row["finite"], row["layer"]) == (None, False, "\n\x1b\u2028")
-    assert [row["alert_id"] for row in rows(tmp_path / "new" / "alerts.jsonl")] == ["a", "a"]
-
-
-def test_nan_never_stands_in_a_row(tmp_path: Path) -> None:
-    stage = record(tmp_path)
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        stage(Measurement("r", "w", 1, (2, 2), True, False, {"stable_rank": math.nan}), [])
-    stage.close()
+async def test_what_finds_no_room_is_told_and_given_up(tmp_path: Path) -> None:
+    async with recording(tmp_path, max_pending=10) as side:
+        locker = sqlite3.connect(tmp_path / "history.db", isolation_level=None)
+        locker.execute("BEGIN EXCLUSIVE")
+        events, words = [], []
+        for step in range(1, 31):
+            side.record(measurement(step), [alert(step)] if step == 3 else [])
+            outcome = side.record.take_outcome()
+            events += outcome.events
+            words += outcome.settled
+        assert [event.seq for event in events if event.kind == "measurement"] == list(range(1, 31))
+        assert {word for _, word in words} == {"superseded"} and len(words) == side.record.counters[
+            "dropped_rows"
+        ] >= 19
+        assert ("r", "w", "weight", 3) not in [key for key, _ in words], "what raised an alert is kept longest"
+        locker.execute("ROLLBACK")
+        locker.close()
+        outcome = await side.all(num_settled=30 - len(words))
+        assert {word for _, word in outcome.settled} == {"recorded"}
+        with Reader(tmp_path) as reader:
+            assert [n for n, _ in reader.alerts("r")] == [1]
 
 
-def test_a_full_disk_costs_the_rows_alone(tmp_path: Path) -> None:
-    (tmp_path / "measurements.jsonl").symlink_to("/dev/full")
-    stage = record(tmp_path)
-    for step in range(1, 4):
-        assert len(stage(measurement(step), [alert("a")])) == 2
-    assert stage.counters["dropped_rows"] == 3
-    assert len(rows(tmp_path / "alerts.jsonl")) == 3
-    stage.close()
-
-
-@contextlib.contextmanager
-def small_files() -> Iterator[None]:
-    """Of the whole process: only around what is to fail, or pytest's own output does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_disk_that_fills_up_within_a_row_leaves_whole_rows(tmp_path: Path) -> None:
-    stage = record(tmp_path)
-    with small_files():
-        for step in range(9):
-            stage(measurement(step), [])
-    stage.close()
-    written = rows(tmp_path / "measurements.jsonl")
-    assert 0 < len(written) < 9 and len(written) + stage.counters["dropped_rows"] == 9
-
-
-def test_where_there_can_be_no_directory(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"data='.*/file'.*expected a directory"):
-        record(tmp_path / "file")
+async def test_an_entry_is_one_thing(tmp_path: Path) -> None:
+    """What was committed late, in a stream that had ended by then, is settled and not told again."""
+    async with recording(tmp_path) as side:
+        side.record(measurement(1), [])
+        (entry,) = side.record._unpublished
+        assert isinstance(entry, Entry)
+        side.record._detach("a test")
+        assert shown(side.record.take_outcome().events) == [("measurement", 1)]
+        outcome = await side.all(num_settled=1)
+        assert outcome == Outcome([], [(("r", "w", "weight", 1), "recorded")])

@@ -1,0 +1,124 @@
+"""The history as the running daemon reads it: an answer, or as good as none where it cannot be read just now."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rankd.current import Current
+from rankd.records import Measurement
+from rankd.store.errors import StoreError
+from rankd.store.reader import Reader
+from rankd.streams import Streams, Topic
+from rankd_client.wire import Event
+
+log = logging.getLogger("rankd.archive")
+T = TypeVar("T")
+
+
+class Archive:
+    """Reads what the writer wrote. The file may be gone, locked or damaged at any moment: then each answer is the one
+    for an empty history, counted as `num_unread`."""
+
+    def __init__(self, data: Path, counters: Counter[str]) -> None:
+        self._data = data
+        self._counters = counters
+        self._reader: Reader | None = None
+
+    def load(self, streams: Streams, current: Current) -> None:
+        """Bring both to where the last daemon was. Raises StoreError."""
+        reader = self._open()
+        for row in reader.runs():
+            for kind, newest in (("measurement", row.num_measurements), ("alert", row.num_alerts)):
+                base = reader.base(streams.stream_id, kind, row.name) or 0
+                streams.load((kind, row.name), newest, base)
+            current.load_run(row.name, row.last_step, row.num_measurements, ())
+        for run, n, alert in reader.firing():
+            stream_id, seq = self._place(reader, ("alert", run), n)
+            current.load_firing({**alert, "stream_id": stream_id, "seq": seq})
+
+    def last_steps(self, run: str) -> dict[tuple[str, str], int]:
+        """(layer, role) → step of what was recorded of it last."""
+        return self._read(lambda reader: dict(reader.last_steps(run)), {})
+
+    def recall(self, run: str, layer: str, role: str) -> tuple[bytes | None, Iterable[Measurement]] | None:
+        """What the layer's detectors remembered, and what was measured since."""
+        return self._read(lambda reader: reader.judge(run, layer, role), None)
+
+    def events(self, topic: Topic, stream_id: str, from_seq: int, max_events: int) -> list[Event]:
+        """The events of a topic that are on disk, of this stream or a former one."""
+
+        def read(reader: Reader) -> list[Event]:
+            base = reader.base(stream_id, *topic)
+            if base is None:
+                return []
+            end = reader.end(stream_id, *topic)
+            last = base + from_seq + max_events - 1 if end is None else min(end, base + from_seq + max_events - 1)
+            return [
+                Event(topic[0], topic[1], stream_id, n - base, body)
+                for n, body in _rows(reader, topic, stream_id, base, base + from_seq, last)
+            ]
+
+        return self._read(read, [])
+
+    def span(self, topic: Topic, stream_id: str) -> tuple[int, int | None] | None:
+        """The oldest number of the topic that is still there, and the last one where the stream has ended. None for a
+        stream that is not in the history."""
+
+        def read(reader: Reader) -> tuple[int, int | None] | None:
+            base = reader.base(stream_id, *topic)
+            if base is None:
+                return None
+            end = reader.end(stream_id, *topic)
+            return max(1, reader.first_n(*topic) - base), None if end is None else end - base
+
+        return self._read(read, None)
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _open(self) -> Reader:
+        if self._reader is None:
+            self._reader = Reader(self._data)
+        return self._reader
+
+    def _read(self, answer: Callable[[Reader], T], otherwise: T) -> T:
+        try:
+            return answer(self._open())
+        except StoreError as error:
+            self._counters["num_unread"] += 1
+            if self._counters["num_unread"] in (1, 100, 10_000):
+                log.error("the history cannot be read: %s", error)
+            self.close()  # another file may have taken its place
+            return otherwise
+
+    @staticmethod
+    def _place(reader: Reader, topic: Topic, n: int) -> tuple[str, int]:
+        """Under which stream and number event n was published: of the streams that had begun by then, the newest."""
+        for stream_id in reader.streams():
+            base = reader.base(stream_id, *topic) or 0
+            if base < n:
+                return stream_id, n - base
+        return reader.stream_id, n
+
+
+def _rows(
+    reader: Reader, topic: Topic, stream_id: str, base: int, first: int, last: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    kind, run = topic
+    if kind == "measurement":
+        rows = ((n, measurement.to_json()) for n, measurement in reader.measurements(run, from_n=first))
+    else:
+        rows = (
+            (n, {**alert, "stream_id": stream_id, "seq": n - base}) for n, alert in reader.alerts(run, from_n=first)
+        )
+    for n, body in islice(rows, max(0, last - first + 1)):
+        if n > last:
+            return
+        yield n, body

@@ -1,0 +1,89 @@
+"""The daemon's memory on disk, where it has a directory for one: who writes it, who reads it, and where it goes on."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rankd.archive import Archive
+from rankd.config import HistoryConfig
+from rankd.current import Current
+from rankd.records import Measurement
+from rankd.store.entries import AlertEntry, Entry
+from rankd.store.errors import StoreError
+from rankd.store.writer import Writer
+from rankd.streams import Streams
+
+log = logging.getLogger("rankd.history")
+
+CLOSE_SECONDS = 3.0
+"""For folding the journal into the file at the end; what is committed is safe without."""
+
+
+class History:
+    """Without a directory (None) everything is a memory that ends with the process."""
+
+    def __init__(
+        self,
+        data: Path | None,
+        config: HistoryConfig,
+        counters: Counter[str],
+        disk_quotas: Callable[[], Mapping[str, int]],
+    ) -> None:
+        """Raises ConfigError for a directory that cannot hold a history, or that another daemon writes."""
+        self.writer: Writer | None = None
+        self.archive: Archive | None = None
+        self._on_committed: Callable[[list[Entry | AlertEntry]], Any] = lambda entries: None
+        self._on_fault: Callable[[StoreError | None], Any] = lambda error: None
+        if data is not None:
+            self.writer = Writer(
+                data,
+                config,
+                on_committed=lambda entries: self._on_committed(entries),
+                on_fault=lambda error: self._on_fault(error),
+                disk_quotas=disk_quotas,
+            )
+            self.archive = Archive(data, counters)
+        self.streams = Streams(secrets.token_hex(8) if self.writer is None else self.writer.stream_id)
+
+    def begin(
+        self,
+        current: Current,
+        on_committed: Callable[[list[Entry | AlertEntry]], Any],
+        on_fault: Callable[[StoreError | None], Any],
+    ) -> None:
+        """Bring the numbers and what is current to where the last daemon was, and start to write. The two are called on
+        the writer's thread. Raises StoreError."""
+        self._on_committed, self._on_fault = on_committed, on_fault
+        if self.writer is not None and self.archive is not None:
+            self.archive.load(self.streams, current)
+            self.writer.start()
+
+    @property
+    def moved_aside(self) -> Path | None:
+        """The former history, where it was damaged."""
+        return None if self.writer is None else self.writer.moved_aside
+
+    def last_steps(self, run: str) -> Mapping[tuple[str, str], int]:
+        """(layer, role) → the step recorded last."""
+        return {} if self.archive is None else self.archive.last_steps(run)
+
+    def recall(
+        self, run: str, layer: str, role: str, whole: bool = False
+    ) -> tuple[bytes | None, Iterable[Measurement]] | None:
+        """What the layer's detectors remembered, and what was measured since (`whole`: all that was ever)."""
+        return None if self.archive is None else self.archive.recall(run, layer, role)
+
+    def flush(self, timeout_seconds: float) -> bool:
+        """Wait until all is on disk; whether it is."""
+        return self.writer is None or self.writer.flush(timeout_seconds)
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close(CLOSE_SECONDS)
+        if self.archive is not None:
+            self.archive.close()

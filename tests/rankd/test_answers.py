@@ -1,0 +1,112 @@
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rankd.answers import MAX_RESUME_EVENTS, Answers
+from rankd.archive import Archive
+from rankd.auth import OWNER, Grant
+from rankd.config import HistoryConfig, Limits
+from rankd.current import Current
+from rankd.records import Alert, Measurement
+from rankd.store.entries import Entry
+from rankd.store.writer import Writer
+from rankd.streams import Streams
+
+STREAM_ID = "0123456789abcdef"
+
+
+def measurement(step: int, run: str = "r") -> Measurement:
+    return Measurement(run, "w", step, (2, 3), True, False, {"stable_rank": 1.5}, time=12.5)
+
+
+def alert(step: int) -> Alert:
+    return Alert(f"a{step}", "r", "w", step, "warning", "firing", "rule", None, None, None, "m", "a", time=12.5)
+
+
+def answers(num_measurements: int, **limits: Any) -> Answers:
+    streams = Streams(STREAM_ID)
+    current = Current(streams, Limits(**limits), Counter())
+    for step in range(1, num_measurements + 1):
+        current.measured(measurement(step), streams.next_n(("measurement", "r")))
+    return Answers(current, Counter(num_secret=1))
+
+
+@pytest.mark.parametrize(
+    ("from_seq", "numbers", "first"),
+    [(0, range(4, 8), 4), (4, range(4, 8), 4), (6, range(6, 8), 4), (8, [], 4), (99, [], 4)],
+)
+def test_from_memory(from_seq: int, numbers: list[int], first: int) -> None:
+    events, oldest, newest = answers(7, max_recent_measurements=4).since("measurement", "r", from_seq, None)
+    assert ([event.seq for event in events], oldest, newest) == (list(numbers), first, 7)
+    assert [event.body["step"] for event in events] == list(numbers)
+
+
+def test_so_many_at_a_time() -> None:
+    events, _, newest = answers(MAX_RESUME_EVENTS + 1).since("measurement", "r", 1, None)
+    assert (len(events), events[-1].seq, newest) == (MAX_RESUME_EVENTS, MAX_RESUME_EVENTS, MAX_RESUME_EVENTS + 1)
+
+
+def test_of_what_nobody_has() -> None:
+    asked = answers(1)
+    assert asked.since("alert", "unknown", 1, None) == ([], 1, 0)
+    assert asked.since("measurement", "r", 1, "f" * 16) == ([], 1, 0), "a stream that was never"
+
+
+def test_counters_are_for_admins() -> None:
+    asked = answers(1)
+    assert asked.state(None, OWNER)["counters"] == {"num_secret": 1}
+    assert "counters" not in asked.state(None, Grant("k", namespace="ns"))
+
+
+def test_older_events_and_former_streams_come_from_the_history(tmp_path: Path) -> None:
+    """Ten measurements with an alert each; after the sixth the history was away, so that a new stream began."""
+    entries = [Entry(n, measurement(n), ((n, alert(n)),)) for n in range(1, 11)]
+    first = Writer(tmp_path, HistoryConfig(), lambda entries: None, lambda error: None)
+    former = first.stream_id
+    first.start()
+    for entry in entries[:6]:
+        first.submit(entry)
+    assert first.flush(30)
+    first.switch_stream(STREAM_ID, {("measurement", "r"): 6, ("alert", "r"): 6})
+    for entry in entries[6:]:
+        first.submit(entry)
+    assert first.flush(30)
+    first.close(10)
+
+    writer = Writer(tmp_path, HistoryConfig(), lambda entries: None, lambda error: None)
+    assert writer.stream_id == STREAM_ID
+    streams = Streams(writer.stream_id)
+    current = Current(streams, Limits(), Counter())
+    archive = Archive(tmp_path, Counter())
+    archive.load(streams, current)
+    asked = Answers(current, Counter(), archive)
+    try:
+        assert [(row["seq"], row["stream_id"]) for row in current.firing("r")] == [
+            *((n, former) for n in range(1, 7)),
+            *((n - 6, STREAM_ID) for n in range(7, 11)),
+        ]
+        for kind in ("measurement", "alert"):
+            events, oldest, newest = asked.since(kind, "r", 2, None)
+            assert ([(event.seq, event.body["step"]) for event in events], oldest, newest) == (
+                [(2, 8), (3, 9), (4, 10)],
+                1,
+                4,
+            )
+            events, oldest, newest = asked.since(kind, "r", 4, former)
+            assert ([(event.seq, event.body["step"]) for event in events], oldest, newest) == (
+                [(4, 4), (5, 5), (6, 6)],
+                1,
+                6,
+            )
+            assert {event.stream_id for event in events} == {former}
+        assert events[0].body["seq"] == 4 and events[0].body["stream_id"] == former
+        assert asked.since("alert", "r", 7, former) == ([], 1, 6)
+        current.raised(alert(11), streams.next_n(("alert", "r")))
+        assert [event.seq for event in asked.since("alert", "r", 3, None)[0]] == [3, 4]
+        assert [event.seq for event in asked.since("alert", "r", 5, None)[0]] == [5]
+        assert archive.last_steps("r") == {("w", "weight"): 10}
+    finally:
+        archive.close()
+        writer.close(10)
