@@ -97,18 +97,24 @@ def locate(address: str, socket: str) -> str:
 def read_discovery(path: Path) -> Endpoints:
     """What the daemon that wrote `path` listens on. Raises EndpointError where that is not known to be this user's or
     root's word: whoever writes the file receives the weights. NotThereYet where it is missing."""
+    fields = discovery_fields(path)
+    return Endpoints(*(fields[name] for name in _SOCKETS))
+
+
+def discovery_fields(path: Path) -> dict[str, Any]:
+    """All that is in a discovery file, its three addresses checked. Raises as `read_discovery`."""
     content = _read_own(path)
     try:
         fields: Any = json.loads(content)
         if not isinstance(fields, dict) or fields.get("version") != DISCOVERY_VERSION:
             raise ValueError(f"expected version {DISCOVERY_VERSION}")
-        addresses = [check_address(str(fields.get(name))) for name in _SOCKETS]
-        for address in addresses:
+        for name in _SOCKETS:
+            address = check_address(str(fields.get(name)))
             if not address.isprintable() or (address.startswith("tcp://") and address.endswith(":0")):
                 raise ValueError(f"{address!r}: nobody can listen there")
     except (ValueError, RecursionError) as error:
         raise EndpointError(f"{str(path)!r}: expected the discovery file of a rankd; {error}") from None
-    return Endpoints(*addresses)
+    return fields
 
 
 def _read_own(path: Path) -> bytes:

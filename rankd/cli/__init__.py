@@ -9,6 +9,7 @@ import typer
 
 from rankd.cli.analyze import analyze
 from rankd.cli.demo import demo
+from rankd.cli.doctor import doctor
 from rankd.cli.export import export
 from rankd.cli.keys import keys
 from rankd.cli.query import query
@@ -35,6 +36,7 @@ app.command()(runs)
 app.command()(query)
 app.command()(export)
 app.command()(replay)
+app.command()(doctor)
 app.add_typer(keys, name="keys")
 
 

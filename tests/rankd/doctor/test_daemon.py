@@ -1,0 +1,127 @@
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+from typer.testing import CliRunner
+
+from rankd.auth.keyring import new_pair
+from rankd.cli import app
+from rankd.doctor import Finding, daemon
+from rankd.doctor.daemon import check_daemon
+
+
+def findings(url: str, key: Path | None = None) -> dict[str, Finding]:
+    return {finding.check: finding for finding in check_daemon(url, key)}
+
+
+@pytest.fixture
+def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon, "PATIENCE_SECONDS", 0.3)
+
+
+@pytest.fixture
+def routers() -> Iterator[Callable[..., list[str]]]:
+    """Makes sockets on loopback that never say a word: `routers(3)`, with a secret key for CURVE."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    sockets: list[zmq.Socket[bytes]] = []
+
+    def make(num: int, secret: str | None = None) -> list[str]:
+        addresses = []
+        for _ in range(num):
+            socket = context.socket(zmq.ROUTER)
+            sockets.append(socket)
+            if secret is not None:
+                socket.curve_server, socket.curve_secretkey = True, secret.encode()
+            socket.bind("tcp://127.0.0.1:*")
+            bound: bytes = socket.getsockopt(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
+            addresses.append(bound.rstrip(b"\0").decode())
+        return addresses
+
+    yield make
+    for socket in sockets:
+        socket.close(linger=0)
+    context.term()
+
+
+def discovery(file: Path, addresses: list[str]) -> str:
+    fields = {"version": 1, **dict(zip(("push", "alerts", "query"), addresses, strict=True))}
+    file.write_text(json.dumps(fields))
+    file.chmod(0o644)
+    return file.as_uri()
+
+
+def test_a_daemon_that_is_well(serve: Callable[..., Any], socket_dir: Path) -> None:
+    serve("--url", f"ipc://{socket_dir}")
+    found = findings(f"ipc://{socket_dir}")
+    assert all(finding.ok for finding in found.values()), found
+    assert {"push", "alerts", "query", "daemon_clock", "drops", "fault"} <= found.keys()
+    assert " ms" in found["query"].text and "state 'serving'" in found["alerts"].text
+
+
+def test_no_daemon_at_all(socket_dir: Path, tmp_path: Path) -> None:
+    found = findings(f"ipc://{socket_dir}")
+    assert [finding.ok for finding in found.values()] == [False] * 3
+    assert "does not exist" in found["push_address"].text and "rankd serve" in found["push_address"].advice
+    assert "no such file" in findings((tmp_path / "d").as_uri())["addresses"].text
+    assert "expected ipc://DIR" in findings("ftp://x")["addresses"].text
+
+
+@pytest.mark.usefixtures("short_patience")
+def test_nobody_listens(tmp_path: Path) -> None:
+    found = findings(discovery(tmp_path / "d", ["tcp://127.0.0.1:1"] * 3))
+    for name in ("push", "alerts", "query"):
+        assert found[f"{name}_address"].ok and not found[name].ok and "nobody listens there" in found[name].text
+
+
+@pytest.mark.usefixtures("short_patience")
+def test_who_listens_is_silent(tmp_path: Path, routers: Callable[..., list[str]]) -> None:
+    found = findings(discovery(tmp_path / "d", routers(3)))
+    assert "connected, but no answer" in found["query"].text and "connected, but no answer" in found["push"].text
+
+
+@pytest.mark.usefixtures("short_patience")
+def test_who_listens_asks_for_a_key(tmp_path: Path, routers: Callable[..., list[str]]) -> None:
+    found = findings(discovery(tmp_path / "d", routers(3, new_pair()[1])))
+    assert "no answer to a peer without a key" in found["query"].text and "--key" in found["query"].advice
+
+
+def test_a_key_file_that_cannot_be_read(tmp_path: Path, routers: Callable[..., list[str]]) -> None:
+    found = findings(discovery(tmp_path / "d", routers(3)), tmp_path / "no.key")
+    assert not found["key"].ok and "no.key" in found["key"].text
+
+
+def test_a_clock_apart_drops_and_faults_are_problems() -> None:
+    assert not daemon._compare_clocks(0.0).ok and daemon._compare_clocks(None).ok
+    assert daemon._check_drops({"dropped_superseded": 5}).ok
+    assert not daemon._check_drops({"dropped_unmeasured": 5}).ok
+    alert = {"run": "@daemon", "rule": "daemon_history", "message": "full", "advice": "Make room."}
+    (finding,) = daemon._check_state({"alerts": [alert], "counters": {}})
+    assert (finding.ok, finding.text, finding.advice) == (False, "history: full", "Make room.")
+    (finding,) = daemon._check_state({"alerts": []})
+    assert finding.ok and "only admins" in finding.text
+
+
+def test_the_command(
+    serve: Callable[..., Any], socket_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    for name in ("RANKD_URL", "RANKD_DATA", "RANKD_KEY", "RANKD_KEYS", "RANKD_HTTP", "RANKD_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    file, data = tmp_path / "rankd.json", tmp_path / "data"
+    served = serve(
+        *("--url", f"ipc://{socket_dir}", "--http", "127.0.0.1:0", "--data", str(data), "--discovery", str(file))
+    )
+    options = ["doctor", "--config", "off", "--url", file.as_uri(), "--data", str(data), "--json"]
+    result = CliRunner().invoke(app, options)
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.exit_code == 0, result.output
+    assert {row["status"] for row in rows} == {"ok"} and all(row.keys() == rows[0].keys() for row in rows)
+    assert {"query", "http", "ready", "history_content", "keys", "device"} <= {row["check"] for row in rows}
+    assert served.end()[0] == 0 and not file.exists()
+    result = CliRunner().invoke(app, options[:-1])
+    assert result.exit_code == 1 and "PROBLEM  addresses: " in result.stdout
+    result = CliRunner().invoke(app, ["doctor", "--config", "off", "--data", str(data)])
+    assert result.exit_code == 0, "without a URL a history is looked at alone"
