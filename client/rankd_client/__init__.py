@@ -10,11 +10,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rankd_client.client import Client
     from rankd_client.receipt import PushReceipt
+    from rankd_client.sink import on_alert
     from rankd_client.subscriber import asubscribe, subscribe
 
-__all__ = ["Client", "PushReceipt", "asubscribe", "subscribe"]
+__all__ = ["Client", "PushReceipt", "asubscribe", "on_alert", "subscribe"]
 
-_HOMES = {"Client": "client", "PushReceipt": "receipt", "asubscribe": "subscriber", "subscribe": "subscriber"}
+_HOMES = {
+    "Client": "client",
+    "PushReceipt": "receipt",
+    "asubscribe": "subscriber",
+    "on_alert": "sink",
+    "subscribe": "subscriber",
+}
 
 
 def __getattr__(name: str) -> Any:

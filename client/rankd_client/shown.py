@@ -20,15 +20,28 @@ class Shown:
         """Whether this state of the alert is new. One that has ended counts as shown firing: an older list of those
         firing must not bring it back. Without an id every alert is new, and so is one of another stream: a job that is
         run again and fails alike is a new alarm."""
-        alert_id, state, stream_id = alert.get("alert_id"), alert.get("state"), alert.get("stream_id")
-        if not isinstance(alert_id, str) or not isinstance(state, str):
+        tokens = _tokens(alert, alert.get("stream_id"))
+        if tokens is None:
             return True
-        stream = stream_id if isinstance(stream_id, str) else ""
-        token = hash((stream, alert_id, state))  # of a fixed size, however long the id
+        firing, token = tokens
         new = token not in self._tokens
-        for shown in (hash((stream, alert_id, "firing")), token):
+        for shown in (firing, token):
             self._tokens[shown] = None
             self._tokens.move_to_end(shown)
         while len(self._tokens) > MAX_SHOWN:
             self._tokens.popitem(last=False)
         return new
+
+    def forget_repeat(self, alert: Mapping[str, Any], stream_id: str) -> bool:
+        """Whether this state of the alert was shown in the stream `stream_id`; it is forgotten if it was."""
+        tokens = _tokens(alert, stream_id)
+        return tokens is not None and self._tokens.pop(tokens[1], True) is None
+
+
+def _tokens(alert: Mapping[str, Any], stream_id: object) -> tuple[int, int] | None:
+    """Of the alert firing, and of its state: of a fixed size, however long the id."""
+    alert_id, state = alert.get("alert_id"), alert.get("state")
+    if not isinstance(alert_id, str) or not isinstance(state, str):
+        return None
+    stream = stream_id if isinstance(stream_id, str) else ""
+    return hash((stream, alert_id, "firing")), hash((stream, alert_id, state))

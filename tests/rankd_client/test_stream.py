@@ -14,7 +14,7 @@ from rankd_client.stream import Gap, Item, Outcome, StreamTracker
 from rankd_client.stream.filters import Wanted
 from rankd_client.stream.questions import MAX_RESUMES, MAX_TRIES, PATIENCE_TICKS
 from rankd_client.stream.topics import Topics
-from rankd_client.stream.tracker import SILENT_TICKS
+from rankd_client.stream.presence import SILENT_TICKS
 from rankd_client.wire import Event, Query, Reply, decode_event, decode_reply, encode_event, encode_query, encode_reply
 
 STREAM, OTHER = "00000000000000aa", "00000000000000bb"
@@ -429,7 +429,7 @@ def test_daemon_without_its_history_is_read_from_one() -> None:
     new = Daemon(OTHER)
     new.publish()
     outcome = subscriber.on_event(new.publish())
-    assert outcome.items == () and [query.verb for query in outcome.queries] == ["state", "resume"]
+    assert outcome.items == () and [query.verb for query in outcome.queries] == ["state"]
     assert seqs(settle(new, subscriber, outcome)) == [1, 2]
     assert subscriber.stream_id == OTHER
 

@@ -12,17 +12,23 @@ from rankd_client.wire import fields as f
 Key = tuple[str, str]
 """(kind, run): a topic."""
 
+MAX_STREAMS_TOLD = 100
+"""Each that is read may cost a query for every topic."""
+
 _check_kind = f.one_of("bad_field", ("alert", "measurement"))
 _check_seq = f.integer(1, MAX_STEP)
 
 
 @dataclass(slots=True)
 class Claims:
-    """`numbers`: the newest number of each topic; `firing`: alerts with a valid run, stream_id and seq."""
+    """`numbers`: the newest number of each topic; `firing`: alerts with a valid run, stream_id and seq; `streams`:
+    those of the history, if it says; `everybody`: the state covers every namespace."""
 
     numbers: dict[Key, int] = field(default_factory=dict)
     firing: list[dict[str, Any]] = field(default_factory=list)
     truncated: bool = False
+    streams: tuple[str, ...] = ()
+    everybody: bool = False
     num_malformed: int = 0
 
 
@@ -36,8 +42,19 @@ def valid_topic(kind: object, run: object, seq: object) -> bool:
     return True
 
 
+def valid_stream(stream_id: object) -> bool:
+    try:
+        f.stream_id("stream_id", stream_id)
+    except WireError:
+        return False
+    return True
+
+
 def read_claims(body: Mapping[str, Any]) -> Claims:
-    claims = Claims(truncated=bool(body.get("truncated")))
+    claims = Claims(truncated=bool(body.get("truncated")), everybody=body.get("namespace", "") is None)
+    streams = body.get("streams")
+    if isinstance(streams, list) and all(map(valid_stream, streams[-MAX_STREAMS_TOLD:])):
+        claims.streams = tuple(streams[-MAX_STREAMS_TOLD:])
     for entry in _entries(body, "numbers"):
         if isinstance(entry, list) and len(entry) == 3 and valid_topic(*entry):
             kind, run, seq = entry

@@ -9,16 +9,29 @@ from typing import Any
 from rankd_client.wire import Query
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Where an item stands. Not `in_turn`: an alert that fires already, shown although its number was passed before."""
+
+    stream_id: str
+    kind: str
+    run: str
+    seq: int
+    in_turn: bool = True
+
+
 class Item(dict[str, Any]):
     """An alert or a measurement: the map of the wire, whose keys can be read as attributes too. `stream`, "alert" or
-    "measurement", is no key of the map."""
+    "measurement", and `mark` are no keys of the map."""
 
-    __slots__ = ("stream",)
+    __slots__ = ("mark", "stream")
+    mark: Mark | None
     stream: str
 
-    def __init__(self, body: Mapping[str, Any], stream: str) -> None:
+    def __init__(self, body: Mapping[str, Any], stream: str, mark: Mark | None = None) -> None:
         super().__init__(body)
         self.stream = stream
+        self.mark = mark
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -55,8 +55,10 @@ class Questions:
         else:
             self._ask(Query("state", self._next_id, run=self._run), 0)
 
-    def ask_resume(self, key: Key, from_seq: int, newest: int) -> None:
-        self._ask(Query("resume", self._next_id, kind=key[0], run=key[1], from_seq=from_seq), newest)
+    def ask_resume(self, key: Key, from_seq: int, newest: int, stream_id: str | None = None) -> None:
+        """`stream_id`: of a former stream; None for the current one."""
+        query = Query("resume", self._next_id, kind=key[0], run=key[1], from_seq=from_seq, stream_id=stream_id)
+        self._ask(query, newest)
 
     def _ask(self, query: Query, newest: int) -> None:
         self._next_id += 1

@@ -2,6 +2,7 @@
 
 Numbers count per topic from 1, so a hole shows what was missed, and a resume query brings it back. Heartbeats name the
 numbers that changed, so that a lost last event shows too; a hole in the heartbeats' own numbers leads to a state query.
+Places are kept by stream: where another one begins, the former is read to its end first, topic by topic.
 """
 
 from __future__ import annotations
@@ -13,16 +14,14 @@ from typing import Any
 from rankd_client.shown import Shown
 from rankd_client.stream.claims import Claims, Key, read_claims, valid_topic
 from rankd_client.stream.filters import Wanted
-from rankd_client.stream.items import Gap, Item, Outcome
+from rankd_client.stream.items import Gap, Item, Mark, Outcome
+from rankd_client.stream.presence import Presence
 from rankd_client.stream.questions import Pending, Questions
-from rankd_client.stream.topics import Topic, Topics
+from rankd_client.stream.topics import Places, Topic, Topics
 from rankd_client.wire import Event, Reply
 
 MAX_GAPS = 1_000
 """Gaps kept for `gaps`; every one is also in its Outcome."""
-
-SILENT_TICKS = 3
-"""Ticks, a second each, without one of the daemon's heartbeats, a second apart, after which it counts as absent."""
 
 
 class StreamTracker:
@@ -33,6 +32,7 @@ class StreamTracker:
     """
 
     def __init__(self, wanted: Wanted, topics: Topics | None = None) -> None:
+        """`topics` with places restored: the tracker of a subscriber that was there before."""
         self.stream_id = ""
         self.gaps: deque[Gap] = deque(maxlen=MAX_GAPS)
         self.num_malformed = 0
@@ -42,19 +42,46 @@ class StreamTracker:
         """The daemon's last state was too long for one reply: some alerts firing then may not have been shown."""
         self.dropped: Mapping[str, Any] = {}
         """The drop counters of the daemon's last heartbeat."""
-        self.absent = False
-        """Its heartbeats have stopped, or never began."""
+        self.refused = ""
+        """The code by which the daemon refuses to tell us anything: nothing will come."""
+        self.everybody = False
+        """The daemon's last state covered every namespace, which it does for administrators."""
+        self.owed: set[Mark] = set()
+        """Alerts behind our places that an earlier life was to show and did not."""
         self._wanted = wanted
         self._topics = topics or Topics()
         self._questions = Questions(wanted.run)
         self._shown = Shown()
+        self._presence = Presence()
         self._behind: dict[Key, None] = {}
-        self._joined = False  # the first state is known: from there on nothing may be missed
-        self._next_heartbeat: int | None = None
-        self._heard = False  # since the last tick
-        self._num_silent_ticks = 0
+        self._followed = False  # there is a place in some stream: from there on nothing may be missed
+        self._joined = False  # the current stream's state is known, and with it where we are in it
+        self._lost_streams: list[str] = []  # current meanwhile, and not part of the history that came back
         self._items: list[Item] = []
         self._new_gaps: list[Gap] = []
+
+    def restore(self, places: Places, complete: bool, owed: set[Mark]) -> None:
+        """Go on from where an earlier life was. Before `start`."""
+        self._topics.restore(places, complete)
+        self._followed, self.owed = True, owed
+
+    @property
+    def followed(self) -> bool:
+        """Whether `places` say where to go on: from the first state on."""
+        return self._followed
+
+    @property
+    def complete(self) -> bool:
+        """Whether a topic that is in no stream of `places` is to be read from its number 1."""
+        return self._topics.from_one
+
+    @property
+    def absent(self) -> bool:
+        """The daemon's heartbeats have stopped, or never began."""
+        return self._presence.absent
+
+    def places(self) -> Places:
+        return self._topics.places()
 
     def start(self) -> Outcome:
         self._questions.ask_state()
@@ -74,13 +101,16 @@ class StreamTracker:
     def on_reply(self, reply: Reply) -> Outcome:
         """Late, repeated and foreign replies and refusals change nothing: their query is asked again in time."""
         pending = self._questions.find(reply.query_id)
+        if pending is not None and reply.error == "not_allowed":
+            self.refused = reply.error
         if pending is None or reply.error or (self.stream_id and reply.stream_id != self.stream_id):
             return Outcome()
-        self.stream_id = reply.stream_id
+        if not self.stream_id:
+            self._begin(reply.stream_id)
         self._questions.close(reply.query_id)
         if pending.query.verb == "state":
             claims = self._claims(reply.body)
-            self.truncated = claims.truncated
+            self.truncated, self.everybody = claims.truncated, claims.everybody
             self._on_state(claims)
         else:
             self._on_resume(pending, reply)
@@ -89,14 +119,11 @@ class StreamTracker:
     def on_tick(self) -> Outcome:
         """A second went by, and what came in it was read. Not counted by heartbeats: for a reader that was busy, many
         of them come at once, ahead of the answers that came as early."""
-        self._num_silent_ticks = 0 if self._heard else self._num_silent_ticks + 1
-        if self._heard:
+        if self._presence.on_tick():
             for pending in self._questions.on_tick():
                 self._give_up(pending)
-        elif self._num_silent_ticks % SILENT_TICKS == 0:
-            self.absent = True
+        elif self._presence.ask_again:
             self._questions.ask_again()
-        self._heard = False
         return self._outcome()
 
     def on_malformed(self) -> None:
@@ -104,24 +131,23 @@ class StreamTracker:
         self.num_malformed += 1
 
     def _on_stream(self, stream_id: str) -> None:
-        """The first event, or a daemon that started without its history: all that it has numbered since, it numbered
-        while we were here, so that it is read from number 1."""
-        before, self.stream_id = self.stream_id, stream_id
-        if not before:
-            return
-        self._topics.clear()
-        self._topics.from_one = self._joined
+        """The first event, or a daemon whose history is another, or cannot be written."""
+        first = not self.stream_id
+        self._begin(stream_id)
+        if not first:
+            self._questions.clear()
+            self._questions.ask_state()
+
+    def _begin(self, stream_id: str) -> None:
+        self.stream_id = stream_id
+        self._joined = False
+        self._lost_streams = self._topics.begin(stream_id, keep=self._followed)
         self._behind.clear()
-        self._questions.clear()
-        self._next_heartbeat = None
-        self._questions.ask_state()
+        self._presence.on_stream()
 
     def _on_heartbeat(self, event: Event) -> None:
-        self._heard = True
-        expected, self._next_heartbeat = self._next_heartbeat, event.seq + 1
         # The first heartbeat proves that the subscription has taken effect: a state from before may be too old.
-        if event.seq != expected or self.absent:
-            self.absent = False
+        if not self._presence.on_heartbeat(event.run, event.seq):
             self._questions.ask_state()
         dropped = event.body.get("dropped")
         self.dropped = dropped if isinstance(dropped, Mapping) else self.dropped
@@ -136,7 +162,7 @@ class StreamTracker:
             topic.seen = event.seq - 1
         if topic.seen is not None and event.seq <= topic.seen:
             return
-        if topic.seen == event.seq - 1:
+        if topic.seen == event.seq - 1 and topic.former is None:
             topic.seen = event.seq
             self._deliver(event)
         else:
@@ -155,15 +181,19 @@ class StreamTracker:
         """Yield what waited for its turn; what is missing is asked for."""
         while (event := self._topics.next_event(topic)) is not None:
             self._deliver(event)
-        if topic.behind and not topic.asked:
+        if topic.behind and not topic.turn.asked:
             self._behind[key] = None
 
     def _deliver(self, event: Event) -> None:
         # Shown even if an earlier stream had one of this id: a job that is run again and fails alike is a new alarm.
+        # But what a lost stream told comes again when the daemon measures again what it had not written.
         if event.kind == "alert":
             self._shown.add(event.body)
+            if any(self._shown.forget_repeat(event.body, stream_id) for stream_id in self._lost_streams):
+                return
         if self._wanted.layer(event.body):
-            self._items.append(Item(event.body, event.kind))
+            mark = Mark(event.stream_id, event.kind, event.run, event.seq)
+            self._items.append(Item(event.body, event.kind, mark))
 
     def _on_state(self, claims: Claims) -> None:
         numbers = claims.numbers
@@ -171,59 +201,73 @@ class StreamTracker:
             if alert["stream_id"] == self.stream_id:
                 key = ("alert", alert["run"])
                 numbers[key] = max(numbers.get(key, 0), alert["seq"])
-        if not self._joined:
-            self._join(numbers, complete=not claims.truncated)
+        if not self._followed:
+            self._topics.join(numbers, complete=not claims.truncated)
+        elif not self._joined:
+            self._lost_streams = [stream_id for stream_id in self._lost_streams if stream_id not in claims.streams]
+            self._topics.lay_out(claims.streams, numbers)
+        self._followed = self._joined = True
         for alert in claims.firing:
             self._show_firing(alert)
+        if not claims.truncated:
+            self.owed.clear()  # they fire no more
         for key, newest in numbers.items():
             self._reach(key, newest)
         for key in self._topics:  # also those of which only events were heard
             self._settle(key, self._topics.get(key))
 
-    def _join(self, numbers: dict[Key, int], complete: bool) -> None:
-        """Each topic begins behind the state, or at the first event that came before it, whichever is less."""
-        self._joined, self._topics.from_one = True, complete
-        for key in self._topics:
-            if key not in numbers and complete:
-                numbers[key] = 0
-        for key in {*self._topics, *numbers}:
-            topic = self._topics.get(key)
-            first = min(topic.waiting, default=None)
-            if first is not None:
-                topic.seen = min(first - 1, numbers.get(key, first - 1))
-            else:
-                topic.seen = numbers.get(key)
-
     def _show_firing(self, alert: dict[str, Any]) -> None:
-        seen = self._topics.get(("alert", alert["run"])).seen
-        if alert["stream_id"] == self.stream_id and seen is not None and alert["seq"] > seen:
-            return  # comes as an event of its own, in order
-        if self._shown.add(alert) and self._wanted.layer(alert):
-            self._items.append(Item(alert, "alert"))
+        mark = Mark(alert["stream_id"], "alert", alert["run"], alert["seq"], in_turn=False)
+        current = self._topics.get(("alert", mark.run))
+        topic = self._topics.find(("alert", mark.run), mark.stream_id)
+        if topic is not None and topic.seen is not None and mark.seq > topic.seen and topic in current.chain():
+            return
+        told = topic is not None and mark.seq <= topic.told and mark not in self.owed
+        self.owed.discard(mark)
+        if self._shown.add(alert) and not told and self._wanted.layer(alert):
+            self._items.append(Item(alert, "alert", mark))
 
     def _on_resume(self, pending: Pending, reply: Reply) -> None:
         topic = self._topics.find(pending.key)
         if topic is None or topic.seen is None:
             return
+        turn = topic.turn
+        if turn.stream_id != (pending.query.stream_id or self.stream_id):
+            return
         events = {
             event.seq: event
             for event in reply.events
-            if (event.kind, event.run) == pending.key and event.stream_id == self.stream_id
+            if (event.kind, event.run) == pending.key and event.stream_id == turn.stream_id
         }
         self.num_malformed += len(reply.events) - len(events)
         last = reply.body.get("last")
+        if turn is not topic:  # a daemon that gives events of another stream has not understood the question
+            self._read_former(pending.key, topic, events, last if len(events) == len(reply.events) else None)
+            return
         newest = min(last, pending.newest) if type(last) is int else pending.newest
         self._advance(pending.key, topic, events, max(events, default=newest))
-        if topic.seen < pending.query.from_seq:  # the daemon knows nothing of numbers that it told itself
+        if (topic.seen or 0) < pending.query.from_seq:  # the daemon knows nothing of numbers that it told itself
             self._topics.forget_waiting(topic, topic.newest)
-            topic.newest = topic.seen
+            topic.newest = topic.seen or 0
         self._settle(pending.key, topic)
+
+    def _read_former(self, key: Key, topic: Topic, events: Mapping[int, Event], last: object) -> None:
+        """Read on in the oldest stream that is not read to its end. Where it ended, `last`, is not believed below what
+        we know: then the daemon cannot say, and only what we had heard of is known to be missed."""
+        turn = topic.turn
+        end = max(last, turn.newest) if type(last) is int else turn.newest
+        through = max(events, default=end)
+        through = through if through > (turn.seen or 0) else end  # events that were not asked for
+        self._advance(key, turn, events, through)
+        if through >= end:
+            topic.finish_former()
+        self._settle(key, topic)
 
     def _advance(self, key: Key, topic: Topic, events: Mapping[int, Event], through: int) -> None:
         topic.asked = False
         for passed in self._topics.advance(topic, events, through):
             if isinstance(passed, tuple):
-                gap = Gap(self.stream_id, *key, *passed)
+                gap = Gap(topic.stream_id, *key, *passed)
                 self.gaps.append(gap)
                 self._new_gaps.append(gap)
                 if gap.kind == "alert":
@@ -237,6 +281,8 @@ class StreamTracker:
         topic = self._topics.find(pending.key)
         if pending.query.verb == "state":
             self._on_state(Claims(truncated=True))
+        elif topic is not None and topic.former is not None:
+            self._read_former(pending.key, topic, {}, None)
         elif topic is not None and topic.seen is not None:
             self._advance(pending.key, topic, {}, pending.newest)
             self._settle(pending.key, topic)
@@ -253,9 +299,12 @@ class StreamTracker:
             key = next(iter(self._behind))
             del self._behind[key]
             topic = self._topics.find(key)
-            if topic is not None and topic.seen is not None and topic.behind and not topic.asked:
-                topic.asked = True
-                self._questions.ask_resume(key, topic.seen + 1, topic.newest)
+            if topic is None or not topic.behind or topic.turn.asked:
+                continue
+            turn = topic.turn
+            turn.asked = True
+            stream_id = None if turn is topic else turn.stream_id
+            self._questions.ask_resume(key, (turn.seen or 0) + 1, turn.newest, stream_id)
         outcome = Outcome(tuple(self._items), self._questions.take(), tuple(self._new_gaps))
         self._items, self._new_gaps = [], []
         return outcome

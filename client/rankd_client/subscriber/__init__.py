@@ -4,6 +4,7 @@ asked of the daemon, `StreamTracker` decides; `Sockets` moves the bytes; here is
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -13,10 +14,10 @@ import zmq
 import zmq.asyncio
 
 from rankd_client.stream import Gap, Item
-from rankd_client.subscriber.request import Request, check
+from rankd_client.subscriber.request import Request, SubscriptionError, check
 from rankd_client.subscriber.sockets import Sockets
 
-__all__ = ["AsyncSubscription", "Gap", "Item", "Subscription", "asubscribe", "subscribe"]
+__all__ = ["AsyncSubscription", "Gap", "Item", "Subscription", "SubscriptionError", "asubscribe", "subscribe"]
 
 
 class _Subscription:
@@ -46,6 +47,11 @@ class _Subscription:
         """The daemon's drop counters, as of its last heartbeat."""
         return self._sockets.tracker.dropped
 
+    def acknowledge(self) -> None:
+        """The last item was dealt with: after a restart with `since_last` it does not come again. Asking for the next
+        item says the same."""
+        self._sockets.acknowledge()
+
     def close(self) -> None:
         """Close the sockets; the iteration is over. Any number of times."""
         if not self.closed:
@@ -70,13 +76,19 @@ class Subscription(_Subscription):
     def __next__(self) -> Item:
         sockets = self._sockets
         deadline = sockets.deadline
+        if not self.closed:
+            sockets.next_asked()
         while not self.closed and not sockets.items:
-            sockets.handle(self._poller.poll(sockets.prepare(self._poller, deadline)))
+            try:
+                sockets.handle(self._poller.poll(sockets.prepare(self._poller, deadline)))
+            except SubscriptionError:
+                self.close()
+                raise
             if sockets.expired(deadline):
                 self.close()
         if self.closed:
             raise StopIteration
-        return sockets.items.popleft()
+        return sockets.take()
 
     def __enter__(self) -> Subscription:
         return self
@@ -103,6 +115,8 @@ class AsyncSubscription(_Subscription):
         sockets = self._sockets
         deadline = sockets.deadline
         try:
+            if not self.closed:
+                sockets.next_asked()
             while not self.closed and not sockets.items:
                 sockets.handle(await self._poller.poll(sockets.prepare(self._poller, deadline)))
                 if sockets.expired(deadline):
@@ -112,7 +126,7 @@ class AsyncSubscription(_Subscription):
             raise
         if self.closed:
             raise StopAsyncIteration
-        return sockets.items.popleft()
+        return sockets.take()
 
     async def aclose(self) -> None:
         self.close()
@@ -135,18 +149,24 @@ def subscribe(
     *,
     alerts: str | None = None,
     query: str | None = None,
+    key: str | os.PathLike[str] | None = None,
+    since_last: str | os.PathLike[str] | None = None,
 ) -> Subscription:
     """Follow the alerts of a daemon: those that fire now, then every one to come, as `Item`s.
 
     endpoint: the daemon's URL (default: RANKD_URL, else the user's own); alerts, query: one of its addresses, where it
-    is not what follows from the URL. run: only this one. layers: only layers matching one of these globs. streams:
+    is not what follows from the URL. run: only this one (of the key's namespace, unless it is a full name,
+    `@NAMESPACE/RUN`). layers: only layers matching one of these globs. streams:
     "alert", "measurement" or both. timeout: seconds without an item after which the iteration ends (None: never;
-    heartbeats do not count).
+    heartbeats do not count). key: a key file (default: RANKD_KEY), for tcp alone. since_last: a file that keeps where
+    this subscription is, one for each: started again, it goes on with the item after the last one acknowledged.
 
     Waits for a daemon that is not there yet, and goes on by itself when it restarts. Raises ValueError for arguments
-    that cannot be meant, EndpointError (a ValueError) for an address that cannot be used or is another user's.
+    that cannot be meant and for a file that is damaged or in use, EndpointError (a ValueError) for an address that
+    cannot be used or is another user's; while iterating, SubscriptionError (a PermissionError) where the key may not
+    subscribe.
     """
-    return Subscription(check(endpoint, run, layers, streams, timeout, alerts, query))
+    return Subscription(check(endpoint, run, layers, streams, timeout, alerts, query, key, since_last))
 
 
 def asubscribe(
@@ -158,6 +178,8 @@ def asubscribe(
     *,
     alerts: str | None = None,
     query: str | None = None,
+    key: str | os.PathLike[str] | None = None,
+    since_last: str | os.PathLike[str] | None = None,
 ) -> AsyncSubscription:
     """`subscribe` for `async for`; called where an event loop runs. Cancelling the iteration closes its sockets."""
-    return AsyncSubscription(check(endpoint, run, layers, streams, timeout, alerts, query))
+    return AsyncSubscription(check(endpoint, run, layers, streams, timeout, alerts, query, key, since_last))

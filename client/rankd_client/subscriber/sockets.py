@@ -13,8 +13,9 @@ import zmq
 
 from rankd_client.endpoints import EndpointError
 from rankd_client.stream import Item, Outcome, StreamTracker
-from rankd_client.subscriber.request import Request
-from rankd_client.wire import Query, WireError, decode_event, decode_reply, encode_query, topic_of
+from rankd_client.subscriber.ledger import Ledger
+from rankd_client.subscriber.request import Request, SubscriptionError
+from rankd_client.wire import Query, WireError, decode_event, decode_reply, encode_query
 from rankd_client.wire.limits import MAX_BODY_BYTES
 
 logger = logging.getLogger("rankd_client")
@@ -59,11 +60,17 @@ class Sockets:
         self.context = context
         self.tracker = StreamTracker(request.wanted)
         self.items: deque[Item] = deque()
+        self.in_hand: Item | None = None
+        """What was taken last and not acknowledged yet."""
+        self._ledger: Ledger | None = None
         try:
+            if request.since_last is not None:
+                self._ledger = Ledger(request.since_last, request.description, self.tracker)
             self.events, self.queries = self._open_events(), self._open_queries()
         except BaseException:
             self.close()
             raise
+        self._wide = self._followed = False
         # An asyncio socket's own send and receive return futures; a shadow of it is the same socket without them.
         self._events_io: zmq.Socket[bytes] = zmq.Socket.shadow(self.events)
         self._queries_io: zmq.Socket[bytes] = zmq.Socket.shadow(self.queries)
@@ -76,10 +83,8 @@ class Sockets:
 
     def _open_events(self) -> zmq.Socket[Any]:
         socket = self._open(zmq.SUB, self.request.alerts, EVENT_HWM)
-        wanted = self.request.wanted
-        for kind in wanted.kinds:
-            socket.subscribe(f"{kind}\0".encode() if wanted.run is None else topic_of(kind, wanted.run))
-        socket.subscribe(topic_of("heartbeat"))
+        for prefix in self.request.prefixes():
+            socket.subscribe(prefix)
         return self._connected(socket, self.request.alerts)
 
     def _open_queries(self) -> zmq.Socket[Any]:
@@ -97,6 +102,8 @@ class Sockets:
         socket.set(zmq.RECONNECT_IVL_MAX, 2_000)
         for option, value in KEEPALIVE:
             socket.set(option, value)
+        if self.request.key is not None:
+            self.request.key.apply(socket, address)
         socket.set(zmq.IPV6, int("[" in address))
         return socket
 
@@ -122,8 +129,27 @@ class Sockets:
         until = min(deadline, self._ticked_at + TICK_SECONDS)
         return max(0, math.ceil(1000 * (until - self._clock())))
 
+    def take(self) -> Item:
+        """The next item, which is outstanding until it is acknowledged."""
+        self.in_hand = self.items.popleft()
+        return self.in_hand
+
+    def acknowledge(self, write: bool = True) -> None:
+        item, self.in_hand = self.in_hand, None
+        if item is not None and self._ledger is not None:
+            self._ledger.settle(item, write)
+
+    def next_asked(self) -> None:
+        """Whoever asks for the next item has dealt with the one before. Alerts are few, and written down one by one."""
+        self.acknowledge(write=self.in_hand is not None and self.in_hand.stream == "alert")
+
+    def _refresh(self) -> None:
+        if self._ledger is not None:
+            self._ledger.refresh([*([] if self.in_hand is None else [self.in_hand]), *self.items])
+
     def handle(self, ready: Iterable[tuple[Any, int]]) -> None:
-        """Read and write what is ready; then, with all answers read, let the tracker's second pass if it has."""
+        """Read and write what is ready; then, with all answers read, let the tracker's second pass if it has. Raises
+        SubscriptionError where the daemon tells us nothing."""
         flags = dict(ready)
         if flags.get(self.events, 0) & zmq.POLLIN:
             self._receive(self._events_io, lambda frames: self._take(self.tracker.on_event(decode_event(frames))))
@@ -134,6 +160,9 @@ class Sockets:
         if (now := self._clock()) - self._ticked_at >= TICK_SECONDS:
             self._ticked_at = now
             self._take(self.tracker.on_tick())
+            self._refresh()
+        if self.tracker.refused and not self.items:
+            raise SubscriptionError(self.request.refusal(self.tracker.refused))
 
     def _receive(self, socket: zmq.Socket[bytes], on_frames: Callable[[list[bytes]], None]) -> None:
         with contextlib.suppress(zmq.Again):
@@ -157,6 +186,13 @@ class Sockets:
             self._outbox[query.query_id] = query
         while len(self._outbox) > OUTBOX_SIZE:
             del self._outbox[next(iter(self._outbox))]
+        if self.tracker.followed and not self._followed:
+            self._followed = True
+            self._refresh()  # from here on nothing may be missed, even if nothing comes before we end
+        if self.tracker.everybody and not self._wide:
+            self._wide = True
+            for prefix in self.request.prefixes(everybody=True):
+                self.events.subscribe(prefix)
         self._report(outcome)
 
     def _report(self, outcome: Outcome) -> None:
@@ -185,4 +221,7 @@ class Sockets:
             self._num_lost = 0
 
     def close(self) -> None:
+        if self._ledger is not None:
+            self._refresh()
+            self._ledger.close()
         self.context.destroy(linger=0)
