@@ -5,21 +5,21 @@ Deterministic: the same rows in the same order give the same alerts, and those o
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 from rankd.judge import DEFAULT_CONFIG, DetectConfig, RunJudges
 from rankd.records import Alert, Measurement
 
 GZIP_MAGIC = b"\x1f\x8b"
-BUFFER_BYTES = 1 << 18
+READ_BYTES = 1 << 14
+"""Of a gzip stream at once: what damage costs of the lines before it."""
 
 
 class BadRowError(ValueError):
@@ -43,19 +43,19 @@ def replay(
 
 def read_file(path: Path, on_bad: Callable[[BadRowError], None] | None = None) -> Iterator[Measurement]:
     """The measurements of a .jsonl or .jsonl.gz file. Raises OSError where it cannot be opened; else see read_rows."""
-    with path.open("rb", buffering=BUFFER_BYTES) as file:
+    with path.open("rb") as file:
         yield from read_rows(file, str(path), on_bad)
 
 
 def read_rows(
-    stream: IO[bytes], name: str, on_bad: Callable[[BadRowError], None] | None = None
+    stream: BufferedIOBase, name: str, on_bad: Callable[[BadRowError], None] | None = None
 ) -> Iterator[Measurement]:
     """The measurements of a stream of JSON lines, gzip or not, each as soon as its line has come. Empty lines are
     none. `on_bad` is told what is no measurement; without it that is raised."""
     on_bad = on_bad or _raise
     num_lines = 0
     try:
-        for line in _decompressed(stream, name):
+        for line in _lines(stream, name):
             num_lines += 1
             try:
                 measurement = _parse(line)
@@ -68,11 +68,31 @@ def read_rows(
         on_bad(BadRowError(f"{name}:{num_lines + 1}: cannot be read: {error}"))
 
 
-def _decompressed(stream: IO[bytes], name: str) -> Iterable[bytes]:
+def _lines(stream: BufferedIOBase, name: str) -> Iterable[bytes]:
     peek = getattr(stream, "peek", None)
-    if name.endswith(".gz") or (peek is not None and peek(2)[:2] == GZIP_MAGIC):
-        return io.BufferedReader(gzip.GzipFile(fileobj=stream), BUFFER_BYTES)
-    return stream
+    zipped = name.endswith(".gz") or (peek is not None and peek(2)[:2] == GZIP_MAGIC)
+    return _unzipped_lines(stream) if zipped else stream
+
+
+def _unzipped_lines(stream: BufferedIOBase) -> Iterator[bytes]:
+    """The lines of a gzip stream as they come. Unlike GzipFile's, all that is whole in a file that breaks off or is
+    still being written. Raises EOFError there, and zlib.error for damage."""
+    member = zlib.decompressobj(zlib.MAX_WBITS + 16)
+    begun, rest = False, b""
+    while data := stream.read1(READ_BYTES):
+        while data:
+            begun = True
+            *lines, rest = (rest + member.decompress(data)).split(b"\n")
+            for line in lines:
+                yield line + b"\n"
+            data = member.unused_data
+            if member.eof:
+                data = data.lstrip(b"\0")  # padding
+                member, begun = zlib.decompressobj(zlib.MAX_WBITS + 16), False
+    if begun:
+        raise EOFError("it ends in the middle; is it still being written?")
+    if rest:
+        yield rest
 
 
 def _parse(line: bytes) -> Measurement | None:

@@ -6,8 +6,9 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
+from io import BufferedIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import tomllib
 import typer
@@ -118,7 +119,7 @@ class _Inputs:
     def _stdin(self) -> Iterator[Measurement]:
         from rankd.replay import read_rows
 
-        return read_rows(sys.stdin.buffer, "-", self._on_bad)
+        return read_rows(cast(BufferedIOBase, sys.stdin.buffer), "-", self._on_bad)
 
     def _file(self, path: Path) -> Callable[[], Iterator[Measurement]]:
         from rankd.replay import read_file
