@@ -69,7 +69,7 @@ def _flat(row: Row, columns: Sequence[str]) -> list[Any]:
 def _cell(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return json.dumps(value) if isinstance(value, list | dict) else value
+    return json.dumps(value) if isinstance(value, list | tuple | dict) else value
 
 
 def _groups(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 SHOWN = ("stable_rank", "effective_rank", "spectral_norm")
 """In the lines for people, where no --metric says otherwise."""
+
+
+SPECTRUM = ("run", "layer", "role", "step", "top", "low", "high", "counts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,9 @@ def query(
     ] = None,
     current: Current = False,
     alerts: Annotated[bool, typer.Option("--alerts", help="Alerts instead, as they were published.")] = False,
-    spectra: Annotated[bool, typer.Option("--spectra", help="Summaries of spectra instead, in base64.")] = False,
+    spectra: Annotated[
+        bool, typer.Option("--spectra", help="Spectra instead: the largest values, and a histogram.")
+    ] = False,
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="A header and a line a row, comma-separated.")] = False,
 ) -> None:
@@ -124,7 +129,8 @@ def _within(step: int | None, wanted: Wanted) -> bool:
 
 
 def _spectrum_rows(reader: Reader, wanted: Wanted) -> Iterator[dict[str, Any]]:
-    from fnmatch import fnmatchcase
+    """`counts`: how many singular values lie in each of as many equal bins of log10 σ between `low` and `high`."""
+    from rankd.summary import read_summary
 
     for layer in reader.layers(wanted.run):
         if wanted.layers and not any(fnmatchcase(layer.name, glob) for glob in wanted.layers):
@@ -133,7 +139,7 @@ def _spectrum_rows(reader: Reader, wanted: Wanted) -> Iterator[dict[str, Any]]:
             key = {"run": wanted.run, "layer": layer.name, "role": layer.role}
             found = reader.summaries(wanted.run, layer.name, layer.role, wanted.from_step, wanted.to_step)
             for _, step, summary in found:
-                yield {**key, "step": step, "summary": base64.b64encode(summary).decode()}
+                yield {**key, "step": step, **asdict(read_summary(summary))}
 
 
 @dataclass(slots=True)
@@ -165,10 +171,10 @@ def _print(
         columns = (*IDENTIFYING, *metrics) if metrics else COLUMNS
         if alerts:
             columns = ("schema", *(item.name for item in fields(Alert)))
-        write_csv(rows, sys.stdout, ("run", "layer", "role", "step", "summary") if spectra else columns)
+        write_csv(rows, sys.stdout, SPECTRUM if spectra else columns)
     else:
         for row in rows:
-            print(alert_line(row) if alerts else _line(row, ("summary",) if spectra else metrics or SHOWN))
+            print(alert_line(row) if alerts else _line(row, ("top",) if spectra else metrics or SHOWN))
 
 
 def _line(row: dict[str, Any], shown: tuple[str, ...]) -> str:
@@ -179,4 +185,6 @@ def _line(row: dict[str, Any], shown: tuple[str, ...]) -> str:
 
 
 def _number(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(_number, value))
     return f"{value:.4g}" if type(value) is float else escape(value)
