@@ -102,9 +102,10 @@ class Batch:
         of = measurement
         time = self.now if of.time is None else of.time
         layer_id = self.ids.layer(run.run_id, of.layer, of.role)
-        kind_id = self.ids.kind(json.dumps(of.shape), of.method, of.source_dtype, of.wire_dtype)
-        metrics = [of.metrics.get(name) for name in COLUMNS]
-        extra = {**{name: value for name, value in of.metrics.items() if name not in COLUMNS}, **of.extra}
+        kind_id = self.ids.kind(of.shape, of.method, of.source_dtype, of.wire_dtype)
+        metrics = map(of.metrics.get, COLUMNS)
+        others = of.metrics.keys() - COLUMNS
+        extra = {**{name: of.metrics[name] for name in sorted(others)}, **of.extra} if others else of.extra
         text = json.dumps(extra, separators=(",", ":")) if extra else None
         self._measurements.append(
             (layer_id, n, run.run_id, of.step, time, kind_id, of.finite, of.zero, *metrics, of.measure_seconds, text)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from rankd.store.errors import StoreError
-from rankd.store.schema import migrate
+from rankd.store.schema import migrate, version_of
 
 BUSY_MILLISECONDS = 1000
 CACHE_KIBIBYTES = 64 << 10
@@ -25,7 +25,8 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, timeout=BUSY_MILLISECONDS / 1000, isolation_level=None, check_same_thread=False)
     try:
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only has a say in a new file
+        if version_of(connection) == 0:
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
             raise StoreError("io", f"{path}: its journal is {mode!r}, not a write-ahead log")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from typing import Literal
 
@@ -38,7 +39,7 @@ class StoreError(RuntimeError):
     def of(cls, error: sqlite3.Error | OSError) -> StoreError:
         """What SQLite or the system says, with the kind that it amounts to."""
         if isinstance(error, OSError):
-            kind: Kind = "io"
+            kind: Kind = "full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "io"
         else:
             # The low byte is the primary code; absent where the error is the sqlite3 module's own.
             kind = _KINDS.get(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF, "io")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ class Ids:
         self._connection = connection
         self._runs: dict[str, RunNumbers] = {}
         self._layers: dict[tuple[int, str, str], int] = {}
-        self._kinds: dict[tuple[str, str, str, str], int] = {}
+        self._kinds: dict[tuple[tuple[int, ...], str, str, str], int] = {}
 
     def forget(self) -> None:
         """Between transactions: rows may have been deleted, or too many are remembered."""
@@ -57,14 +58,15 @@ class Ids:
             found = self._layers[key] = made or row[0]
         return found
 
-    def kind(self, shape: str, method: str, source_dtype: str, wire_dtype: str) -> int:
+    def kind(self, shape: tuple[int, ...], method: str, source_dtype: str, wire_dtype: str) -> int:
         key = (shape, method, source_dtype, wire_dtype)
         found = self._kinds.get(key)
         if found is None:
             query = "SELECT kind_id FROM kind WHERE shape = ? AND method = ? AND source_dtype = ? AND wire_dtype = ?"
-            row = self._connection.execute(query, key).fetchone()
+            values = (json.dumps(shape), method, source_dtype, wire_dtype)
+            row = self._connection.execute(query, values).fetchone()
             insert = "INSERT INTO kind (shape, method, source_dtype, wire_dtype) VALUES (?, ?, ?, ?)"
-            made = row is None and self._insert(insert, key)
+            made = row is None and self._insert(insert, values)
             found = self._kinds[key] = made or row[0]
         return found
 

@@ -9,8 +9,7 @@ import stat
 from pathlib import Path
 
 from rankd.store.errors import PlaceError, StoreInUse
-
-DATABASE = "history.db"
+from rankd.store.schema import FILE_NAME
 
 _SHARED = """
     nfs nfs4 cifs smb2 smb3 smbfs ncpfs afs 9p davfs ceph lustre gpfs beegfs beegfs_nodev wekafs panfs pvfs2 orangefs
@@ -58,7 +57,7 @@ def prepare(data: Path) -> Path:
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX:
         mode = stat.S_IMODE(status.st_mode)
         raise PlaceError(f"data={data}: others may write to it (mode {mode:o}); expected at most 755")
-    for path in (data, data / DATABASE):
+    for path in (data, data / FILE_NAME):
         if path.exists() and not os.access(path, os.R_OK | os.W_OK):
             raise PlaceError(f"data={data}: {path} cannot be written; expected to own it")
     return data

@@ -28,20 +28,35 @@ _ADD = "ON CONFLICT (run_id, layer_id, bin) DO UPDATE SET num = num + excluded.n
     + [_added(f"{name}_{kind}", kind) for name in _METRICS for kind in ("sum", "min", "max")]
 )
 
-# A layer went back where a measurement is at a step that is not after that of the one before it.
-_WENT_BACK = """
+# Of the last sound row before each: its number. Only sound rows are compared with, as rankd.store.line says.
+_SOUND_N = """max(CASE WHEN m.finite AND NOT m.zero THEN m.n END) OVER (
+    PARTITION BY m.layer_id ORDER BY m.n ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"""
+_SOUND_STEP = "(SELECT p.step FROM measurement p WHERE p.layer_id = found.layer_id AND p.n = found.sound_n)"
+
+# The layers of a slice that went back; `step` is the slice's first. Rows after `from_n` are enough to make the bins
+# from there on anew: of older rows, what is not below these bins is void. But a row that is not sound may have been
+# recorded ahead of a few others, hence the offset.
+_WENT_BACK = f"""
     INSERT INTO temp.back
-    SELECT layer_id, step, coalesce((
+    SELECT layer_id, first_step, coalesce((
         SELECT p.n FROM measurement p
-        WHERE p.layer_id = found.layer_id AND p.n <= :upto AND p.step < found.step / :width * :width
-        ORDER BY p.n DESC LIMIT 1), 0)
+        WHERE p.layer_id = slice.layer_id AND p.n <= :rolled AND p.step < first_step / :width * :width
+        AND p.finite AND NOT p.zero ORDER BY p.n DESC LIMIT 1 OFFSET 8), 0)
     FROM (
-        SELECT m.layer_id, min(m.step) AS step FROM measurement m
-        WHERE m.run_id = :run_id AND m.n > :rolled AND m.n <= :upto AND m.step <= (
-            SELECT p.step FROM measurement p
-            WHERE p.layer_id = m.layer_id AND p.n < m.n AND p.step IS NOT NULL ORDER BY p.n DESC LIMIT 1)
-        GROUP BY m.layer_id
-    ) AS found
+        SELECT layer_id, min(step) AS first_step FROM (
+            SELECT m.layer_id, m.step, {_SOUND_N} AS sound_n FROM measurement m
+            WHERE m.run_id = :run_id AND m.n > :rolled AND m.n <= :upto AND m.step IS NOT NULL
+        ) AS found
+        GROUP BY layer_id
+        HAVING max(step <= coalesce({_SOUND_STEP}, (SELECT rolled_step FROM layer l WHERE l.layer_id = found.layer_id)))
+    ) AS slice
+"""
+_REMEMBER = """
+    UPDATE layer SET rolled_step = sound.step FROM (
+        SELECT layer_id, step, max(n) FROM measurement
+        WHERE run_id = :run_id AND n > :rolled AND n <= :upto AND step IS NOT NULL AND finite AND NOT zero
+        GROUP BY layer_id
+    ) AS sound WHERE layer.layer_id = sound.layer_id
 """
 _DROP_BINS = """
     DELETE FROM rollup WHERE run_id = :run_id AND layer_id IN (SELECT layer_id FROM temp.back)
@@ -53,15 +68,17 @@ _ADD_SLICE = f"""
     AND layer_id NOT IN (SELECT layer_id FROM temp.back)
     GROUP BY layer_id, bin {_ADD}
 """
-# `from_n` is the last row below the first dropped bin: what is older and not below it, that row has put off the line.
 _ADD_CURRENT = f"""
     INSERT INTO rollup SELECT layer_id, step / :width AS bin, :run_id, {_AGGREGATES} FROM (
-        SELECT m.*, back.step / :drop_width * :drop_width AS first_step, min(m.step) OVER (
-            PARTITION BY m.layer_id ORDER BY m.n DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-        ) AS later_step
-        FROM temp.back JOIN measurement m ON m.layer_id = back.layer_id AND m.n > back.from_n AND m.n <= :upto
-        WHERE m.step IS NOT NULL
-    ) WHERE step >= first_step AND (later_step IS NULL OR step < later_step)
+        SELECT *, min(CASE WHEN step <= {_SOUND_STEP} THEN step END) OVER (
+            PARTITION BY layer_id ORDER BY n DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        ) AS back_to
+        FROM (
+            SELECT m.*, back.step / :drop_width * :drop_width AS first_step, {_SOUND_N} AS sound_n
+            FROM temp.back JOIN measurement m ON m.layer_id = back.layer_id AND m.n > back.from_n AND m.n <= :upto
+            WHERE m.step IS NOT NULL
+        ) AS found
+    ) WHERE step >= first_step AND (back_to IS NULL OR step < back_to)
     GROUP BY layer_id, bin {_ADD}
 """
 
@@ -69,7 +86,7 @@ _ADD_CURRENT = f"""
 class Rollup:
     """Bins of `run.bin_steps` steps, at most MAX_BINS from a run's first to its last: where it grows beyond, bins are
     merged in pairs. A layer that goes back to step s loses its bins from s on, and they are made anew of the rows that
-    are on its current line: those that no later row of a smaller or equal step follows."""
+    are on its current line, as rankd.store.line has it."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -104,6 +121,7 @@ class Rollup:
         execute(_ADD_SLICE, values)
         if went_back:
             execute(_ADD_CURRENT, values)
+        execute(_REMEMBER, values)
         execute("UPDATE run SET rolled_n = ?, bin_steps = ? WHERE run_id = ?", (upto, values["width"], run_id))
 
     def _widen(self, values: dict[str, int]) -> int:

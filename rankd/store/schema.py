@@ -35,6 +35,7 @@ CREATE TABLE layer (
     last_step INTEGER, last_time REAL,
     num_measurements INTEGER NOT NULL DEFAULT 0,
     num_superseded INTEGER NOT NULL DEFAULT 0,
+    rolled_step INTEGER,                    -- of the last finite, not all-zero measurement in the roll-up
     UNIQUE (run_id, name, role)
 );
 
@@ -96,14 +97,18 @@ class SchemaError(ConfigError):
     """The file is no history, or one of a newer rankd."""
 
 
-def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the file behind `connection` to VERSION, in one transaction; a new file gets the tables. SchemaError where
-    it is of a newer version, or of another program."""
+def version_of(connection: sqlite3.Connection) -> int:
+    """Of the file behind `connection`, 0 for a new one. SchemaError where it is of a newer rankd or another program;
+    nothing is written."""
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
         raise SchemaError(f"history: its version is {version}; expected at most {VERSION}: a newer rankd wrote it")
-    if version == VERSION:
-        return
-    if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+    if version == 0 and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
         raise SchemaError("history: a database of another program; expected a file that rankd made")
-    connection.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
+    return version
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the file to VERSION, in one transaction; a new file gets the tables. Raises SchemaError."""
+    if version_of(connection) == 0:
+        connection.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")

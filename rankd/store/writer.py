@@ -17,8 +17,9 @@ from rankd.store.database import move_aside
 from rankd.store.entries import AlertEntry, Entry
 from rankd.store.errors import StoreError
 from rankd.store.ledger import Ledger, Switch
-from rankd.store.place import DATABASE, lock, prepare
+from rankd.store.place import lock, prepare
 from rankd.store.retention import ClockWatch, DiskQuotas, steady_clock
+from rankd.store.schema import FILE_NAME
 
 log = logging.getLogger("rankd.store")
 
@@ -56,7 +57,7 @@ class Writer:
         disk_quotas: DiskQuotas | None = None,
     ) -> None:
         self.moved_aside: Path | None = None
-        self._path = prepare(data) / DATABASE
+        self._path = prepare(data) / FILE_NAME
         self._config, self._clock, self._disk_quotas = config, clock, disk_quotas
         self._on_committed, self._on_fault = on_committed, on_fault
         self._watch = ClockWatch(clock(), steady_clock())
