@@ -25,6 +25,10 @@ ZAP_DOMAIN = b"rankd"
 TRANSIENT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT})
 """What a system in need says of any file; it is no reason to cut anybody off."""
 
+HANDSHAKE_MS = 5_000
+"""What a handshake may take, and how long somebody refused waits until he can ask again: libzmq's 30 s are long for who
+was just authorized."""
+
 Stamp = tuple[int, ...]
 """Changes when a file does: written in place, replaced, or given to somebody else."""
 
@@ -129,6 +133,7 @@ class Authority:
         socket.curve_server = True
         socket.curve_secretkey = self._secret.encode()
         socket.zap_domain = ZAP_DOMAIN
+        socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # else, with nobody there to ask, libzmq lets every key in
         return Door(self, asks_for_keys=True)
 

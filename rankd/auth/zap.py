@@ -19,6 +19,10 @@ log = logging.getLogger("rankd.auth")
 ENDPOINT = "inproc://zeromq.zap.01"
 VERSION = b"1.0"
 
+REFUSED = b"300"
+"""libzmq says nothing and hangs up when the time for the handshake is over. After a 400 its client would never come
+again, not even when its key is authorized."""
+
 PAUSE_SECONDS = 0.1
 """After a fault of ours or of libzmq: one that stays must not fill a disk either."""
 
@@ -79,7 +83,7 @@ class ZapHandler:
         if version == VERSION and len(question) >= 4:
             domain, address, _, mechanism, *credentials = question
             grant = self._decide(domain, mechanism, credentials, address)
-            status, text, user_id = (b"400", b"key", b"") if grant is None else (b"200", b"OK", grant.user_id.encode())
+            status, text, user_id = (REFUSED, b"key", b"") if grant is None else (b"200", b"OK", grant.user_id.encode())
         self._socket.send_multipart([*envelope, VERSION, request_id, status, text, user_id, b""])
 
     def _decide(self, domain: bytes, mechanism: bytes, credentials: Sequence[bytes], address: bytes) -> Grant | None:
