@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import socket
 from collections.abc import Callable, Mapping
 
@@ -16,6 +17,21 @@ log = logging.getLogger("rankd.supervise")
 
 STALLED_SECONDS = 60.0
 """Something waits and nothing was measured for so long: not ready. The largest layers take seconds."""
+
+MAX_OPEN_FILES = 65_536
+"""More connections than the credits of all peers allow; a limit of a million would slow down closing them."""
+
+
+def raise_open_files() -> int:
+    """Allow this process as many open files as it may have by itself, up to MAX_OPEN_FILES; how many that is. The usual
+    soft limit of 1,024 is there for programs that use select(), and is less than the connections of a large job."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return soft
+    with contextlib.suppress(OSError, ValueError):  # a sandbox may forbid even that
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 class Notifier:

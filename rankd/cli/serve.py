@@ -113,6 +113,9 @@ def _serve(config: ServeConfig) -> None:
     from rankd.config import ConfigError
     from rankd.daemon import Daemon
     from rankd.sockets import BindError
+    from rankd.supervise import raise_open_files
+
+    log.info("limits open_files=%d", raise_open_files())
 
     async def main() -> bool:
         daemon = Daemon(config)

@@ -2,6 +2,8 @@ import asyncio
 import os
 import secrets
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,3 +110,16 @@ def test_a_stall_is_something_that_waits_while_nothing_is_done() -> None:
     text = stall.check(5, 1, 1000.0 + 2 * STALLED_SECONDS)
     assert text == "nothing was measured for 60 s although num_waiting=5"
     assert stall.check(4, 2, 2000.0) is None
+
+
+RAISED = """
+import resource
+from rankd.supervise import raise_open_files
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+assert raise_open_files() == raise_open_files() == hard == resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 256
+"""
+
+
+def test_the_open_file_limit_is_raised_as_far_as_this_user_may() -> None:
+    subprocess.run([sys.executable, "-c", RAISED], check=True, timeout=60)
