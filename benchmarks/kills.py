@@ -19,17 +19,21 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import _history as history
+import torch
 from _daemon import Daemon, clean_environment
 from _report import Report
 
-RUN = "scripted"
+from rankd_client import Client
+
+RUN, FIRST_RUN = "scripted", "first"
 HERE = Path(__file__).parent
-CYCLE = 3.0
-"""Times the start-up of the daemon: a third of the kills hit that."""
+CYCLE = 2.5
+"""Times the start-up of the daemon: two in five kills hit that."""
 
 READER_ENDS = 0.3
 """Share of the cycles in which the second subscriber is ended too."""
@@ -71,12 +75,20 @@ class AlertReader:
         if code not in (0, -9, -15):
             raise RuntimeError(f"a subscriber ended with {code}")
 
-    def alerts(self) -> list[dict[str, Any]]:
+    def alerts(self, run: str = RUN) -> list[dict[str, Any]]:
         lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        alerts = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [alert for alert in alerts if alert["run"] == run]
+
+    def wait(self, number: int, run: str = RUN) -> bool:
+        """Whether it has read so many alerts in time."""
+        return wait_until(f"{number} alerts of {run}", ARRIVAL_SECONDS, lambda: len(self.alerts(run)) >= number)
 
 
-def event_of(alert: dict[str, Any]) -> tuple[str, str]:
+Event = tuple[str, str]
+
+
+def event_of(alert: dict[str, Any]) -> Event:
     """What tells one alert event from another, in any stream."""
     return alert["alert_id"], alert["state"]
 
@@ -111,13 +123,23 @@ class Trainer:
             self._process.wait()
 
 
-def kill_many(daemon: Daemon, trainer: Trainer, reader: AlertReader, kills: int, seed: int) -> dict[str, Any]:
-    """Kill the daemon `kills` times. Returns what was hit."""
-    generator = random.Random(seed)
-    daemon.start()
-    cycle_seconds = CYCLE * daemon.wait_ready()
+def join(url: str, readers: list[AlertReader]) -> None:
+    """Wait until the readers follow: each has heard of a layer that is NaN. They are promised what comes after."""
+    with Client(FIRST_RUN, url, max_overhead=None, echo=False) as client:
+        client.push({"w": torch.full((4, 4), float("nan"))}, step=0)
+        client.flush(ARRIVAL_SECONDS)
+    for reader in readers:
+        if not reader.wait(1, FIRST_RUN):
+            raise RuntimeError("a subscriber did not join")
+
+
+def kill_many(
+    daemon: Daemon, trainer: Trainer, reader: AlertReader, arguments: argparse.Namespace, cycle_seconds: float
+) -> dict[str, Any]:
+    """Kill the daemon so many times. Returns what was hit."""
+    generator = random.Random(arguments.seed)
     num_starting = 0
-    for _ in range(kills):
+    for _ in range(arguments.kills):
         time.sleep(generator.uniform(0.0, cycle_seconds))
         num_starting += not daemon.ready
         daemon.kill()
@@ -125,16 +147,17 @@ def kill_many(daemon: Daemon, trainer: Trainer, reader: AlertReader, kills: int,
         trainer.check()
         if generator.random() < READER_ENDS:
             reader.restart(kill=generator.random() < 0.5)
-    return {"kills": kills, "kills_in_start_up": num_starting, "cycle_seconds": round(cycle_seconds, 2)}
+    return {"kills": arguments.kills, "kills_in_start_up": num_starting, "cycle_seconds": round(cycle_seconds, 2)}
 
 
-def wait_until(what: str, seconds: float, done: Any) -> None:
+def wait_until(what: str, seconds: float, done: Callable[[], Any]) -> bool:
     deadline = time.monotonic() + seconds
     while not done():
         if time.monotonic() > deadline:
             print(f"not in {seconds} s: {what}", file=sys.stderr)
-            return
+            return False
         time.sleep(0.2)
+    return True
 
 
 def judge_measurements(report: Report, told: Counter[tuple[str, int, str]], rows: list[dict[str, Any]]) -> None:
@@ -147,25 +170,28 @@ def judge_measurements(report: Report, told: Counter[tuple[str, int, str]], rows
     lost = promised - recorded
     again = recorded - pushed
     more: dict[str, Any] = {"acknowledged": promised.total(), "recorded": recorded.total(), "pushed": pushed.total()}
+    more["superseded"] = of("superseded").total()
     report.row("acknowledged_measurements_lost", lost.total(), 0, "measurements", **more)
     report.row("measurements_recorded_twice", again.total(), 0, "measurements")
 
 
-def judge_subscriber(report: Report, name: str, reader: AlertReader, published: Counter[tuple[str, str]]) -> None:
+def judge_subscriber(report: Report, name: str, read: list[Event], published: list[Event], own_kills: int = 0) -> None:
     """A subscriber that is killed between taking an alert and keeping its place is told it once more."""
-    read = Counter(map(event_of, reader.alerts()))
-    lost, repeated = published - read, read - published
-    report.row(f"alerts_lost_{name}", lost.total(), 0, "alerts", published=published.total())
-    report.row(f"alerts_repeated_{name}", repeated.total(), reader.num_killed, "alerts", own_kills=reader.num_killed)
+    lost, repeated = Counter(published) - Counter(read), Counter(read) - Counter(published)
+    report.row(f"alerts_lost_{name}", lost.total(), 0, "alerts", published=len(published))
+    report.row(f"alerts_repeated_{name}", repeated.total(), own_kills, "alerts", own_kills=own_kills)
+    once = list(dict.fromkeys(read))
+    wanted = [event for event in published if event not in lost]
+    misplaced = sum(ours != theirs for ours, theirs in zip(once, wanted, strict=False))
+    report.row(f"alerts_out_of_order_{name}", misplaced, 0, "alerts")
 
 
-def judge_alerts(report: Report, data: Path, alerts: list[dict[str, Any]]) -> None:
+def judge_alerts(report: Report, alerts: list[dict[str, Any]], replayed: list[dict[str, Any]]) -> None:
     """The alerts in the history are those of a replay, one by one and in order."""
 
     def told(alert: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in alert.items() if key not in ("stream_id", "seq", "n")}
 
-    replayed = history.replayed_alerts(data, RUN)
     pairs = zip(alerts, replayed, strict=False)
     num_different = sum(told(ours) != told(theirs) for ours, theirs in pairs) + abs(len(alerts) - len(replayed))
     states = Counter(alert["state"] for alert in alerts)
@@ -176,32 +202,37 @@ def judge_alerts(report: Report, data: Path, alerts: list[dict[str, Any]]) -> No
 def bench(directory: Path, arguments: argparse.Namespace) -> int:
     report = Report()
     daemon = Daemon(directory)
-    trainer = Trainer(daemon.url, directory, arguments.layers, arguments.pause)
-    steady = AlertReader(daemon.url, directory / "steady.jsonl")
-    restarted = AlertReader(daemon.url, directory / "restarted.jsonl", directory / "place")
-    started = time.monotonic()
+    daemon.start()
+    trainer = None
     try:
-        hit = kill_many(daemon, trainer, restarted, arguments.kills, arguments.seed)
+        cycle_seconds = CYCLE * daemon.wait_ready()
+        steady = AlertReader(daemon.url, directory / "steady.jsonl")
+        restarted = AlertReader(daemon.url, directory / "restarted.jsonl", directory / "place")
+        join(daemon.url, [steady, restarted])
+        started = time.monotonic()
+        trainer = Trainer(daemon.url, directory, arguments.layers, arguments.pause)
+        hit = kill_many(daemon, trainer, restarted, arguments, cycle_seconds)
         daemon.wait_ready()
         enough = arguments.measurements
         wait_until(f"{enough} measurements", PACE_SECONDS, lambda: trainer.num_recorded() >= enough)
         ended = trainer.end()
         alerts = history.alerts(daemon.data, RUN)
         for reader in (steady, restarted):
-            wait_until("all alerts", ARRIVAL_SECONDS, lambda reader=reader: len(reader.alerts()) >= len(alerts))
+            reader.wait(len(alerts))
             reader.end()
         stopped = daemon.stop()
     finally:
         daemon.close()
-        trainer.close()
+        if trainer is not None:
+            trainer.close()
     rows = history.measurements(daemon.data, RUN)
     seconds = round(time.monotonic() - started, 1)
     report.row("measurements", len(rows), arguments.measurements, "measurements", at_least=True, seconds=seconds, **hit)
     judge_measurements(report, trainer.told(), rows)
-    published = Counter(map(event_of, alerts))
-    judge_subscriber(report, "steady", steady, published)
-    judge_subscriber(report, "restarted", restarted, published)
-    judge_alerts(report, daemon.data, alerts)
+    published = [event_of(alert) for alert in alerts]
+    for name, reader in (("steady", steady), ("restarted", restarted)):
+        judge_subscriber(report, name, [event_of(alert) for alert in reader.alerts()], published, reader.num_killed)
+    judge_alerts(report, alerts, history.replayed_alerts(daemon.data, RUN))
     num_failed = ended["num_errors"] + (ended["exit_code"] != 0) + (not ended.get("flushed"))
     report.row("trainer_errors", num_failed, 0, "errors", trainer=ended)
     report.row("damaged_files", history.num_damaged_files(daemon.data), 0, "files")
