@@ -165,10 +165,14 @@ def test_a_key_that_is_authorized_late_gets_in_by_the_same_socket(
     daemon = Sockets(keyring)
     try:
         early = daemon.key("early", grant=False)
-        daemon.connect("alerts", early)
+        peer = daemon.connect("alerts", early)
         assert daemon.handshake("alerts") == zmq.EVENT_HANDSHAKE_FAILED_AUTH
         keyring.authorize(Grant("early", early.public, "team"))
         daemon.authority.refresh()
+        poller = zmq.Poller()  # a subscriber that reads: it is then that libzmq sends its subscriptions again
+        for socket in (peer, daemon.sockets["alerts"]):
+            poller.register(socket, zmq.POLLIN)
+        assert poller.poll(PATIENCE_MS)
         grant = daemon.doors["alerts"].grant(daemon.first_frame("alerts"))
         assert grant is not None and grant.name == "early"
     finally:
