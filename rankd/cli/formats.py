@@ -34,7 +34,7 @@ def write_json_lines(rows: Iterable[Row], file: TextIO) -> None:
 
 def write_csv(rows: Iterable[Row], file: TextIO, columns: Sequence[str] = COLUMNS) -> None:
     """A header and a line a row; null is nothing, and lists are JSON."""
-    writer = csv.writer(file, lineterminator="\n")
+    writer = csv.writer(_Lines(file), lineterminator="\r\n")
     writer.writerow(columns)
     for row in rows:
         writer.writerow([_cell(value) for value in _flat(row, columns)])
@@ -56,6 +56,16 @@ def write_parquet(rows: Iterable[Row], path: Path) -> None:
             columns = zip(*(_flat(row, COLUMNS) for row in group), strict=True)
             arrays = [pyarrow.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
             writer.write_batch(pyarrow.record_batch(arrays, schema=schema))
+
+
+class _Lines:
+    """Ends lines as this system does. The csv module knows them to end in \\r\\n, and so quotes either in a name."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, line: str) -> None:
+        self._file.write(f"{line[:-2]}\n")
 
 
 def _flat(row: Row, columns: Sequence[str]) -> list[Any]:

@@ -14,6 +14,8 @@ BUSY_SECONDS = 5.0
 CACHE_KIB = 16 << 10
 """A run's newest rows lie on one page a layer: room for 4,000 of them."""
 
+NO_SHM = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR)
+
 
 def open_to_read(data: Path) -> sqlite3.Connection:
     """A read-only connection to the history in the directory `data`, whether a daemon writes to it or none. Raises
@@ -34,22 +36,22 @@ def said_of(file: Path, error: sqlite3.Error | OSError) -> StoreError:
 
 
 def _connect(file: Path) -> sqlite3.Connection:
-    """A file in WAL mode needs its -shm, which only who may write to the directory can make. Without it the file by
-    itself is all there is, provided that no -wal holds more."""
+    """A file in WAL mode needs its -shm, which only who may write to the directory can make, and only with room on the
+    disk. Without it the file by itself is all there is, provided that no -wal holds more."""
     connection = _try(file, "mode=ro")
     try:
         connection.execute("PRAGMA schema_version").fetchone()
         return connection
     except sqlite3.OperationalError as error:
         connection.close()
-        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+        if error.sqlite_errorcode & 0xFF not in NO_SHM:
             raise
         wal = file.with_name(f"{file.name}-wal")
         if wal.exists() and wal.stat().st_size > 0:
             raise StoreError(
                 "io",
-                f"{file}: its newest rows are in {wal.name}, which cannot be read from a directory that is read-only; "
-                "copy both to one that is not",
+                f"{file}: its newest rows are in {wal.name}, which cannot be read from a directory that is read-only or "
+                "has no room; copy both to another",
             ) from None
         return _try(file, "mode=ro&immutable=1")
 
