@@ -21,6 +21,8 @@ CLOCK_FAULT_SECONDS = 60.0
 class Kind:
     severity: Severity
     advice: str
+    lasts_seconds: float | None = None
+    """Of what happens rather than goes on: it is over when it was not seen again for so long."""
 
 
 KINDS: dict[str, Kind] = {
@@ -32,12 +34,15 @@ KINDS: dict[str, Kind] = {
     "history_moved": Kind(
         "critical",
         "The damaged history was put aside and a new one begun. Nothing to do for the daemon; look at the disk.",
+        3600.0,
     ),
     "history_dropped": Kind(
         "critical", "Measurements were given up because the history could not be written for long."
     ),
     "device": Kind("warning", "Measuring goes on, slower, on the CPU. Restart the daemon to use the GPU again."),
-    "measure": Kind("warning", "Layers that do not fit in memory are refused. Give the daemon more, or exclude them."),
+    "measure": Kind(
+        "warning", "Layers that do not fit in memory are refused. Give the daemon more, or exclude them.", 300.0
+    ),
     "open_files": Kind("critical", "New connections are refused. Raise the limit (`ulimit -n`, LimitNOFILE=)."),
     "clock": Kind("warning", "Times before and after do not compare. Nothing to do if it was set on purpose."),
     "stalled": Kind(
@@ -52,6 +57,8 @@ class _Active:
     alert_id: str
     text: str
     since: float
+    seen: float
+    """When it was last said to be on."""
 
 
 class Faults:
@@ -72,13 +79,13 @@ class Faults:
         """`name`, one of KINDS, is on. None where it is on already; what is listed then has the new text."""
         former = self._active.get(name)
         if former is not None:
-            self._active[name] = _Active(former.alert_id, text, former.since)
+            self._active[name] = _Active(former.alert_id, text, former.since, self._clock())
             self._restored.discard(name)
             return None
         count = self._num_set[name] = self._num_set.get(name, 0) + 1
         now = self._clock()
         key = json.dumps([DAEMON_RUN, self._origin, name, count, now])
-        active = _Active(hashlib.sha256(key.encode()).hexdigest()[:16], text, now)
+        active = _Active(hashlib.sha256(key.encode()).hexdigest()[:16], text, now, now)
         self._active[name] = active
         return self._alert(name, active, "firing", KINDS[name].severity, text)
 
@@ -97,12 +104,23 @@ class Faults:
         for body in alerts:
             name = str(body["rule"]).removeprefix("daemon_")
             if name in KINDS and body["state"] == "firing" and name not in self._active:
-                self._active[name] = _Active(str(body["alert_id"]), str(body["message"]), float(body["time"] or 0.0))
+                since = float(body["time"] or 0.0)
+                self._active[name] = _Active(str(body["alert_id"]), str(body["message"]), since, since)
                 self._restored.add(name)
 
     def settle(self) -> list[Alert]:
         """Ends what was restored and has not been set again: to be called when the daemon is up and has looked."""
         return [alert for name in sorted(self._restored) if (alert := self.clear(name)) is not None]
+
+    def expire(self) -> list[Alert]:
+        """Ends what happened and has not happened again for as long as its kind lasts: to be called now and then."""
+        now = self._clock()
+        over = []
+        for name, active in self._active.items():
+            lasts_seconds = KINDS[name].lasts_seconds
+            if lasts_seconds is not None and now - active.seen >= lasts_seconds:
+                over.append(name)
+        return [alert for name in over if (alert := self.clear(name)) is not None]
 
     def listing(self) -> list[dict[str, Any]]:
         """The faults that are on, for people: name, severity, text, advice, since (seconds since the epoch)."""

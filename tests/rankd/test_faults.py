@@ -61,6 +61,23 @@ def test_what_a_former_process_left_firing_goes_on_or_ends() -> None:
     assert resolved is not None and resolved.alert_id == bodies[0]["alert_id"]
 
 
+def test_what_happened_is_over_when_it_does_not_happen_again() -> None:
+    clock = Clock(0.0)
+    faults = Faults("a", clock)
+    lasts = KINDS["measure"].lasts_seconds
+    assert lasts is not None and KINDS["history"].lasts_seconds is None
+    faults.set("history", "full")
+    faults.set("measure", "too large")
+    clock.now = lasts - 1
+    assert faults.expire() == []
+    faults.set("measure", "too large again")
+    clock.now = 2 * lasts - 2
+    assert faults.expire() == []
+    clock.now = 2 * lasts
+    assert [(alert.rule, alert.state) for alert in faults.expire()] == [("daemon_measure", "resolved")]
+    assert [fault["name"] for fault in faults.listing()] == ["history"]
+
+
 def test_follow_sets_and_clears() -> None:
     faults = Faults("a", Clock(1.0))
     states = [alert and alert.state for alert in (faults.follow("clock", text) for text in (None, "x", "y", None))]
