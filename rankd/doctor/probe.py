@@ -45,8 +45,8 @@ class Probe:
         """Send `frames`; the next message, and how many seconds it took to come. None: none came within `seconds`."""
         began = time.monotonic()
         if self._socket.poll(int(1000 * seconds), zmq.POLLOUT):
-            self._socket.send_multipart(frames, zmq.NOBLOCK)
             began = time.monotonic()
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
         return self.hear(seconds), time.monotonic() - began
 
     def hear(self, seconds: float) -> list[bytes] | None:
