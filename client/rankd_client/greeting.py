@@ -71,13 +71,14 @@ class Inquiry:
         self._faults = faults
         self._on_found = on_found
         self._thread: threading.Thread | None = None
+        self._refused = False
         self._found: list[str | None] = []
 
     def start(self, address: str) -> None:
         """Nobody has answered at `address`."""
         if not address.startswith("tcp://"):
             self._faults.down(ABSENT)
-        elif self._thread is None or not self._thread.is_alive():
+        elif not self._refused and (self._thread is None or not self._thread.is_alive()):
             self._found.clear()  # of an absence that is over
             self._thread = threading.Thread(target=self._look, args=(address,), name="rankd-inquiry", daemon=True)
             self._thread.start()
@@ -86,6 +87,7 @@ class Inquiry:
         """What was found since."""
         while self._found:
             if (refused := self._found.pop()) is not None:
+                self._refused = True  # that is said; there is no need to knock on top of what libzmq does
                 self._faults.once("key", f"{refused}; training goes on")
             else:
                 self._faults.down(ABSENT)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rankd_client.stream.claims import valid_stream, valid_topic
+from rankd_client.stream.claims import at_least_0, valid_stream, valid_topic
 from rankd_client.stream.items import Mark
 from rankd_client.stream.topics import MAX_STREAMS, MAX_TOPICS, Places
 
@@ -127,7 +127,7 @@ def _position_of(value: Mapping[str, Any]) -> Position:
         raise ValueError("more than there can be")
     for stream in streams:
         topics = position.places[stream["stream_id"]] = {
-            (kind, run): seq for kind, run, seq in stream["topics"] if valid_topic(kind, run, max(seq, 1)) and seq >= 0
+            (kind, run): seq for kind, run, seq in stream["topics"] if valid_topic(kind, run, seq, at_least_0)
         }
         if not valid_stream(stream["stream_id"]) or len(topics) != len(stream["topics"]):
             raise ValueError("a place that there cannot be")

@@ -17,6 +17,7 @@ MAX_STREAMS_TOLD = 100
 
 _check_kind = f.one_of("bad_field", ("alert", "measurement"))
 _check_seq = f.integer(1, MAX_STEP)
+at_least_0 = f.integer(0, MAX_STEP)
 
 
 @dataclass(slots=True)
@@ -32,11 +33,11 @@ class Claims:
     num_malformed: int = 0
 
 
-def valid_topic(kind: object, run: object, seq: object) -> bool:
+def valid_topic(kind: object, run: object, seq: object, check_seq: f.Check = _check_seq) -> bool:
     try:
         _check_kind("kind", kind)
         full_run_name("run", run)
-        _check_seq("seq", seq)
+        check_seq("seq", seq)
     except WireError:
         return False
     return True
@@ -56,7 +57,7 @@ def read_claims(body: Mapping[str, Any]) -> Claims:
     if isinstance(streams, list) and all(map(valid_stream, streams[-MAX_STREAMS_TOLD:])):
         claims.streams = tuple(streams[-MAX_STREAMS_TOLD:])
     for entry in _entries(body, "numbers"):
-        if isinstance(entry, list) and len(entry) == 3 and valid_topic(*entry):
+        if isinstance(entry, list) and len(entry) == 3 and valid_topic(entry[0], entry[1], entry[2], at_least_0):
             kind, run, seq = entry
             claims.numbers[kind, run] = max(seq, claims.numbers.get((kind, run), 0))
         else:

@@ -218,10 +218,11 @@ class StreamTracker:
 
     def _show_firing(self, alert: dict[str, Any]) -> None:
         mark = Mark(alert["stream_id"], "alert", alert["run"], alert["seq"], in_turn=False)
-        current = self._topics.get(("alert", mark.run))
-        topic = self._topics.find(("alert", mark.run), mark.stream_id)
-        if topic is not None and topic.seen is not None and mark.seq > topic.seen and topic in current.chain():
-            return
+        key = ("alert", mark.run)
+        to_read = {topic.stream_id: topic for topic in self._topics.get(key).chain()}
+        topic = to_read.get(mark.stream_id) or self._topics.find(key, mark.stream_id)
+        if topic is not None and topic.seen is not None and mark.seq > topic.seen and mark.stream_id in to_read:
+            return  # comes as an event of its own, in order
         told = topic is not None and mark.seq <= topic.told and mark not in self.owed
         self.owed.discard(mark)
         if self._shown.add(alert) and not told and self._wanted.layer(alert):
