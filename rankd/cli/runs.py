@@ -29,7 +29,7 @@ def runs(
 ) -> None:
     """List the runs in the history, the one heard of last at the end. Exits with 1 where there is none."""
     with open_history(data) as reader:
-        found = [row for row in reader.runs() if fnmatchcase(row.name, run)]
+        found = [row for row in reader.runs() if fnmatchcase(row.name, run) and not _is_forgotten(row)]
         if not found:
             leave(f"no run like {escape(run)!r} in {reader.file.parent}", PROBLEM)
         rows = _layer_rows(reader, found) if layers else [_run_row(row) for row in found]
@@ -39,6 +39,11 @@ def runs(
                     print_json(row)
             else:
                 _print_table(LAYER_HEADER if layers else RUN_HEADER, [_cells(row, layers) for row in rows])
+
+
+def _is_forgotten(row: RunRow) -> bool:
+    """Of which retention has left nothing but its numbers."""
+    return row.last_time is None
 
 
 def _run_row(row: RunRow) -> dict[str, Any]:

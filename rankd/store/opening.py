@@ -51,7 +51,7 @@ def _connect(file: Path) -> sqlite3.Connection:
             raise StoreError(
                 "io",
                 f"{file}: its newest rows are in {wal.name}, which cannot be read from a directory that is read-only or "
-                "has no room; copy both to another",
+                "full; copy both to another",
             ) from None
         return _try(file, "mode=ro&immutable=1")
 

@@ -1,4 +1,6 @@
 import json
+import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,15 @@ def test_nothing_found_is_a_problem(history: Path, tmp_path: Path) -> None:
     (tmp_path / "history.db").write_bytes(b"not a database, " * 100)
     code, _, errors = runs("--data", str(tmp_path))
     assert code == 1 and "damaged" in errors and "Traceback" not in errors
+
+
+def test_a_run_of_which_nothing_is_left_is_not_listed(history: Path, tmp_path: Path) -> None:
+    shutil.copy(history / "history.db", tmp_path)
+    connection = sqlite3.connect(tmp_path / "history.db", isolation_level=None)
+    connection.execute("UPDATE run SET first_time = NULL, last_time = NULL, last_step = NULL WHERE name = 'lm-42'")
+    connection.close()
+    listed = [line.split()[0] for line in runs("--data", str(tmp_path))[1].splitlines()[1:]]
+    assert set(listed) == {"@a/lm-42", "@daemon"}
 
 
 @pytest.mark.parametrize(
