@@ -11,20 +11,19 @@ raises a new alert on one of the event layers after the cause and had raised non
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from rankd.judge import RunJudges
-from rankd.records import Alert, Measurement
+from rankd.records import Alert
+from rankd.replay import read_file
 
 TRACES = Path(__file__).parent / "traces"
-METRIC_KEYS = ("stable_rank", "effective_rank", "spectral_norm")
 RULES = ("effective_rank_drop", "spectral_norm_growth", "ema_drop", "nonfinite", "zero")
 
 
@@ -40,24 +39,12 @@ class Replay:
         return [alert for alert in self.alerts if alert.state == "firing" and alert.rule in rules]
 
 
-def read_measurements(path: Path) -> Iterator[Measurement]:
-    with gzip.open(path, "rt") as lines:
-        for line in lines:
-            row = json.loads(line)
-            metrics = {key: row[key] for key in METRIC_KEYS}
-            # A matrix that is not zero has an effective rank of 1 or more, however small its norm.
-            zero = row["finite"] and row["effective_rank"] == 0
-            yield Measurement(
-                row["run"], row["layer"], row["step"], (row["rows"], row["cols"]), row["finite"], zero, metrics
-            )
-
-
 def replay(path: Path, label: Mapping[str, Any], every: int) -> Replay:
     """Judges a recording of which every `every`-th check is kept."""
     judges = RunJudges()
     alerts: list[Alert] = []
     steps: dict[int, int] = {}
-    for measurement in read_measurements(path):
+    for measurement in read_file(path):
         assert measurement.step is not None
         if steps.setdefault(measurement.step, len(steps)) % every == 0:
             alerts += judges.update(measurement)
