@@ -167,6 +167,8 @@ class Daemon:
             self._fault("clock", clock.check())
             self.stalled = stall.check(self.mailbox.num_unfinished, self.mailbox.num_done, now)
             self._fault("stalled", self.stalled)
+            for alert in self.faults.expire():
+                self.record.alert(alert)
             for (_, layer, role, step), sessions in self.assemble.expire(now):
                 self.receive.acknowledge(sessions, Refusal("timed_out", "not all shards came", layer, step, role))
             if not self.record.num_pending and (run := self.assemble.idle_run(now, self.receive.runs)) is not None:
@@ -210,7 +212,9 @@ class Daemon:
                 analysis = tasks.create_task(self.analysis())
                 intake = tasks.create_task(self.intake())
                 side = [self.delivery(), self.housekeeping(), self.query.serve(), self.publish.watch_subscriptions()]
-                side.append(self.presence.notifier.keep_alive(lambda: self.stalled is None))
+                # A layer that takes minutes is no reason to be started anew: it would begin again. That this loop turns
+                # is what is told; a loop of ours that fails ends the process.
+                side.append(self.presence.notifier.keep_alive(lambda: True))
                 others = [tasks.create_task(task) for task in side]
                 tasks.create_task(self.http.serve())
                 self.presence.begin(self.ready(), announce, self.authority.public_key)

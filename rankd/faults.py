@@ -36,9 +36,6 @@ KINDS: dict[str, Kind] = {
         "The damaged history was put aside and a new one begun. Nothing to do for the daemon; look at the disk.",
         3600.0,
     ),
-    "history_dropped": Kind(
-        "critical", "Measurements were given up because the history could not be written for long."
-    ),
     "device": Kind("warning", "Measuring goes on, slower, on the CPU. Restart the daemon to use the GPU again."),
     "measure": Kind(
         "warning", "Layers that do not fit in memory are refused. Give the daemon more, or exclude them.", 300.0
@@ -46,7 +43,7 @@ KINDS: dict[str, Kind] = {
     "open_files": Kind("critical", "New connections are refused. Raise the limit (`ulimit -n`, LimitNOFILE=)."),
     "clock": Kind("warning", "Times before and after do not compare. Nothing to do if it was set on purpose."),
     "stalled": Kind(
-        "critical", "Something waits and nothing was measured for a minute: one huge layer, or a GPU that hangs."
+        "warning", "Something waits and nothing was measured for a minute: one huge layer, or a GPU that hangs."
     ),
 }
 """Every fault there is; its alert's rule is `daemon_` and the name."""
