@@ -1,13 +1,17 @@
-"""Binding the daemon's addresses: owner-only directories, one daemon per address, and a clear word where it fails."""
+"""The daemon's three sockets: libzmq's in a private directory, and before them the gate, where peers connect."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
+import shutil
+import socket
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -17,26 +21,28 @@ import zmq.asyncio
 from rankd.auth import Authority
 from rankd.config import ConfigError, ServeConfig
 from rankd.door import Door
-from rankd_client.endpoints import EndpointError, check_owner
-from rankd_client.wire import MAX_CHUNK_BYTES
+from rankd.gate import ALERTS_LIMITS, QUERY_LIMITS, Gate, push_limits
+from rankd.gate.peers import raise_file_limit
+from rankd_client.endpoints import MAX_SOCKET_PATH_BYTES, EndpointError, check_owner
+from rankd_client.keys import needs_key
 from rankd_client.wire.messages import Payload
 
-MAX_FRAME_BYTES = {"push": MAX_CHUNK_BYTES, "alerts": 512, "query": 64 << 10}
-"""Beyond this libzmq drops the connection without allocating: a payload, a topic, a query."""
+log = logging.getLogger("rankd.sockets")
+
+FRAME_SLACK_BYTES = 128
+"""libzmq bounds frames as well, with this on top of the gate's bound: CURVE and commands make them longer."""
 
 RECEIVE_HWM = 8
-"""Messages per connection in libzmq's queue. Credit bounds the bytes of those who keep to it; who does not has at most
-this many payloads of 16 MiB taken off the network before we see the first."""
+"""Messages per connection in libzmq's queue; the gate bounds their bytes."""
 
 SEND_HWM = {"push": 10_000, "alerts": 10_000, "query": 8}
 """Messages that a peer may leave unread before it loses some: of about 1 kB, but replies may have 4 MB."""
 
-KEEPALIVE = (
-    (zmq.TCP_KEEPALIVE, 1),
-    (zmq.TCP_KEEPALIVE_IDLE, 15),
-    (zmq.TCP_KEEPALIVE_INTVL, 5),
-    (zmq.TCP_KEEPALIVE_CNT, 3),
-)
+PRIVATE_PREFIX = "rankd-gate-"
+
+INNER_BACKLOG = 1024
+INNER_BUFFER_BYTES = 1 << 20
+"""Of the kernel, for what goes from the gate to libzmq; it gives what it has."""
 
 NUM_PORT_TRIES = 50
 
@@ -61,99 +67,120 @@ async def let_others_run() -> None:
 
 
 class Sockets:
-    """The three bound sockets and the addresses they really have."""
+    """The three sockets and the addresses at which peers reach them.
+
+    authority: whose keys TCP peers need, if any. on_fault(kind, text or None) is called on the gate's thread.
+    """
 
     def __init__(
         self,
         config: ServeConfig,
         authority: Authority | None = None,
         counters: Counter[str] | None = None,
-        on_fault: Callable[[str, str | None], None] = lambda name, text: None,
+        on_fault: Callable[[str, str | None], None] = lambda kind, text: None,
     ) -> None:
-        """`doors` tells for each socket, by its name, who sent a message. `on_fault` is called on any thread."""
-        self.context = zmq.asyncio.Context()
-        self._authority = authority or Authority(None)
-        self._authority.serve(self.context)
-        self.doors: dict[str, Door] = {}
-        self._locks: list[int] = []
+        authority = authority or Authority(None)
+        raise_file_limit()
+        self._directory, lock = make_private_directory()
+        self._locks = [lock]
+        self._bound: dict[str, socket.socket] = {}
         self._names = {"push": config.push, "alerts": config.alerts, "query": config.query}
-        kinds = {"push": zmq.ROUTER, "alerts": zmq.XPUB, "query": zmq.ROUTER}
-        sockets = {name: self._open(name, kind) for name, kind in kinds.items()}
-        self.push, self.alerts, self.query = (sockets[name] for name in kinds)
+        self.context = zmq.asyncio.Context()
+        self.gate = Gate(self._directory, Counter() if counters is None else counters, on_fault, end_process)
+        self.open_to_users = any(needs_key(address) for address in self._names.values()) and not authority.has_keys
+        """Whether every user of this host can reach a socket."""
         try:
-            self.addresses = self._bind(sockets)
+            self.addresses = self._bind()
+            authority.serve(self.context)
+            self.doors: dict[str, Door] = {}
+            self.push = self._open("push", zmq.ROUTER, authority)
+            self.alerts = self._open("alerts", zmq.XPUB, authority)
+            self.query = self._open("query", zmq.ROUTER, authority)
+            self._listen(config, authority)
         except BaseException:
             self.close(linger_ms=0)
             raise
 
-    @property
-    def open_to_users(self) -> bool:
-        """Whether every user of this host can come in: TCP without keys."""
-        return any(address.startswith("tcp://") and not self._authority.has_keys for address in self.addresses.values())
-
-    def cut_users(self, user_ids: Set[str], reason: str) -> None:
-        """End the connections of these keys."""
-
     def close(self, linger_ms: int = 500) -> None:
         """Closes; what is queued is sent for at most `linger_ms`."""
+        self.gate.stop_accepting()
         self.context.destroy(linger=linger_ms)
+        self.gate.close(linger_ms / 1000)
+        for bound in self._bound.values():
+            bound.close()
         for lock in self._locks:
             os.close(lock)
         self._locks.clear()
+        shutil.rmtree(self._directory, ignore_errors=True)
 
-    def _open(self, name: str, kind: int) -> zmq.asyncio.Socket:
-        socket = self.context.socket(kind)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES[name])
-        socket.setsockopt(zmq.RCVHWM, RECEIVE_HWM)
-        socket.setsockopt(zmq.SNDHWM, SEND_HWM[name])
-        # A peer whose host vanished is noticed by TCP: ZeroMQ's own heartbeats were seen to abort the process in an
-        # assertion (libzmq 4.3.5, stream_engine_base.cpp) when a peer hung up while our receive queue was full.
-        for option, value in KEEPALIVE:
-            socket.setsockopt(option, value)
-        socket.setsockopt(zmq.IPV6, int("[" in self._names[name]))  # else LAST_ENDPOINT would say ::ffff:127.0.0.1
-        self.doors[name] = Door(None, self._authority.secure(socket, self._names[name]))
-        if kind == zmq.XPUB:
-            socket.setsockopt(zmq.XPUB_MANUAL, 1)  # the publish stage says which subscriptions hold
+    def _open(self, name: str, kind: int, authority: Authority) -> zmq.asyncio.Socket:
+        """A socket of libzmq's that the gate alone can reach."""
+        opened = self.context.socket(kind)
+        opened.setsockopt(zmq.LINGER, 0)
+        opened.setsockopt(zmq.RCVHWM, RECEIVE_HWM)
+        opened.setsockopt(zmq.SNDHWM, SEND_HWM[name])
+        opened.setsockopt(zmq.BACKLOG, INNER_BACKLOG)
+        opened.setsockopt(zmq.RCVBUF, INNER_BUFFER_BYTES)
+        opened.setsockopt(zmq.SNDBUF, INNER_BUFFER_BYTES)
         if kind == zmq.ROUTER:
-            socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an answer to nobody is an error we count, not silence
-        return socket
+            opened.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an answer to nobody is an error we count, not silence
+        else:
+            opened.setsockopt(zmq.XPUB_MANUAL, 1)  # a subscription holds once it was allowed
+        keys = authority.secure(opened, self._names[name])
+        self.doors[name] = Door(self.gate, keys)
+        return opened
 
-    def _bind(self, sockets: dict[str, zmq.asyncio.Socket]) -> dict[str, str]:
+    def _listen(self, config: ServeConfig, authority: Authority) -> None:
+        limits = {
+            "push": push_limits(config.limits.credit_bytes, config.limits.total_credit_bytes),
+            "alerts": ALERTS_LIMITS,
+            "query": QUERY_LIMITS,
+        }
+        for name, inner in (("push", self.push), ("alerts", self.alerts), ("query", self.query)):
+            path = f"{self._directory}/{name}"
+            inner.setsockopt(zmq.MAXMSGSIZE, limits[name].max_frame_bytes + FRAME_SLACK_BYTES)
+            inner.bind(f"ipc://{path}")
+            mechanism = "CURVE" if authority.has_keys and needs_key(self._names[name]) else "NULL"
+            self.gate.listen(name, self._bound[name], path, mechanism, limits[name])
+        self.gate.start()
+
+    def _bind(self) -> dict[str, str]:
         """One URL names a daemon: where all three ask for any port, take three that follow one another."""
         wanted = list(self._names.values())
         if all(address.startswith("tcp://") and address.endswith(":0") for address in wanted):
-            return self._bind_any_ports(sockets)
-        return {name: self._bind_one(sockets[name], name, address) for name, address in self._names.items()}
+            return self._bind_any_ports()
+        return {name: self._bind_one(name, address) for name, address in self._names.items()}
 
-    def _bind_any_ports(self, sockets: dict[str, zmq.asyncio.Socket]) -> dict[str, str]:
+    def _bind_any_ports(self) -> dict[str, str]:
         (_, first), *others = self._names.items()
         for _ in range(NUM_PORT_TRIES):
-            bound = {"push": self._bind_one(sockets["push"], "push", first)}
-            host, port = bound["push"].rsplit(":", 1)
+            addresses = {"push": self._bind_one("push", first)}
+            host, port = addresses["push"].rsplit(":", 1)
             try:
                 for offset, (name, _) in enumerate(others, start=1):
-                    bound[name] = self._bind_one(sockets[name], name, f"{host}:{int(port) + offset}")
-                return bound
+                    addresses[name] = self._bind_one(name, f"{host}:{int(port) + offset}")
+                return addresses
             except BindError:
-                for name, address in bound.items():
-                    sockets[name].unbind(address)
+                for name in list(self._bound):
+                    self._bound.pop(name).close()
         raise BindError(f"no three free ports in a row on {first}; give --push, --alerts and --query each")
 
-    def _bind_one(self, socket: zmq.asyncio.Socket, name: str, address: str) -> str:
-        if address.startswith("ipc://"):
-            self._claim(name, Path(address.removeprefix("ipc://")))
+    def _bind_one(self, name: str, address: str) -> str:
+        """Binds, for the gate to listen on later; returns the address that it really has."""
         try:
-            socket.bind(address)
-        except (zmq.ZMQError, OSError) as error:
-            if getattr(error, "errno", None) == zmq.EADDRINUSE:
+            if address.startswith("ipc://"):
+                self._claim(name, Path(address.removeprefix("ipc://")))
+                self._bound[name] = bind_path(address.removeprefix("ipc://"))
+                return address
+            self._bound[name] = bind_port(address)
+        except OSError as error:
+            if error.errno == zmq.EADDRINUSE:
                 raise BindError(f"{name}={address} is in use; is another rankd running there?") from None
-            raise BindError(f"{name}={address} cannot be bound: {error}") from None
-        if address.startswith("ipc://"):
-            os.chmod(address.removeprefix("ipc://"), 0o600)  # noqa: PTH101
-            return address
-        bound: bytes = socket.getsockopt(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
-        return bound.rstrip(b"\0").decode()
+            raise BindError(f"{name}={address} cannot be bound: {error.strerror}") from None
+        except OverflowError:
+            raise BindError(f"{name}={address} cannot be bound: no such port") from None
+        host, port = self._bound[name].getsockname()[:2]
+        return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
     def _claim(self, name: str, path: Path) -> None:
         """libzmq would take a living daemon's socket file away; a lock beside it shows whether that one lives."""
@@ -174,3 +201,69 @@ class Sockets:
             raise BindError(f"{name}=ipc://{path} is in use by another rankd") from None
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
+
+
+def bind_path(path: str) -> socket.socket:
+    bound = socket.socket(socket.AF_UNIX)
+    try:
+        bound.bind(path)
+        os.chmod(path, 0o600)  # noqa: PTH101
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def bind_port(address: str) -> socket.socket:
+    """Of tcp://HOST:PORT, HOST a name or number, an IPv6 number in brackets, or * for every address."""
+    host, port = address.removeprefix("tcp://").rsplit(":", 1)
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    host = "0.0.0.0" if host == "*" else host.strip("[]")
+    info = socket.getaddrinfo(host, int(port), family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    bound = socket.socket(family)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        bound.bind(info[0][4])
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def make_private_directory() -> tuple[Path, int]:
+    """A new one that only this user can enter, with a path short enough for sockets in it; and the lock that shows that
+    its daemon lives. Those that killed daemons left are removed."""
+    parents = [parent for parent in (tempfile.gettempdir(), "/tmp") if len(parent) < MAX_SOCKET_PATH_BYTES - 40]
+    for left in Path(parents[0]).glob(f"{PRIVATE_PREFIX}*"):
+        _remove_if_left(left)
+    while True:
+        try:
+            directory = Path(tempfile.mkdtemp(prefix=PRIVATE_PREFIX, dir=parents[0]))
+            lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise BindError(f"a private directory in {parents[0]} cannot be made: {error.strerror}") from None
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (directory / "lock").exists():
+            return directory, lock
+        os.close(lock)  # another daemon came by before it was locked, and took it for left
+
+
+def _remove_if_left(directory: Path) -> None:
+    with contextlib.suppress(OSError):  # another user's, or locked
+        lock = os.open(directory / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(directory)
+        finally:
+            os.close(lock)
+
+
+def end_process(error: BaseException) -> None:
+    """The gate's thread cannot raise into the main one; a daemon that takes nothing must not live on."""
+    log.critical("the gate crashed", exc_info=error)
+    logging.shutdown()
+    os._exit(1)

@@ -27,6 +27,7 @@ DAEMON_SOCKETS = (
     "rankd.daemon",
     "rankd.doctor.daemon",  # a peer that asks each of them
     "rankd.doctor.probe",
+    "rankd.gate",  # asks libzmq which of its descriptors a message came by
     "rankd.door",  # asks libzmq whose a message is
     "rankd.sockets",  # binds the daemon's three addresses for it
 )
