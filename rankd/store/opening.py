@@ -50,8 +50,8 @@ def _connect(file: Path) -> sqlite3.Connection:
         if wal.exists() and wal.stat().st_size > 0:
             raise StoreError(
                 "io",
-                f"{file}: its newest rows are in {wal.name}, which cannot be read from a directory that is read-only or "
-                "full; copy both to another",
+                f"{file}: its newest rows are in {wal.name}, which cannot be read from a directory that is read-only "
+                "or full; copy both to another",
             ) from None
         return _try(file, "mode=ro&immutable=1")
 
