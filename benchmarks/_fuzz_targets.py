@@ -8,18 +8,18 @@ An input is split into frames at FRAME, and where a conversation is fuzzed, into
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rankd.auth.keyring import Keyring
 from rankd.config import Limits
+from rankd.gate.framing import Framing
+from rankd.gate.limits import ALERTS_LIMITS, QUERY_LIMITS, push_limits
 from rankd.replay import BadRowError, read_rows, replay
 from rankd.stages.assemble import Assemble
 from rankd_client.keys import KeyFileError, load_key
@@ -30,8 +30,6 @@ from rankd_client.wire import (
     Chunk,
     Event,
     Message,
-    Reply,
-    Shard,
     WireError,
     decode,
     decode_event,
@@ -45,8 +43,6 @@ from rankd_client.wire import (
 )
 
 FRAME, MESSAGE = b"\n--\n", b"\n==\n"
-GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
-STREAM_ID = "0123456789abcdef"
 
 Target = Callable[[bytes], None]
 
@@ -167,6 +163,35 @@ def fuzz_replay(data: bytes) -> None:
         json.dumps(alert.to_json(), allow_nan=False)
 
 
+GATE_LIMITS = (push_limits(16 << 20, 1 << 30), ALERTS_LIMITS, QUERY_LIMITS)
+
+
+def fuzz_framing(data: bytes) -> None:
+    """What a peer sends to the gate, after a byte that chooses the listener and another that chooses the pieces in
+    which it arrives: no exception, nothing let through that was not fed, and the same end however it was cut."""
+    if len(data) < 2:
+        return
+    choice, piece_bytes = data[0], 1 + data[1] % 70
+    limits, mechanism = GATE_LIMITS[choice % 3], ("NULL", "CURVE")[choice // 3 % 2]
+    ends = [_feed(Framing(limits, mechanism), data[2:], step) for step in (len(data), piece_bytes)]
+    assert ends[0] == ends[1], ends
+
+
+def _feed(framing: Framing, data: bytes, piece_bytes: int) -> tuple[Any, ...]:
+    waiting = b""
+    for start in range(0, len(data), piece_bytes):
+        waiting += data[start : start + piece_bytes]
+        before = framing.position
+        taken = framing.feed(memoryview(waiting), 1 << 30)
+        assert 0 <= taken <= len(waiting) and framing.position == before + taken, (taken, len(waiting))
+        waiting = waiting[taken:]
+        if framing.breach:
+            break
+        framing.ends.clear()
+    reason = framing.breach and framing.breach.reason
+    return reason, framing.position, framing.num_messages, framing.reserved_bytes, framing.is_open, framing.is_inside
+
+
 TARGETS: dict[str, Target] = {
     "message": fuzz_message,
     "event": fuzz_event,
@@ -176,104 +201,6 @@ TARGETS: dict[str, Target] = {
     "tracker": fuzz_tracker,
     "key_file": fuzz_key_file,
     "replay": fuzz_replay,
+    "framing": fuzz_framing,
 }
 """By name; a folder of tests/fuzz/corpus each."""
-
-
-def seeds(target: str) -> list[bytes]:
-    """Where fuzzing begins: the golden bytes of the protocol, good and refused, or what is well-formed."""
-    if target == "assemble":
-        return [_conversation(*pushes) for pushes in _pushes()]
-    if target == "tracker":
-        return [_stream()]
-    if target == "key_file":
-        return _key_files()
-    if target == "replay":
-        return [data := _recording(), gzip.compress(data)]
-    rows = [*_golden("protocol1.json"), *_golden("refused1.json")]
-    frames = [_frames(row["frames"]) for row in rows if row["decoder"] == target]
-    return [data for data in map(FRAME.join, frames) if len(data) < 4096]
-
-
-def _golden(name: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads((GOLDEN / name).read_text(encoding="utf-8"))
-    return rows
-
-
-def _frames(frames: list[Any]) -> list[bytes]:
-    """Of a golden row: hexadecimal, or {"hex": …, "times": n}."""
-    return [bytes.fromhex(f) if isinstance(f, str) else bytes.fromhex(f["hex"]) * f["times"] for f in frames]
-
-
-def _conversation(*chunks: Chunk) -> bytes:
-    return MESSAGE.join(FRAME.join(map(bytes, encode(chunk))) for chunk in chunks)
-
-
-def _pushes() -> list[list[Chunk]]:
-    """Whole matrices, one in two shards of ranges, one in four of rectangles, one in two chunks (of which a byte stands
-    for all), a repeat, and shards that disagree."""
-
-    def chunk(layer: str, step: int, shape: tuple[int, ...], shard: Shard = Shard()) -> Chunk:  # noqa: B008
-        total = shard.num_elements(shape) * 4
-        return Chunk(layer, step, "float32", shape, total, 0, b"\x01" * total, shard=shard)
-
-    ranges = [Shard(ranges=((0, 3), (5, 6))), Shard(ranges=((3, 5), (6, 8)))]
-    cuts = [(0, 2, 0, 1), (0, 2, 1, 2), (2, 4, 0, 1), (2, 4, 1, 2)]
-    whole = chunk("w", 1, (2, 3))
-    first = Chunk("w", 1, "float32", (1024, 2048), 2 * MIN_CHUNK_BYTES, 0, b"\x01")
-    return [
-        [first, replace(first, offset=MIN_CHUNK_BYTES)],
-        [whole, whole, chunk("w", 6, (2, 3)), chunk("v", 2, (3, 2))],
-        [chunk("w", 1, (2, 4), shard) for shard in ranges],
-        [chunk("w", 1, (4, 2), Shard(rectangles=(cut,))) for cut in cuts],
-        [chunk("w", 1, (2, 4), ranges[0]), chunk("w", 1, (4, 2), ranges[1])],
-    ]
-
-
-def _stream() -> bytes:
-    """A state, heartbeats, alerts with a hole in their numbers, the answer to a resume, and another stream."""
-
-    def event(kind: str, run: str, seq: int, body: dict[str, Any], stream_id: str = STREAM_ID) -> list[bytes]:
-        return encode_event(Event(kind, run, stream_id, seq, body))
-
-    def alert(seq: int, run: str = "r") -> dict[str, Any]:
-        return {"alert_id": f"a{seq}", "run": run, "layer": "w", "stream_id": STREAM_ID, "seq": seq, "state": "firing"}
-
-    def answer(number: int, **more: Any) -> list[bytes]:
-        return encode_reply(Reply(number, STREAM_ID, **more))
-
-    state = {"numbers": [["alert", "r", 2], ["measurement", "@ns/r", 1]], "alerts": [alert(1)], "truncated": False}
-    resumed = tuple(Event("alert", "r", STREAM_ID, seq, alert(seq)) for seq in (3, 4))
-    messages = [
-        event("heartbeat", "", 1, {"numbers": [["alert", "r", 2]], "dropped": {"dropped_events": 1}}),
-        answer(1, body=state),
-        answer(2, body=state),
-        event("alert", "r", 5, alert(5)),
-        event("measurement", "@ns/r", 2, {"run": "@ns/r", "layer": "w"}),
-        [b""],
-        answer(3, body={"first": 1, "last": 5}, events=resumed),
-        event("heartbeat", "", 3, {"numbers": [["alert", "r", 9]]}),
-        *[[b""]] * 8,
-        event("alert", "r", 1, alert(1), "fedcba9876543210"),
-    ]
-    return MESSAGE.join(map(FRAME.join, messages))
-
-
-def _recording() -> bytes:
-    """A layer that collapses, turns NaN and zero, comes back, changes its shape, and a run that goes back."""
-    readings = [8.0] * 7 + [2.0] * 5 + [None, 0.0] + [8.0] * 3
-    rows = []
-    for step, reading in enumerate([*readings, *readings[:7]]):
-        row = {"run": "r", "step": 20 * (step % len(readings)), "layer": "w", "rows": 8 + step // 20, "cols": 8}
-        metrics = dict.fromkeys(("stable_rank", "effective_rank", "spectral_norm"), reading)
-        rows.append({**row, **metrics, "finite": reading is not None})
-    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
-
-
-def _key_files() -> list[bytes]:
-    key = "Yne@$w-vo<fVvi]a<NY6T1ed:M$fCG*[IaLV{hID"  # of ZeroMQ's documentation
-    client = {"kind": "client-key", "version": 1, "name": "a", "namespace": "ns"}
-    client |= {"public": key, "secret": key, "server": key}
-    quota = {"max_runs": 3}
-    grant = {"kind": "authorized", "version": 1, "name": "a", "namespace": "", "public": key}
-    return [json.dumps(file).encode() for file in (client, {**grant, "rights": ["push", "admin"], "quota": quota})]

@@ -25,7 +25,8 @@ from types import FrameType
 from typing import Any
 
 from _daemon import clean_environment
-from _fuzz_targets import FRAME, GOLDEN, MESSAGE, TARGETS, seeds
+from _fuzz_seeds import GOLDEN, seeds
+from _fuzz_targets import FRAME, MESSAGE, TARGETS
 from _report import Report
 
 HERE = Path(__file__).parent

@@ -1,34 +1,26 @@
 """Everything that fuzzing has found worth keeping, through every target again; benchmarks/fuzz_codec.py finds more."""
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
 CORPUS = Path(__file__).parent / "corpus"
 
-
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fuzz_targets", ROOT / "benchmarks" / "_fuzz_targets.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-targets = _load()
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+try:
+    targets, seeds = (importlib.import_module(name) for name in ("_fuzz_targets", "_fuzz_seeds"))
+finally:
+    del sys.path[0]
 
 
 @pytest.mark.parametrize("name", targets.TARGETS)
 def test_every_seed_and_every_finding_keeps_the_invariant(name: str) -> None:
     found = [path.read_bytes() for path in sorted((CORPUS / name).iterdir())]
-    seeds = targets.seeds(name)
-    assert found and seeds
-    for data in (*seeds, *found):
+    begun = seeds.seeds(name)
+    assert found and begun
+    for data in (*begun, *found):
         targets.TARGETS[name](data)
 
 
