@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from typing import Any, NamedTuple
 
-from rankd.detectors.memory import Memory, Reading
+from rankd.detectors.memory import Memory
 from rankd.records import Severity, State, Verdict
 
 MEMORY_RATIO = 1.5
@@ -109,21 +109,23 @@ class LogTimeDetector:
     def _watch(self, step: int) -> Verdict | None:
         if len(self._memory) < self._readings.minimum:
             return None
-        level = self._memory.levels[-1]
+        memory, streaks = self._memory, self._streaks
+        level = memory.levels[-1]
         raised, largest = None, 0.0
         for index, (ratio, threshold) in enumerate(self._scales):
-            reference = self._reference(step / ratio)
-            change = 0.0 if reference is None else self._direction * (level - reference.level)
-            self._streaks[index] = self._streaks[index] + 1 if change > threshold else 0
-            if reference is not None and self._streaks[index] >= self._readings.on and change > largest:
-                raised, largest = Raised(step, *reference, threshold, len(self._memory)), change
+            place = memory.place(step / ratio if self._rebase_step is None else max(step / ratio, self._rebase_step))
+            change = 0.0 if place < 0 else self._direction * (level - memory.levels[place])
+            if change <= threshold:
+                streaks[index] = 0
+                continue
+            streaks[index] += 1
+            if streaks[index] >= self._readings.on and change > largest:
+                reference = memory.levels[place]
+                raised, largest = Raised(step, memory.steps[place], reference, threshold, len(memory)), change
         if raised is None:
             return None
         self._raised = raised
         return self._verdict("firing", raised, level, self._change(raised, level))
-
-    def _reference(self, step: float) -> Reading | None:
-        return self._memory.at(step if self._rebase_step is None else max(step, self._rebase_step))
 
     def _follow(self, raised: Raised, step: int) -> Verdict | None:
         level = self._memory.levels[-1]

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 MEDIAN_READINGS = 3
+CUT_EVERY = 8
+"""Readings from one look for stale ones to the next."""
 
 
 class Reading(NamedTuple):
@@ -35,22 +37,31 @@ class Memory:
         return len(self.steps)
 
     def append(self, step: int, log: float) -> None:
-        if self.steps and step <= self.steps[-1]:
-            raise ValueError(f"step is {step}; expected one after {self.steps[-1]} (rewind first)")
-        self.steps.append(step)
-        self.logs.append(log)
-        self.levels.append(_median(self.logs[-MEDIAN_READINGS:]))
-        # The last reading not after the horizon stays, since sparse readings look it up, and so do the last 20.
-        # Cutting an eighth or more at a time makes the move of what is left cheap.
+        steps, logs = self.steps, self.logs
+        if steps and step <= steps[-1]:
+            raise ValueError(f"step is {step}; expected one after {steps[-1]} (rewind first)")
+        steps.append(step)
+        logs.append(log)
+        self.levels.append(_median(logs[-MEDIAN_READINGS:]))
+        if len(steps) % CUT_EVERY == 0:
+            self._cut(step)
+
+    def _cut(self, step: int) -> None:
+        """The last reading not after the horizon stays, since sparse readings look it up, and so do the last ones.
+        Cutting an eighth or more at a time makes the move of what is left cheap."""
         stale = min(bisect_right(self.steps, step / self._reach) - 1, len(self) - self._num_kept)
         if stale > 0 and stale * 8 >= len(self):
             for column in (self.steps, self.logs, self.levels):
                 del column[:stale]
 
+    def place(self, step: float) -> int:
+        """Of the last reading not after `step`; -1 where there is none."""
+        return bisect_right(self.steps, step) - 1
+
     def at(self, step: float) -> Reading | None:
         """The last reading not after `step`."""
-        index = bisect_right(self.steps, step) - 1
-        return None if index < 0 else Reading(self.steps[index], self.levels[index])
+        place = self.place(step)
+        return None if place < 0 else Reading(self.steps[place], self.levels[place])
 
     def truncate(self, step: int) -> None:
         """Drops the readings of `step` and later."""

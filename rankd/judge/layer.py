@@ -128,7 +128,7 @@ class LayerJudge:
         if step == last_step:
             return []
         went_back = last_step is not None and step < last_step
-        verdicts = [notice.good(step, went_back) for notice in self._notices.values()]
+        verdicts = [notice.good(step, went_back) for notice in self._notices.values()] if self._firing else []
         if went_back:
             verdicts += [detector.rewind(step) for detector in self._detectors.values()]
             verdicts.append(self._baseline_reset(f"the run went back from step {last_step} to step {step}"))

@@ -54,7 +54,8 @@ def test_settings_reach_the_rules() -> None:
     assert fired(on_readings=1) == 1201
     assert fired(min_readings=230) == 1231
     assert fired(effective_rank_drop_scales=[[1.05, 0.2]]) is None
-    assert fired(effective_rank_drop_scales=[[1.001, 0.1]]) == 1203
+    assert fired(effective_rank_drop_scales=[[1.001, 0.1]]) is None, "two readings, then the fall is out of sight"
+    assert fired(effective_rank_drop_scales=[[1.001, 0.1]], on_readings=2) == 1202
     assert fired(effective_rank_drop_scales=[[9.0, 0.01]]) is None, "nothing that old was seen"
     assert fired(spectral_norm_growth="off", ema_alpha=0.5) == 1203
 

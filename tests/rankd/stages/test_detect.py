@@ -31,3 +31,16 @@ def test_a_forgotten_run_begins_anew() -> None:
     detect.forget("x")
     detect.forget("unknown")
     assert len(detect(measurement("x", 3, finite=False))) == 1
+
+
+def test_goes_on_from_what_is_recorded() -> None:
+    detect = Detect(DetectConfig())
+    first, second = measurement("x", 1), measurement("x", 2, finite=False)
+    detect(first)
+    state = detect.due(first)
+    assert state is not None
+    detect(second)
+    assert detect.due(second) is None
+    again = Detect(DetectConfig(), lambda run, layer, role, whole=False: (state, [second]))
+    (ended,) = again(measurement("x", 3))
+    assert (ended.rule, ended.state) == ("nonfinite", "resolved")
