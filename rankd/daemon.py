@@ -163,7 +163,7 @@ class Daemon:
             self.record.watch()
             if revoked := self.authority.refresh():
                 self.receive.drop(revoked)
-                self.sockets.cut_users(revoked, "revoked")
+                self.sockets.gate.cut_users(revoked, "revoked")
             self._fault("clock", clock.check())
             self.stalled = stall.check(self.mailbox.num_unfinished, self.mailbox.num_done, now)
             self._fault("stalled", self.stalled)
