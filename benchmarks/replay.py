@@ -2,10 +2,9 @@
 
     python benchmarks/replay.py [--layers 1000] [--checks 200] [--points 10000] [--traces DIR]
 
-* replay_traces, replay_synthetic: rows a second of CPU of `rankd replay` (one thread; on a shared machine wall time would
-  count the others' work), reading and parsing included, over the recordings in
-  benchmarks/traces and over 1,000 layers × 200 checks of rows as the daemon writes them. The rival reads the same
-  lines with json.loads and does nothing else.
+* replay_traces, replay_synthetic: rows a second of `rankd replay`, reading and parsing included, over the recordings in
+  benchmarks/traces and over 1,000 layers × 200 checks of rows as the daemon writes them. In CPU time of its one thread:
+  wall time on a shared machine would count others' work. The rival reads the same lines with json.loads, no more.
 * restart: seconds until the rules of 1,000 layers with 10,000 measurements each stand where they stood, from a history
   on disk: the last state and, for the i-th layer, the i % 64 measurements after it. The rival judges all measurements
   again, from memory, extrapolated from a few layers. The layers take turns in a few recorded courses, since making
