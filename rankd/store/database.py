@@ -15,7 +15,7 @@ BUSY_MILLISECONDS = 1000
 CACHE_KIBIBYTES = 64 << 10
 """Each layer's newest rows have a page of their own: 16,384 layers keep theirs in memory."""
 
-LOG_PAGES = 4000
+LOG_PAGES = 16_000
 """Pages (of 4 KiB) in the log before it is copied into the file; a page written many times is copied once."""
 
 
@@ -33,7 +33,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
         # FULL: what was acknowledged survives a power cut. Group commit shares the one fsync among all that waits.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
-        connection.execute(f"PRAGMA journal_size_limit = {4 * LOG_PAGES * 4096}")
+        connection.execute(f"PRAGMA journal_size_limit = {2 * LOG_PAGES * 4096}")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA cell_size_check = ON")

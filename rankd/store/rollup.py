@@ -28,6 +28,19 @@ _ADD = "ON CONFLICT (run_id, layer_id, bin) DO UPDATE SET num = num + excluded.n
     + [_added(f"{name}_{kind}", kind) for name in _METRICS for kind in ("sum", "min", "max")]
 )
 
+# What is new, taken out once because it is looked at several times.
+_TABLES = """
+    CREATE TEMP TABLE slice (
+        layer_id INTEGER, n INTEGER, step INTEGER, finite INTEGER, zero INTEGER,
+        stable_rank REAL, effective_rank REAL, spectral_norm REAL, PRIMARY KEY (layer_id, n)
+    ) WITHOUT ROWID;
+    CREATE TEMP TABLE back (layer_id INTEGER PRIMARY KEY, step INTEGER, from_n INTEGER);
+"""
+_TAKE_SLICE = f"""
+    INSERT INTO temp.slice SELECT layer_id, n, step, finite, zero, {", ".join(_METRICS)} FROM measurement
+    WHERE run_id = :run_id AND n > :rolled AND n <= :upto AND step IS NOT NULL
+"""
+
 # Of the last sound row before each: its number. Only sound rows are compared with, as rankd.store.line says.
 _SOUND_N = """max(CASE WHEN m.finite AND NOT m.zero THEN m.n END) OVER (
     PARTITION BY m.layer_id ORDER BY m.n ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"""
@@ -40,22 +53,19 @@ _WENT_BACK = f"""
     INSERT INTO temp.back
     SELECT layer_id, first_step, coalesce((
         SELECT p.n FROM measurement p
-        WHERE p.layer_id = slice.layer_id AND p.n <= :rolled AND p.step < first_step / :width * :width
+        WHERE p.layer_id = went_back.layer_id AND p.n <= :rolled AND p.step < first_step / :width * :width
         AND p.finite AND NOT p.zero ORDER BY p.n DESC LIMIT 1 OFFSET 8), 0)
     FROM (
         SELECT layer_id, min(step) AS first_step FROM (
-            SELECT m.layer_id, m.step, {_SOUND_N} AS sound_n FROM measurement m
-            WHERE m.run_id = :run_id AND m.n > :rolled AND m.n <= :upto AND m.step IS NOT NULL
+            SELECT m.layer_id, m.step, {_SOUND_N} AS sound_n FROM temp.slice m
         ) AS found
         GROUP BY layer_id
         HAVING max(step <= coalesce({_SOUND_STEP}, (SELECT rolled_step FROM layer l WHERE l.layer_id = found.layer_id)))
-    ) AS slice
+    ) AS went_back
 """
 _REMEMBER = """
     UPDATE layer SET rolled_step = sound.step FROM (
-        SELECT layer_id, step, max(n) FROM measurement
-        WHERE run_id = :run_id AND n > :rolled AND n <= :upto AND step IS NOT NULL AND finite AND NOT zero
-        GROUP BY layer_id
+        SELECT layer_id, step, max(n) FROM temp.slice WHERE finite AND NOT zero GROUP BY layer_id
     ) AS sound WHERE layer.layer_id = sound.layer_id
 """
 _DROP_BINS = """
@@ -63,9 +73,8 @@ _DROP_BINS = """
     AND bin >= (SELECT step / :width FROM temp.back WHERE back.layer_id = rollup.layer_id)
 """
 _ADD_SLICE = f"""
-    INSERT INTO rollup SELECT layer_id, step / :width AS bin, run_id, {_AGGREGATES} FROM measurement
-    WHERE run_id = :run_id AND n > :rolled AND n <= :upto AND step IS NOT NULL
-    AND layer_id NOT IN (SELECT layer_id FROM temp.back)
+    INSERT INTO rollup SELECT layer_id, step / :width AS bin, :run_id, {_AGGREGATES} FROM temp.slice
+    WHERE layer_id NOT IN (SELECT layer_id FROM temp.back)
     GROUP BY layer_id, bin {_ADD}
 """
 _ADD_CURRENT = f"""
@@ -90,7 +99,7 @@ class Rollup:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        connection.execute("CREATE TEMP TABLE back (layer_id INTEGER PRIMARY KEY, step INTEGER, from_n INTEGER)")
+        connection.executescript(_TABLES)
 
     def step(self) -> bool:
         """One slice, of one run or several. Returns whether there was more to do."""
@@ -113,7 +122,9 @@ class Rollup:
         execute = self._connection.execute
         width: int = execute("SELECT bin_steps FROM run WHERE run_id = ?", (run_id,)).fetchone()[0]
         values = {"run_id": run_id, "rolled": rolled, "upto": upto, "width": width, "drop_width": width}
+        execute("DELETE FROM temp.slice")
         execute("DELETE FROM temp.back")
+        execute(_TAKE_SLICE, values)
         went_back = execute(_WENT_BACK, values).rowcount > 0
         if went_back:
             execute(_DROP_BINS, values)
@@ -129,8 +140,7 @@ class Rollup:
         execute = self._connection.execute
         query = "SELECT min(bin), max(bin) FROM rollup WHERE run_id = :run_id"
         first_bin, last_bin = execute(query, values).fetchone()
-        query = "SELECT min(step), max(step) FROM measurement WHERE run_id = :run_id AND n > :rolled AND n <= :upto"
-        first_step, last_step = execute(query, values).fetchone()
+        first_step, last_step = execute("SELECT min(step), max(step) FROM temp.slice").fetchone()
         width = values["width"]
         if first_step is None:
             return width
