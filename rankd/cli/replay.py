@@ -32,10 +32,10 @@ def replay(
     data: Annotated[
         Path | None, typer.Option(envvar="RANKD_DATA", help="Directory of the history that holds the runs.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file, of which the table [detect] is taken.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file, of which the table \\[detect] is taken.")] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of [detect], before the file's; may be repeated."),
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of \\[detect], before the file's; may be repeated."),
     ] = None,
     run: Annotated[list[str] | None, typer.Option(help="Only runs like this glob; may be repeated.")] = None,
     layer: Annotated[list[str] | None, typer.Option(help="Only layers like this glob; may be repeated.")] = None,
@@ -96,7 +96,7 @@ class _Inputs:
         for source in sources:
             if source == "-":
                 self._sources.append(self._stdin)
-            elif Path(source).exists():
+            elif _is_input(Path(source), self._data is not None):
                 self._sources.append(self._file(Path(source)))
             elif self._data is not None:
                 self._sources.append(self._history(self._data, source))
@@ -182,6 +182,14 @@ def _in_words(rules: dict[str, dict[str, int]]) -> str:
         for rule, counts in rules.items()
     ]
     return "; ".join(spoken) or "no alerts"
+
+
+def _is_input(path: Path, has_history: bool) -> bool:
+    """Whether `path` is meant, not a run: one may be called like a directory, or have a name too long for a file."""
+    try:
+        return path.exists() and not (has_history and path.is_dir())
+    except OSError:
+        return False
 
 
 def _matches(name: str, globs: list[str]) -> bool:

@@ -143,6 +143,7 @@ def test_the_first_bad_line_ends_it_after_what_came_before(tmp_path: Path) -> No
         (["-", "--set", "spectral_norm_growth_scales=[3]"], "detect.spectral_norm_growth_scales is [3]; expected 1 to"),
         (["-", "--config", "{dir}/none.toml"], "expected a TOML file; "),
         (["some run", "--data", "{dir}"], "history"),
+        (["long" * 100], "no such file; expected a file, -, or with --data"),
     ],
 )
 def test_wrong_use_is_named(tmp_path: Path, arguments: list[str], words: str) -> None:
@@ -190,3 +191,7 @@ def test_a_reader_who_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["rule"] == "nonfinite"
+
+
+def test_help_names_the_table() -> None:
+    assert CliRunner().invoke(app, ["replay", "--help"]).stdout.count("[detect]") == 2
