@@ -98,7 +98,8 @@ class ZapHandler:
 
 
 class DenialLog:
-    """One line for each key that was refused, a few of them a minute, and how many were not told of."""
+    """One line for each key that was refused, a few of them a minute, and how many were not told of. Of who comes by the
+    gate libzmq knows no address, but `localhost:` and the ids of our own process; the gate's log has it."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -122,4 +123,5 @@ class DenialLog:
             self._told.popitem(last=False)
         held, self._num_held = self._num_held, 0
         more = f"; {held} refusals before it were not told of" if held else ""
-        log.warning("refused the key %s from %a%s", public_key, address[:100].decode("ascii", "replace"), more)
+        where = "" if address.startswith(b"localhost:") else f" from {address[:100].decode('ascii', 'replace')!a}"
+        log.warning("refused the key %s%s%s", public_key, where, more)

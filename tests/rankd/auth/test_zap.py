@@ -270,6 +270,11 @@ def test_a_refused_key_is_told_of_once_with_its_public_half(daemon: Sockets, cap
     assert mallory.secret not in caplog.text
 
 
+def test_our_own_process_is_not_given_as_the_address(caplog: pytest.LogCaptureFixture) -> None:
+    DenialLog(Clock()).add("key", b"localhost:0:0:4711")
+    assert [record.getMessage() for record in caplog.records] == ["refused the key key"]
+
+
 class Clock:
     now = 0.0
 
