@@ -57,9 +57,10 @@ def main() -> None:
             receipt = client.push(weights, step=step)
             if receipt.num_queued != len(weights):
                 raise RuntimeError(f"step {step}: {receipt}")
-            while index % 10 not in BURST and not client.flush(0.5) and not stop.is_set():
-                pass
-            stop.wait(float(pause_seconds))
+            if index % 10 not in BURST:
+                while not client.flush(0.5) and not stop.is_set():
+                    pass
+                stop.wait(float(pause_seconds))
             index += 1
         flushed = client.flush(LAST_FLUSH_SECONDS)
         client.close()

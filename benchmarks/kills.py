@@ -245,7 +245,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=5, metavar="N", help="100 is the full form")
     parser.add_argument("--measurements", type=int, default=500, metavar="N", help="at least; 5000 is the full form")
     parser.add_argument("--layers", type=int, default=24, metavar="N")
-    parser.add_argument("--pause", type=float, default=0.2, metavar="SECONDS", help="between two pushes")
+    parser.add_argument("--pause", type=float, default=0.02, metavar="SECONDS", help="between pushes")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rankd-") as directory:
