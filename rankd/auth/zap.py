@@ -98,8 +98,8 @@ class ZapHandler:
 
 
 class DenialLog:
-    """One line for each key that was refused, a few of them a minute, and how many were not told of. Of who comes by the
-    gate libzmq knows no address, but `localhost:` and the ids of our own process; the gate's log has it."""
+    """One line for each key that was refused, a few of them a minute, and how many were not told of. Of who comes by
+    the gate libzmq knows no address, but `localhost:` and the ids of our own process; the gate's log has it."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

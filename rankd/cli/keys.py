@@ -188,8 +188,12 @@ def _make_unauthorized(path: Path, name: str, namespace: str, server: Path) -> N
     name, namespace = check_name(WHERE, name), check_namespace(WHERE, namespace)
     server_public = read_server(server)
     public, secret = new_pair()
-    write_key(path, name, namespace, public, secret, server_public)
     write_public(path.with_suffix(".pub"), name, namespace, public)
+    try:
+        write_key(path, name, namespace, public, secret, server_public)
+    except BaseException:  # a public key that nobody has the secret of
+        path.with_suffix(".pub").unlink()
+        raise
     print(f"made {path}, which stays here, and {path.with_suffix('.pub')}, to be authorized by whoever runs the daemon")
 
 

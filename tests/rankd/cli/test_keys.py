@@ -21,7 +21,7 @@ def keys(*arguments: str, code: int = 0) -> Result:
     """`rankd keys ARGUMENTS`; no secret may stand in what it prints."""
     result = CliRunner().invoke(app, ["keys", *arguments])
     assert result.exit_code == code, result.output
-    secrets = [load_key(path).secret for path in Path().rglob("*.key") if path.name != "server.key"]
+    secrets = [load_key(path).secret for path in Path().rglob("*.key") if path.is_file() and path.name != "server.key"]
     if Keyring(Path("keys")).exists:
         secrets += [Keyring(Path("keys")).server()[1], Keyring(Path("keys")).http_token()]
     assert not any(secret in result.output for secret in secrets)
@@ -114,6 +114,17 @@ def test_a_name_is_not_given_twice() -> None:
 def test_a_key_that_could_not_be_written_is_not_authorized() -> None:
     keys("new", "alice", "-o", "nowhere/alice.key", code=1)
     assert Keyring(Path("keys")).names() == []
+
+
+def test_of_a_pair_both_halves_are_written_or_none() -> None:
+    keys("new", "alice")
+    Path("bob.key").mkdir()
+    keys("new", "bob", "--unauthorized", "--server", "keys/server.pub", code=1)
+    assert not Path("bob.pub").exists()
+    keys("new", "bob", "--unauthorized", "--server", "keys/server.pub", "-o", "b.key")
+    before = Path("b.pub").read_text()
+    keys("new", "bob", "--unauthorized", "--server", "keys/server.pub", "-o", "b.key", code=1)
+    assert Path("b.pub").read_text() == before
 
 
 def test_a_server_pub_that_others_could_have_changed_is_refused() -> None:
