@@ -1,6 +1,7 @@
 """What a service manager, a probe and a batch system see of a daemon."""
 
 import json
+import math
 import signal
 import socket
 import urllib.error
@@ -64,16 +65,22 @@ def test_a_requeued_job_finds_its_daemon_and_keeps_its_run(
     data = ["--data", str(tmp_path / "data"), "--discovery", str(file)]
     model = torch.nn.Linear(8, 8)
 
+    torch.nn.init.constant_(model.weight, math.nan)
+    alerts = rankd_client.subscribe(timeout=60)
     client = rankd_client.Client(echo=False)
     client.push(model, step=1)  # nobody is there yet
     first = serve("--url", f"ipc://{socket_dir}/node1", *data)
     assert client.flush(timeout=30)
+    assert next(alerts)["state"] == "firing"
     first.process.kill()
     first.process.wait()
     assert file.exists(), "whoever is killed leaves it behind"
     second = serve("--url", f"ipc://{socket_dir}/node2", *data)
+    torch.nn.init.normal_(model.weight)
     client.push(model, step=2)
     assert client.flush(timeout=30)
+    assert next(alerts)["state"] == "resolved", "a subscriber finds the way too"
+    alerts.close()
     client.close()
     assert json.loads(file.read_text())["push"] == second.ready["push"]
 

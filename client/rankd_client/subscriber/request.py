@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rankd_client.endpoints import EndpointError, check_address, check_owner, default_url, endpoints_of
+from rankd_client.endpoints import (
+    EndpointError,
+    check_address,
+    check_owner,
+    default_url,
+    discovery_path,
+    endpoints_of,
+    is_discovery,
+)
 from rankd_client.keys import Key, find_key
 from rankd_client.stream.filters import Wanted
 from rankd_client.wire import full_run_name, heartbeat_topic, prefix_of, split_run, topic_of
@@ -69,10 +77,17 @@ def check(
         if value is not None and not isinstance(value, str):
             raise EndpointError(f"{name}={value!r}; expected ipc://… or tcp://HOST:PORT")
     if alerts is None or query is None:
-        derived = endpoints_of(default_url() if endpoint is None else endpoint)
-        alerts = derived.alerts if alerts is None else alerts
-        query = derived.query if query is None else query
+        url = default_url() if endpoint is None else endpoint
+        if is_discovery(url):  # not read yet: it may be missing, and the next daemon may be on another node
+            alerts, query = alerts or url, query or url
+        else:
+            derived = endpoints_of(url)
+            alerts = derived.alerts if alerts is None else alerts
+            query = derived.query if query is None else query
     for address in (alerts, query):
+        if is_discovery(address):
+            discovery_path(address)
+            continue
         check_owner(check_address(address))
         if address.startswith("tcp://") and int(address.rpartition(":")[2]) == 0:
             raise EndpointError(f"{address!r}: nobody listens on port 0; expected the daemon's port")

@@ -11,7 +11,7 @@ from typing import Any
 
 import zmq
 
-from rankd_client.endpoints import EndpointError
+from rankd_client.endpoints import EndpointError, NotThereYet, check_owner, locate
 from rankd_client.stream import Item, Outcome, StreamTracker
 from rankd_client.subscriber.ledger import Ledger
 from rankd_client.subscriber.request import Request, SubscriptionError
@@ -63,6 +63,7 @@ class Sockets:
         self.in_hand: Item | None = None
         """What was taken last and not acknowledged yet."""
         self._ledger: Ledger | None = None
+        self._places: dict[str, str] = {}  # of a socket's name: where it is connected
         try:
             if request.since_last is not None:
                 self._ledger = Ledger(request.since_last, request.description, self.tracker)
@@ -77,23 +78,24 @@ class Sockets:
         self._outbox: dict[int, Query] = {}
         self._clock = clock
         self._ticked_at = clock()
+        self._told_place = False
         self._absent = self._told_unanswered = self._told_truncated = False
         self._num_lost, self._lost_logged_at = 0, -math.inf
         self._take(self.tracker.start())
 
     def _open_events(self) -> zmq.Socket[Any]:
-        socket = self._open(zmq.SUB, self.request.alerts, EVENT_HWM)
+        socket = self._open(zmq.SUB, EVENT_HWM)
         for prefix in self.request.prefixes():
             socket.subscribe(prefix)
-        return self._connected(socket, self.request.alerts)
+        return self._connected(socket, "alerts")
 
     def _open_queries(self) -> zmq.Socket[Any]:
-        socket = self._open(zmq.DEALER, self.request.query, REPLY_HWM)
+        socket = self._open(zmq.DEALER, REPLY_HWM)
         socket.set(zmq.IMMEDIATE, 1)  # nothing is queued for nobody; the outbox keeps what is still to be asked
         socket.set(zmq.SNDHWM, OUTBOX_SIZE)
-        return self._connected(socket, self.request.query)
+        return self._connected(socket, "query")
 
-    def _open(self, kind: int, address: str, hwm: int) -> zmq.Socket[Any]:
+    def _open(self, kind: int, hwm: int) -> zmq.Socket[Any]:
         socket: zmq.Socket[Any] = self.context.socket(kind)
         socket.set(zmq.RCVHWM, hwm)
         socket.set(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
@@ -102,17 +104,41 @@ class Sockets:
         socket.set(zmq.RECONNECT_IVL_MAX, 2_000)
         for option, value in KEEPALIVE:
             socket.set(option, value)
+        return socket
+
+    def _connected(self, socket: zmq.Socket[Any], name: str) -> zmq.Socket[Any]:
+        """The socket, connected to where the daemon is now: a discovery file may say another address each time, or be
+        missing yet. Raises EndpointError."""
+        try:
+            address = locate(getattr(self.request, name), name)
+        except NotThereYet:
+            return socket
+        former = self._places.get(name)
+        if address == former:
+            return socket
+        check_owner(address)
+        if former is not None:
+            with contextlib.suppress(zmq.ZMQError):  # its host may have no address any more
+                socket.disconnect(former)
         if self.request.key is not None:
             self.request.key.apply(socket, address)
         socket.set(zmq.IPV6, int("[" in address))
-        return socket
-
-    def _connected(self, socket: zmq.Socket[Any], address: str) -> zmq.Socket[Any]:
         try:
             socket.connect(address)
         except zmq.ZMQError as error:
             raise EndpointError(f"{address!r}: {error.strerror}; expected ipc://PATH or tcp://HOST:PORT") from None
+        self._places[name] = address
         return socket
+
+    def _look_again(self) -> None:
+        """Where nobody is heard, the daemon may be in another place by now."""
+        try:
+            self._connected(self.events, "alerts")
+            self._connected(self.queries, "query")
+        except EndpointError as error:
+            if not self._told_place:
+                logger.warning("not connecting: %s", error)
+            self._told_place = True
 
     @property
     def deadline(self) -> float:
@@ -161,6 +187,8 @@ class Sockets:
             self._ticked_at = now
             self._take(self.tracker.on_tick())
             self._refresh()
+            if self.tracker.absent or len(self._places) < 2:
+                self._look_again()
         if self.tracker.refused and not self.items:
             raise SubscriptionError(self.request.refusal(self.tracker.refused))
 
