@@ -65,15 +65,20 @@ class Archive:
 
         return self._read(read, [])
 
-    def span(self, topic: Topic, stream_id: str) -> tuple[int, int | None] | None:
-        """The oldest number of the topic that is still there, and the last one where the stream has ended. None for a
-        stream that is not in the history."""
+    def streams(self) -> list[str]:
+        """The ids of the streams on disk, oldest first."""
+        return self._read(lambda reader: reader.streams()[::-1], [])
+
+    def span(self, topic: Topic, stream_id: str, ended_n: int | None = None) -> tuple[int, int | None] | None:
+        """The oldest number of the topic that is still there, and the last one where the stream has ended: after event
+        `ended_n`, where the history does not know of it yet. None for a stream that is not in the history."""
 
         def read(reader: Reader) -> tuple[int, int | None] | None:
             base = reader.base(stream_id, *topic)
             if base is None:
                 return None
-            end = reader.end(stream_id, *topic)
+            if (end := reader.end(stream_id, *topic)) is None:
+                end = ended_n
             return max(1, reader.first_n(*topic) - base), None if end is None else end - base
 
         return self._read(read, None)

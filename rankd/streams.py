@@ -40,8 +40,8 @@ class Streams:
         return self.seq(topic, self._newest.get(topic, 0))
 
     def topics(self) -> Iterator[Topic]:
-        """All that have a number in this stream, those heard of last first."""
-        return (topic for topic in reversed(self._newest) if self.newest_seq(topic) > 0)
+        """All that have a number in this stream or a former one, those heard of last first."""
+        return (topic for topic in reversed(self._newest) if self._newest[topic] > 0)
 
     def switch(self, stream_id: str, untold: Iterable[Topic]) -> Mapping[Topic, int]:
         """Begin another stream, whose first events are the `untold` ones: numbered already, not published yet. Returns

@@ -60,6 +60,40 @@ def test_counters_are_for_admins() -> None:
     assert "counters" not in asked.state(None, Grant("k", namespace="ns"))
 
 
+def test_the_end_of_a_stream_is_known_before_the_history_is(tmp_path: Path) -> None:
+    """The history cannot be written, but read: its stream has ended, and only the daemon knows where."""
+    writer = Writer(tmp_path, HistoryConfig(), lambda entries: None, lambda error: None)
+    writer.start()
+    for n in range(1, 6):
+        writer.submit(Entry(n, measurement(n)))
+    assert writer.flush(30)
+    streams = Streams("e" * 16)
+    streams.load(("measurement", "r"), newest=6, base=4)  # the fifth was written late, and told in the new stream
+    asked = Answers(Current(streams, Limits(), Counter()), Counter(), Archive(tmp_path, Counter()))
+    events, first, last = asked.since("measurement", "r", 2, writer.stream_id)
+    assert ([event.seq for event in events], first, last) == ([2, 3, 4], 1, 4)
+    assert asked.since("measurement", "r", 5, writer.stream_id) == ([], 1, 4)
+    writer.close(30)
+
+
+def test_a_state_says_which_streams_there_were_and_whose_runs_it_covers(tmp_path: Path) -> None:
+    asked = answers(1)
+    assert asked.state(None, OWNER)["streams"] == [asked.stream_id]
+    assert asked.state(None, OWNER)["namespace"] is None
+    assert asked.state(None, Grant("k", namespace="ns"))["namespace"] == "ns"
+    writer = Writer(tmp_path, HistoryConfig(), lambda entries: None, lambda error: None)
+    former = writer.stream_id
+    writer.start()
+    writer.switch_stream("e" * 16, {})
+    writer.submit(Entry(1, measurement(1)))
+    assert writer.flush(30)
+    writer.close(30)
+    archive = Archive(tmp_path, Counter())
+    asked.archive = archive
+    assert asked.state(None, OWNER)["streams"] == [former, "e" * 16, asked.stream_id]
+    archive.close()
+
+
 def test_older_events_and_former_streams_come_from_the_history(tmp_path: Path) -> None:
     """Ten measurements with an alert each; after the sixth the history was away, so that a new stream began."""
     entries = [Entry(n, measurement(n), ((n, alert(n)),)) for n in range(1, 11)]
