@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,9 +46,15 @@ class Archive:
         """(layer, role) → step of what was recorded of it last."""
         return self._read(lambda reader: dict(reader.last_steps(run)), {})
 
-    def recall(self, run: str, layer: str, role: str) -> tuple[bytes | None, Iterable[Measurement]] | None:
-        """What the layer's detectors remembered, and what was measured since."""
-        return self._read(lambda reader: reader.judge(run, layer, role), None)
+    def recall(self, run: str, layer: str, role: str, whole: bool) -> tuple[bytes | None, list[Measurement]] | None:
+        """What the layer's detectors remembered, and what was measured since; `whole`: nothing, and all there is."""
+
+        def read(reader: Reader) -> tuple[bytes | None, list[Measurement]]:
+            if not whole:
+                return reader.judge(run, layer, role)
+            return None, [row for _, row in reader.measurements(run, layers=[glob.escape(layer)], role=role)]
+
+        return self._read(read, None)
 
     def events(self, topic: Topic, stream_id: str, from_seq: int, max_events: int) -> list[Event]:
         """The events of a topic that are on disk, of this stream or a former one."""

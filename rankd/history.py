@@ -76,7 +76,7 @@ class History:
         self, run: str, layer: str, role: str, whole: bool = False
     ) -> tuple[bytes | None, Iterable[Measurement]] | None:
         """What the layer's detectors remembered, and what was measured since (`whole`: all that was ever)."""
-        return None if self.archive is None else self.archive.recall(run, layer, role)
+        return None if self.archive is None else self.archive.recall(run, layer, role, whole)
 
     def flush(self, timeout_seconds: float) -> bool:
         """Wait until all is on disk; whether it is."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,7 +15,7 @@ from rankd.records import Alert, Measurement
 from rankd.store.entries import AlertEntry, Entry
 from rankd.store.errors import StoreError
 from rankd.store.writer import Writer
-from rankd.streams import Streams
+from rankd.streams import Streams, Topic
 from rankd_client.wire import Event
 
 log = logging.getLogger("rankd.record")
@@ -57,6 +57,8 @@ class Record:
         self.attached = writer is not None
         self._patience_seconds = patience_seconds
         self._on_fault = on_fault
+        self._failing = False
+        self._bases: Mapping[Topic, int] = {}
         self._unpublished: deque[Entry | AlertEntry] = deque()
         self._outcome = Outcome()
         self._ready = asyncio.Event()
@@ -96,20 +98,22 @@ class Record:
             self._settle(entry, "recorded")
 
     def fault(self, error: StoreError | None) -> None:
-        """The history fails, or works again."""
+        """The history fails, or has taken all that waited."""
+        self._failing = error is not None
         if error is not None:
             self._detach(str(error))
-        elif not self.attached:
-            self.attached = True
-            log.info("the history is written again")
-            self._on_fault(None)
+        else:
+            self._attach()
 
     def watch(self) -> None:
         """To be called about once a second: a history that is too slow is as good as none."""
-        if self.attached and self.writer is not None:
-            waited_seconds = self.writer.oldest_pending_seconds()
-            if waited_seconds > self._patience_seconds:
-                self._detach(f"a commit takes longer than {self._patience_seconds:g} s")
+        if self.writer is None:
+            return
+        waited_seconds = self.writer.oldest_pending_seconds()
+        if waited_seconds > self._patience_seconds:
+            self._detach(f"a commit takes longer than {self._patience_seconds:g} s")
+        elif waited_seconds < self._patience_seconds / 5 and not self._failing:
+            self._attach()
 
     @property
     def num_pending(self) -> int:
@@ -134,6 +138,16 @@ class Record:
                 self._detach("it cannot keep up")
             self._settle(dropped, "superseded")
 
+    def _attach(self) -> None:
+        """From now on events wait for the disk again. Only now may the new stream be stored: with the commit that holds
+        the last of what was told in it beforehand. A crash until then leads back to the former stream."""
+        if self.attached or self.writer is None:
+            return
+        self.attached = True
+        self.writer.switch_stream(self.streams.stream_id, self._bases)
+        log.info("alerts wait for the history again")
+        self._on_fault(None)
+
     def _detach(self, why: str) -> None:
         """Go on without the history: everything that waited for it is published now."""
         if not self.attached or self.writer is None:
@@ -141,8 +155,7 @@ class Record:
         self.attached = False
         log.error("the history cannot be written: %s; alerts go on without it", why)
         untold = [topic for entry in self._unpublished for topic in _topics(entry)]
-        stream_id = secrets.token_hex(8)
-        self.writer.switch_stream(stream_id, self.streams.switch(stream_id, untold))
+        self._bases = self.streams.switch(secrets.token_hex(8), untold)
         self.current.begin_stream()
         while self._unpublished:
             self._publish(self._unpublished.popleft())
