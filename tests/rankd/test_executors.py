@@ -131,6 +131,34 @@ def test_what_does_not_fit_on_the_gpu_is_measured_on_the_cpu_and_the_next_on_the
     assert executor.device == gpu and executor.submit(item).result(60).method == "svdvals_gesvda"
 
 
+LOST = """
+import sys
+import numpy as np
+import torch
+from rankd.executors import EXECUTORS
+from rankd.records import Snapshot
+
+seen = []
+executor = EXECUTORS[sys.argv[1]](torch.device("cuda", 0), lambda name, text: seen.append((name, text)))
+item = Snapshot("r", "w", 1, (2, 2), "float32", "", np.array([3, 0, 0, 2], np.float32).view(np.uint8))
+assert executor.submit(item).result().method == "svdvals_gesvda" and not seen
+torch.zeros(1, device="cuda:0")[torch.tensor([5], device="cuda:0")]  # an assertion on the device: its context is dead
+for _ in range(2):
+    result = executor.submit(item).result()
+    assert result.method == "svdvals" and abs(result.metrics["spectral_norm"] - 3) < 1e-6
+assert [name for name, _ in seen] == ["device"] and "CUDA error" in seen[0][1], seen
+assert executor.device.type == "cpu"
+executor.close()
+"""
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", EXECUTORS)
+def test_a_gpu_whose_context_died_leaves_its_work_to_the_cpu(name: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LOST, name], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 WITHOUT_MEMORY = """
 import resource, sys
 import numpy as np
