@@ -68,7 +68,8 @@ class Topics:
         self._stream_id = ""
         self._topics: OrderedDict[Key, Topic] = OrderedDict()
         self._before: tuple[str, ...] = ()  # streams in which a topic not heard of may have had its first events
-        self._laid_out = False
+        self._known: set[str] = set()  # streams in which places were given once
+        self._laid_out = False  # places were given in the current one
         self._num_waiting = 0
 
     def __iter__(self) -> Iterator[Key]:
@@ -78,6 +79,7 @@ class Topics:
         """Where an earlier life of the subscriber was."""
         self.from_one = complete
         for stream_id, numbers in list(places.items())[-MAX_STREAMS:]:
+            self._known.add(stream_id)
             self._streams[stream_id] = OrderedDict(
                 (key, Topic(stream_id, seen=seq, newest=seq, told=seq)) for key, seq in numbers.items()
             )
@@ -100,11 +102,14 @@ class Topics:
         self._topics = self._streams.setdefault(stream_id, OrderedDict())
         self._streams.move_to_end(stream_id)
         while len(self._streams) > MAX_STREAMS:
-            for topic in self._streams.popitem(last=False)[1].values():
+            forgotten, topics = self._streams.popitem(last=False)
+            self._known.discard(forgotten)
+            for topic in topics.values():
                 self.forget_waiting(topic, topic.newest)
         for topics in self._streams.values():
             for topic in topics.values():
-                topic.asked = False
+                for one in topic.chain():
+                    one.asked = False
         return since
 
     def lay_out(self, streams: Sequence[str], keys: Iterable[Key]) -> None:
@@ -113,9 +118,10 @@ class Topics:
         if self._stream_id not in streams:
             streams = list(self._streams)
         former = [stream_id for stream_id in dict.fromkeys(streams) if stream_id != self._stream_id]
-        known = [i for i, stream_id in enumerate(former) if stream_id in self._streams]
-        self._before = tuple(former[known[0] :]) if known else ()
+        known = [i for i, stream_id in enumerate(former) if stream_id in self._known]
+        self._before = tuple(former[known[0] if known else 0 :])  # of a history that we knew nothing of, all
         self._laid_out = True
+        self._known.add(self._stream_id)
         for key in {*keys, *(key for stream_id in self._before for key in self._of(stream_id))}:
             topic = self.get(key)
             if topic.seen is None:

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rankd.cli import app
+from rankd.cli.tail import _default_positions
 
 NAN, GOOD = (np.array(values, np.float32).tobytes() for values in ([np.nan, 1], [3, 4]))
 
@@ -47,9 +48,49 @@ def test_what_is_firing_comes_first_in_json_and_escaped_for_people(url: str) -> 
     ("options", "words"),
     [
         (["--severity", "loud"], "--severity 'loud': expected one of info, warning, critical"),
+        (["--exec", "true", "--json"], "--exec: expected neither"),
+        (["--url", "tcp://127.0.0.1:1", "--key", "/absent.key"], "'/absent.key' cannot be read"),
+        (["--url", "ipc:///tmp", "--run", "@x"], "expected @NAMESPACE/RUN"),
         (["--url", "ftp://x"], "url='ftp://x': expected ipc://DIR or tcp://HOST:PORT"),
     ],
 )
 def test_wrong_use_is_named(options: list[str], words: str) -> None:
     result = CliRunner().invoke(app, ["tail", *options])
     assert result.exit_code == 2 and words in result.stderr
+
+
+def test_since_last_shows_what_came_since_and_nothing_twice(
+    serve: Callable[..., Any], raw_peer: Callable[..., Any], socket_dir: Path, tmp_path: Path
+) -> None:
+    url = f"ipc://{socket_dir}"
+    daemon = serve("--url", url)
+    trainer = raw_peer(daemon.ready["push"], "one")
+    trainer.greet()
+    file = str(tmp_path / "positions.json")
+    shown = []
+    for step, options in ((1, ["--positions", file]), (2, ["--positions", file]), (3, ["--positions", file])):
+        if step < 3:
+            trainer.push(f"w{step}", step, NAN, (1, 2))
+            trainer.hear_end_of(f"w{step}", step)
+        result = tail(url, "--json", *options)
+        assert (result.returncode, result.stderr) == (0, "")
+        shown.append([json.loads(line)["layer"] for line in result.stdout.splitlines()])
+    assert shown == [["w1"], ["w2"], []]
+    assert daemon.end()[0] == 0
+
+
+def test_exec_hands_each_alert_to_the_command_until_it_takes_it(url: str, tmp_path: Path) -> None:
+    """The command fails the first time."""
+    command = f"cat >> {tmp_path}/taken && test -e {tmp_path}/again || {{ touch {tmp_path}/again; exit 1; }}"
+    result = tail(url, "--run", "one", "--severity", "critical", "--exec", command)
+    assert result.returncode == 0 and "the sink did not take alert" in result.stderr
+    ids = [json.loads(line)["alert_id"] for line in (tmp_path / "taken").read_text().splitlines()]
+    assert len(ids) == 2 and len(set(ids)) == 1
+
+
+def test_the_default_file_is_one_for_each_subscription(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setenv("RANKD_URL", "ipc:///a")
+    runs = [_default_positions(url, None, None, run, None, "alert", None) for url in (None, "b") for run in ("r", "s")]
+    assert len(set(runs)) == 4 and {path.parent for path in runs} == {tmp_path / "rankd" / "tail"}
+    assert _default_positions("ipc:///a", None, None, "r", None, "alert", None) == runs[0]
