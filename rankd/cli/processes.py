@@ -39,7 +39,13 @@ def private_daemon(*options: str, listener: AlertListener | None = None) -> Iter
         # our end of a pipe: should we be killed, it stops as well.
         pipe = subprocess.PIPE
         daemon = subprocess.Popen(
-            [*command, "--while-stdin", *options], stdin=pipe, stdout=pipe, text=True, start_new_session=True
+            [*command, "--while-stdin", *options],
+            stdin=pipe,
+            stdout=pipe,
+            text=True,
+            start_new_session=True,
+            # The history and the discovery file are one daemon's each: those of the host's, if anybody's.
+            env={name: value for name, value in os.environ.items() if name not in ("RANKD_DATA", "RANKD_DISCOVERY")},
         )
         assert daemon.stdin is not None and daemon.stdout is not None
         with daemon.stdin, daemon.stdout, _ending_on_signals():

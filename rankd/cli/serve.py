@@ -113,6 +113,7 @@ def _serve(config: ServeConfig) -> None:
     from rankd.config import ConfigError
     from rankd.daemon import Daemon
     from rankd.sockets import BindError
+    from rankd.store.errors import StoreError
     from rankd.supervise import raise_open_files
 
     log.info("limits open_files=%d", raise_open_files())
@@ -126,6 +127,8 @@ def _serve(config: ServeConfig) -> None:
         drained = asyncio.run(main())
     except BindError as error:
         leave(str(error), PROBLEM)
+    except StoreError as error:  # it may pass, and a supervisor tries again; begun anew, it would number from 1
+        leave(f"data={str(config.data)!r}: the history cannot be opened: {error}", PROBLEM)
     except ConfigError as error:
         leave(str(error), WRONG_USE)
     except Exception:  # ours; what a supervisor restarts must end
