@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rankd_client.stream.filters import Wanted
 from rankd_client.wire import MAX_STEP, WireError, full_run_name
 from rankd_client.wire import fields as f
 
@@ -51,7 +52,8 @@ def valid_stream(stream_id: object) -> bool:
     return True
 
 
-def read_claims(body: Mapping[str, Any]) -> Claims:
+def read_claims(body: Mapping[str, Any], wanted: Wanted) -> Claims:
+    """What is claimed of the topics that are wanted."""
     claims = Claims(truncated=bool(body.get("truncated")), everybody=body.get("namespace", "") is None)
     streams = body.get("streams")
     if isinstance(streams, list) and all(map(valid_stream, streams[-MAX_STREAMS_TOLD:])):
@@ -71,6 +73,8 @@ def read_claims(body: Mapping[str, Any]) -> Claims:
             claims.firing.append(alert)
         else:
             claims.num_malformed += 1
+    claims.numbers = {key: seq for key, seq in claims.numbers.items() if wanted.topic(*key)}
+    claims.firing = [alert for alert in claims.firing if wanted.topic("alert", alert["run"])]
     return claims
 
 

@@ -48,13 +48,14 @@ class StreamTracker:
         """The daemon's last state covered every namespace, which it does for administrators."""
         self.owed: set[Mark] = set()
         """Alerts behind our places that an earlier life was to show and did not."""
+        self.followed = False
+        """`places` say where to go on: from the first state on, nothing may be missed."""
         self._wanted = wanted
         self._topics = topics or Topics()
         self._questions = Questions(wanted.run)
         self._shown = Shown()
         self._presence = Presence()
         self._behind: dict[Key, None] = {}
-        self._followed = False  # there is a place in some stream: from there on nothing may be missed
         self._joined = False  # the current stream's state is known, and with it where we are in it
         self._lost_streams: list[str] = []  # current meanwhile, and not part of the history that came back
         self._items: list[Item] = []
@@ -63,12 +64,7 @@ class StreamTracker:
     def restore(self, places: Places, complete: bool, owed: set[Mark]) -> None:
         """Go on from where an earlier life was. Before `start`."""
         self._topics.restore(places, complete)
-        self._followed, self.owed = True, owed
-
-    @property
-    def followed(self) -> bool:
-        """Whether `places` say where to go on: from the first state on."""
-        return self._followed
+        self.followed, self.owed = True, owed
 
     @property
     def complete(self) -> bool:
@@ -81,6 +77,7 @@ class StreamTracker:
         return self._presence.absent
 
     def places(self) -> Places:
+        """Where to go on, by stream."""
         return self._topics.places()
 
     def start(self) -> Outcome:
@@ -141,7 +138,7 @@ class StreamTracker:
     def _begin(self, stream_id: str) -> None:
         self.stream_id = stream_id
         self._joined = False
-        self._lost_streams = self._topics.begin(stream_id, keep=self._followed)
+        self._lost_streams = self._topics.begin(stream_id, keep=self.followed)
         self._behind.clear()
         self._presence.on_stream()
 
@@ -201,12 +198,12 @@ class StreamTracker:
             if alert["stream_id"] == self.stream_id:
                 key = ("alert", alert["run"])
                 numbers[key] = max(numbers.get(key, 0), alert["seq"])
-        if not self._followed:
+        if not self.followed:
             self._topics.join(numbers, complete=not claims.truncated)
         elif not self._joined:
             self._lost_streams = [stream_id for stream_id in self._lost_streams if stream_id not in claims.streams]
             self._topics.lay_out(claims.streams, numbers)
-        self._followed = self._joined = True
+        self.followed = self._joined = True
         for alert in claims.firing:
             self._show_firing(alert)
         if not claims.truncated:
@@ -289,10 +286,8 @@ class StreamTracker:
             self._settle(pending.key, topic)
 
     def _claims(self, body: Mapping[str, Any]) -> Claims:
-        claims = read_claims(body)
+        claims = read_claims(body, self._wanted)
         self.num_malformed += claims.num_malformed
-        claims.numbers = {key: seq for key, seq in claims.numbers.items() if self._wanted.topic(*key)}
-        claims.firing = [alert for alert in claims.firing if self._wanted.topic("alert", alert["run"])]
         return claims
 
     def _outcome(self) -> Outcome:
