@@ -20,7 +20,8 @@ class GateLimits:
 
     max_frame_bytes: int
     max_frames: int
-    """Of one message. libzmq bounds each frame but not how many a message has, and collects it in memory."""
+    """Of one message; somewhat more than the protocol has, so that mistakes are answered with their code. libzmq bounds
+    each frame but not how many a message has, and collects it in memory."""
 
     window_bytes: int
     """Taken from one peer and not yet read by the daemon. At least one message; beyond it nothing is read from that
@@ -71,7 +72,7 @@ def push_limits(credit_bytes: int, total_credit_bytes: int) -> GateLimits:
     slack = MAX_CHUNK_BYTES + (1 << 20)
     return GateLimits(
         max_frame_bytes=MAX_CHUNK_BYTES,
-        max_frames=3,
+        max_frames=4,
         window_bytes=credit_bytes + slack,
         max_total_bytes=total_credit_bytes + total_credit_bytes // 8 + slack,
     )
@@ -81,5 +82,5 @@ ALERTS_LIMITS = GateLimits(
     max_frame_bytes=512, max_frames=1, window_bytes=64 << 10, max_total_bytes=16 << 20, max_subscriptions=1000
 )
 QUERY_LIMITS = GateLimits(
-    max_frame_bytes=MAX_HEADER_BYTES, max_frames=1, window_bytes=256 << 10, max_total_bytes=64 << 20
+    max_frame_bytes=MAX_HEADER_BYTES, max_frames=3, window_bytes=256 << 10, max_total_bytes=64 << 20
 )

@@ -179,7 +179,7 @@ def test_a_second_daemon_on_the_same_address_fails_at_once(serve: Any) -> None:
 
 def test_garbage_ends_nothing(serve: Any) -> None:
     served = serve()
-    garbage = ([b""], [b"\xc1"], [b"\xff" * 1000], [b"{}"] * 50)
+    garbage = ([b""], [b"\xc1"], [b"\xff" * 1000], [b"{}"] * 3)
     with zmq.Context() as context:
         for name in ("push", "query", "push"):
             with context.socket(zmq.DEALER) as socket:
