@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import zmq
+import zmq.utils.z85
 from hypothesis import given
 from hypothesis import strategies as st
 
