@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankd.gate.framing import Framing, check_metadata
 from rankd.gate.framing import Breach as BreachError
+from rankd.gate.framing import Framing, check_metadata
 from rankd.gate.limits import ALERTS_LIMITS, QUERY_LIMITS, GateLimits, push_limits
 
 ROOM = 1 << 40
