@@ -9,14 +9,14 @@ import msgpack
 import pytest
 import zmq
 import zmq.asyncio
+from router import Router
 
 from rankd.answers import Answers
-from rankd.config import Limits, ServeConfig
+from rankd.config import Limits
 from rankd.current import Current
 from rankd.door import Door
 from rankd.query import QueryServer
 from rankd.records import Alert, Measurement
-from rankd.sockets import Sockets
 from rankd.stages.record import Record
 from rankd.streams import Streams
 from rankd_client.endpoints import endpoints_of
@@ -39,7 +39,7 @@ class Asker:
 async def answering(directory: Path) -> AsyncIterator[Asker]:
     """A query server on a real ROUTER, over a record of three measurements and an alert."""
     endpoints = endpoints_of(f"ipc://{directory}")
-    sockets = Sockets(ServeConfig(endpoints.push, endpoints.alerts, endpoints.query))
+    router = Router(endpoints.query, send_hwm=8)
     counters: Counter[str] = Counter()
     current = Current(Streams(STREAM_ID), Limits(), counters)
     record = Record(current.streams, current, counters)
@@ -47,9 +47,9 @@ async def answering(directory: Path) -> AsyncIterator[Asker]:
     for step in (1, 2, 3):
         record(Measurement("r", "w", step, (2, 2), True, False, {}), [fired] if step == 3 else [])
     answers = Answers(current, counters)
-    asker = Asker(sockets.context.socket(zmq.DEALER), counters)
+    asker = Asker(router.context.socket(zmq.DEALER), counters)
     asker.socket.connect(endpoints.query)
-    serving = asyncio.create_task(QueryServer(sockets.query, answers, counters, Door()).serve())
+    serving = asyncio.create_task(QueryServer(router.socket, answers, counters, Door()).serve())
     try:
         yield asker
         assert not serving.done(), "a malformed query must not end the loop"
@@ -57,7 +57,7 @@ async def answering(directory: Path) -> AsyncIterator[Asker]:
         serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await serving
-        sockets.close(linger_ms=0)
+        router.close()
 
 
 async def test_state(socket_dir: Path) -> None:

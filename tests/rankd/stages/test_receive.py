@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import zmq
 import zmq.asyncio
+from router import Router
 
-from rankd.config import Limits, ServeConfig
-from rankd.sockets import Sockets
+from rankd.config import Limits
+from rankd.door import Door
 from rankd.stages.receive import Receive
 from rankd.streams import Streams
 from rankd_client.endpoints import endpoints_of
@@ -44,17 +45,17 @@ class Side:
         limits = {"chunk_bytes": CREDIT, "credit_bytes": CREDIT, "total_credit_bytes": CREDIT, **limits}
         self.now = 0.0
         self.counters: Counter[str] = Counter()
-        self.sockets = Sockets(ServeConfig(endpoints.push, endpoints.alerts, endpoints.query))
+        self.router = Router(endpoints.push, send_hwm=10_000)
         self.address = endpoints.push
         self.firing: list[dict[str, Any]] = []
         self.receive = Receive(
-            self.sockets.push,
+            self.router.socket,
             Limits(**limits),
             Streams(STREAM_ID),
             lambda: self.now,
             self.counters,
             lambda run: self.firing,
-            self.sockets.doors["push"],
+            Door(),
         )
         self.taken: list[Chunk] = []
         self.clients = zmq.asyncio.Context()
@@ -100,7 +101,7 @@ async def serving(directory: Path, give_credit: bool = True, **limits: Any) -> A
         with contextlib.suppress(asyncio.CancelledError):
             await task
         side.clients.destroy(linger=0)
-        side.sockets.close(linger_ms=0)
+        side.router.close()
 
 
 def hello(run: str = "r", session: bytes = b"s" * 16) -> Hello:
@@ -223,7 +224,7 @@ async def test_a_refused_snapshot_gives_its_credit_back(socket_dir: Path) -> Non
         assert await client.hear() == Refusal("chunk_order", "told", "w", 1, "weight", 8)
     finally:
         side.clients.destroy(linger=0)
-        side.sockets.close(linger_ms=0)
+        side.router.close()
 
 
 def garbage() -> list[list[bytes]]:
@@ -282,7 +283,7 @@ async def test_a_flood_leaves_the_others_their_turn(socket_dir: Path) -> None:
             turn += 1
             await asyncio.sleep(0)
 
-    await asyncio.wait_for(side.sockets.push.poll(), 30)
+    await asyncio.wait_for(side.router.socket.poll(), 30)
     counting = asyncio.create_task(others())
     turns = []
     try:
@@ -293,7 +294,7 @@ async def test_a_flood_leaves_the_others_their_turn(socket_dir: Path) -> None:
     finally:
         counting.cancel()
         side.clients.destroy(linger=0)
-        side.sockets.close(linger_ms=0)
+        side.router.close()
 
 
 async def test_silent_peers_are_forgotten_and_their_credit_given_back(socket_dir: Path) -> None:
