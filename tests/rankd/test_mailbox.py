@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rankd.mailbox import Mailbox, Superseded
+from rankd.quota import NO_QUOTA, Quota
 from rankd.records import Snapshot
 
 
@@ -180,3 +181,28 @@ def test_nothing_is_lost_silently(operations: list[Any], num_slots: int) -> None
                 assert steps == sorted(steps)
 
     asyncio.run(play())
+
+
+async def test_a_namespace_over_its_quota_loses_its_own() -> None:
+    def quota(namespace: str) -> Quota:
+        return Quota(max_bytes=10) if namespace == "ns" else NO_QUOTA
+
+    box = Mailbox(1000, 9, Counter(), quota)
+    others = snapshot("a", 1, 40, run="other")
+    first, second, third = (
+        snapshot(layer, 1, 4, run=run) for layer, run in (("a", "@ns/x"), ("b", "@ns/x"), ("a", "@ns/y"))
+    )
+    assert box.put(others) == box.put(first) == box.put(second) == []
+    assert box.put(third) == [Superseded(first, None)]
+    assert box.num_bytes == 48 and box.counters == {"dropped_for_room": 1}
+    assert box.put(snapshot("c", 1, 400, run="other")) == [], "whose namespace has no quota"
+
+
+async def test_what_is_unfinished_and_what_is_done_are_counted() -> None:
+    box = mailbox(num_slots=1)
+    box.put(snapshot("a"))
+    box.put(snapshot("b"))
+    (taken,) = await handed_out(box)
+    assert (box.num_unfinished, box.num_done) == (2, 0)
+    box.done(taken)
+    assert (box.num_unfinished, box.num_done) == (1, 1)

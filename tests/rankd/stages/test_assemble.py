@@ -1,6 +1,6 @@
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rankd.config import Limits
+from rankd.quota import NO_QUOTA, Quota
 from rankd.records import Snapshot
 from rankd.stages.assemble import MAX_PIECES_PER_LAYER, Assemble
 from rankd_client.wire import DTYPES, MIN_CHUNK_BYTES, Chunk, Shard, WireError
@@ -358,3 +359,47 @@ def test_a_chunk_as_large_as_the_wire_allows_it() -> None:
     rows = MIN_CHUNK_BYTES // 4 // 1024
     matrix = np.ones((rows, 1024), np.float32)
     assert steps_taken(assembler(), list(cut(matrix.tobytes(), matrix.shape, MIN_CHUNK_BYTES))) == [1]
+
+
+def of_namespace(name: str, quota: Quota) -> Callable[[str], Quota]:
+    return lambda namespace: quota if namespace == name else NO_QUOTA
+
+
+def test_a_namespace_has_room_for_so_many_runs_and_the_others_do_not_pay() -> None:
+    assemble = Assemble(Limits(), Counter(), quota=of_namespace("ns", Quota(max_runs=2)))
+    for run in ("@ns/a", "@ns/b"):
+        assert assemble.add(run, A, chunk(ones(4), (2, 2)), 0.0).snapshot is not None
+    with pytest.raises(WireError, match=r"quota_exceeded: namespace 'ns' has 2 runs"):
+        assemble.add("@ns/c", A, chunk(ones(4), (2, 2)), 0.0)
+    for run in ("@ns/a", "@other/c", "c"):
+        assert assemble.add(run, A, chunk(ones(4), (2, 2), step=2), 0.0).snapshot is not None
+    assemble.forget("@ns/a")
+    assert assemble.add("@ns/c", A, chunk(ones(4), (2, 2)), 0.0).snapshot is not None
+
+
+def test_a_namespace_has_room_for_so_many_bytes_and_gets_it_back() -> None:
+    assemble = Assemble(Limits(), Counter(), quota=of_namespace("ns", Quota(max_bytes=100)))
+    half = Shard(rectangles=((0, 4, 0, 2),))
+    assemble.add("@ns/a", A, chunk(ones(8), (4, 4), shard=half), 0.0)
+    assemble.add("@ns/b", A, chunk(ones(8), (4, 4), shard=half), 0.0)
+    with pytest.raises(WireError, match=r"quota_exceeded: namespace 'ns' has a quota of 100 bytes"):
+        assemble.add("@ns/a", A, chunk(ones(16), (4, 4), layer="v"), 0.0)
+    assert assemble.add("a", A, chunk(ones(16), (4, 4), layer="v"), 0.0).snapshot is not None
+    assert len(list(assemble.expire(1000.0))) == 2
+    assert assemble.add("@ns/a", A, chunk(ones(16), (4, 4), layer="v"), 0.0).snapshot is not None
+
+
+def test_what_the_history_has_is_known_after_a_restart() -> None:
+    asked: list[str] = []
+
+    def last_steps(run: str) -> dict[tuple[str, str], int]:
+        asked.append(run)
+        return {("w", "weight"): 7}
+
+    assemble = Assemble(Limits(), Counter(), last_steps)
+    again = assemble.add("r", A, chunk(ones(4), (2, 2), step=7), 0.0)
+    assert (again.snapshot, again.repeat, again.settled) == (None, True, True)
+    assert assemble.add("r", A, chunk(ones(4), (2, 2), step=8), 0.0).snapshot is not None
+    assert assemble.add("r", A, chunk(ones(4), (2, 2), step=7), 0.0).snapshot is not None, "the run went back"
+    assert assemble.add("r", A, chunk(ones(4), (2, 2), step=7, role="gradient"), 0.0).snapshot is not None
+    assert set(asked) == {"r"}
