@@ -133,6 +133,7 @@ class Current:
             del self._firing[alert_id]
 
     def _event(self, kind: str, run: str, n: int, body: Mapping[str, Any]) -> Event:
+        self.streams.tell((kind, run), n)
         event = Event(kind, run, self.streams.stream_id, self.streams.seq((kind, run), n), body)
         self.recent[kind].add(event)
         return event

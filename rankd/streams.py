@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 Topic = tuple[str, str]
 """(kind, run), kind "measurement" or "alert"."""
@@ -18,17 +18,23 @@ class Streams:
     def __init__(self, stream_id: str) -> None:
         self.stream_id = stream_id
         self._newest: dict[Topic, int] = {}
+        self._told: dict[Topic, int] = {}
         self._bases: dict[Topic, int] = {}
 
     def load(self, topic: Topic, newest: int, base: int) -> None:
         """What the history says of a topic."""
-        self._newest[topic] = newest
+        self._newest[topic] = self._told[topic] = newest
         self._bases[topic] = base
 
     def next_n(self, topic: Topic) -> int:
         """The number of the topic's next event, in the run's own count from 1."""
         number = self._newest[topic] = self._newest.get(topic, 0) + 1
         return number
+
+    def tell(self, topic: Topic, n: int) -> None:
+        """Event n is being published. Until then it has a number and nobody may hear of it: who heard that 7 is the
+        newest takes a 7 that comes later for a repeat."""
+        self._told[topic] = n
 
     def base(self, topic: Topic) -> int:
         return self._bases.get(topic, 0)
@@ -37,17 +43,14 @@ class Streams:
         return n - self.base(topic)
 
     def newest_seq(self, topic: Topic) -> int:
-        return self.seq(topic, self._newest.get(topic, 0))
+        """Of what was published."""
+        return self.seq(topic, self._told.get(topic, self.base(topic)))
 
     def topics(self) -> Iterator[Topic]:
         """All that have a number in this stream or a former one, those heard of last first."""
-        return (topic for topic in reversed(self._newest) if self._newest[topic] > 0)
+        return (topic for topic in reversed(self._told) if self._told[topic] > 0)
 
-    def switch(self, stream_id: str, untold: Iterable[Topic]) -> Mapping[Topic, int]:
-        """Begin another stream, whose first events are the `untold` ones: numbered already, not published yet. Returns
-        the bases: where every topic begins in it."""
-        bases = dict(self._newest)
-        for topic in untold:
-            bases[topic] -= 1
-        self.stream_id, self._bases = stream_id, bases
-        return dict(bases)
+    def switch(self, stream_id: str) -> Mapping[Topic, int]:
+        """Begin another stream with what was not published yet. Returns the bases: where every topic begins in it."""
+        self.stream_id, self._bases = stream_id, dict(self._told)
+        return dict(self._bases)

@@ -154,8 +154,7 @@ class Record:
             return
         self.attached = False
         log.error("the history cannot be written: %s; alerts go on without it", why)
-        untold = [topic for entry in self._unpublished for topic in _topics(entry)]
-        self._bases = self.streams.switch(secrets.token_hex(8), untold)
+        self._bases = self.streams.switch(secrets.token_hex(8))
         self.current.begin_stream()
         while self._unpublished:
             self._publish(self._unpublished.popleft())
@@ -175,10 +174,3 @@ class Record:
             taken = entry.measurement
             self._outcome.settled.append(((taken.run, taken.layer, taken.role, entry.measurement.step), word))
             self._ready.set()
-
-
-def _topics(entry: Entry | AlertEntry) -> list[tuple[str, str]]:
-    if isinstance(entry, AlertEntry):
-        return [("alert", entry.alert.run)]
-    run = entry.measurement.run
-    return [("measurement", run), *(("alert", run) for _ in entry.alerts)]
