@@ -14,6 +14,7 @@ from rankd.current import Current
 from rankd.records import Measurement
 from rankd.store.errors import StoreError
 from rankd.store.reader import Reader
+from rankd.store.schema import FILE_NAME
 from rankd.streams import Streams, Topic
 from rankd_client.wire import Event
 
@@ -29,6 +30,7 @@ class Archive:
         self._data = data
         self._counters = counters
         self._reader: Reader | None = None
+        self._identity: tuple[int, int] | None = None
 
     def load(self, streams: Streams, current: Current) -> None:
         """Bring both to where the last daemon was. Raises StoreError."""
@@ -37,7 +39,7 @@ class Archive:
             for kind, newest in (("measurement", row.num_measurements), ("alert", row.num_alerts)):
                 base = reader.base(streams.stream_id, kind, row.name) or 0
                 streams.load((kind, row.name), newest, base)
-            current.load_run(row.name, row.last_step, row.num_measurements, ())
+            current.load_run(row.name, row.last_step, row.num_measurements, row.num_layers)
         for run, n, alert in reader.firing():
             stream_id, seq = self._place(reader, ("alert", run), n)
             current.load_firing({**alert, "stream_id": stream_id, "seq": seq})
@@ -96,9 +98,21 @@ class Archive:
             self._reader = None
 
     def _open(self) -> Reader:
+        """A reader of the file that is there now: one that was moved aside or removed can still be read, but nobody
+        writes to it any more."""
+        identity = self._identify()
+        if self._reader is not None and identity != self._identity:
+            self.close()
         if self._reader is None:
-            self._reader = Reader(self._data)
+            self._reader, self._identity = Reader(self._data), identity
         return self._reader
+
+    def _identify(self) -> tuple[int, int] | None:
+        try:
+            info = (self._data / FILE_NAME).stat()
+        except OSError:
+            return None
+        return info.st_dev, info.st_ino
 
     def _read(self, answer: Callable[[Reader], T], otherwise: T) -> T:
         try:

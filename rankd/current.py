@@ -69,10 +69,11 @@ class Current:
         }
         self._firing: dict[str, dict[str, Any]] = {}
         self._runs: dict[str, dict[str, Any]] = {}
+        self._layers: dict[str, set[str]] = {}
 
-    def load_run(self, run: str, step: int | None, num_measurements: int, layers: Iterable[str]) -> None:
+    def load_run(self, run: str, step: int | None, num_measurements: int, num_layers: int) -> None:
         """What the history says of a run."""
-        self._runs[run] = {"run": run, "step": step, "num_measurements": num_measurements, "layers": set(layers)}
+        self._runs[run] = {"run": run, "step": step, "num_measurements": num_measurements, "layers": num_layers}
 
     def load_firing(self, alert: dict[str, Any]) -> None:
         self._firing[alert["alert_id"]] = alert
@@ -80,12 +81,12 @@ class Current:
     def measured(self, measurement: Measurement, n: int) -> Event:
         """The event of a measurement that is being published."""
         run = measurement.run
-        if run not in self._runs:
-            self.load_run(run, None, 0, ())
-        known = self._runs[run] = self._runs.pop(run)  # the newest last
-        known["step"] = measurement.step
-        known["num_measurements"] = n
-        known["layers"].add(measurement.layer)
+        known = self._runs.pop(run, {"run": run, "layers": 0})
+        known |= {"step": measurement.step, "num_measurements": n}
+        layers = self._layers.setdefault(run, set())
+        layers.add(measurement.layer)
+        known["layers"] = max(known["layers"], len(layers))  # of a run from before the start, new ones show late
+        self._runs[run] = known  # the newest last
         return self._event("measurement", run, n, measurement.to_json())
 
     def raised(self, alert: Alert, n: int) -> Event:
@@ -117,7 +118,7 @@ class Current:
             ([*topic, self.streams.newest_seq(topic)] for topic in topics), MAX_STATE_LIST_BYTES
         )
         known = (row for name, row in reversed(self._runs.items()) if wanted(name))
-        runs, all_runs = _fitting(({**row, "layers": len(row["layers"])} for row in known), MAX_STATE_LIST_BYTES)
+        runs, all_runs = _fitting(known, MAX_STATE_LIST_BYTES)
         truncated = not (all_alerts and all_numbers and all_runs)
         return {"numbers": numbers, "alerts": alerts, "truncated": truncated, "runs": runs}
 
@@ -129,6 +130,7 @@ class Current:
     def forget(self, run: str) -> None:
         """Give up the memory of a run long silent. Its numbers stay, so that they never go back."""
         self._runs.pop(run, None)
+        self._layers.pop(run, None)
         for alert_id in [alert_id for alert_id, alert in self._firing.items() if alert["run"] == run]:
             del self._firing[alert_id]
 

@@ -24,6 +24,7 @@ from rankd.history import History
 from rankd.mailbox import Mailbox
 from rankd.presence import Presence, Ready
 from rankd.query import QueryServer
+from rankd.quota import Quota, share
 from rankd.records import Snapshot
 from rankd.sockets import Sockets
 from rankd.stages.assemble import Assemble, LayerStep
@@ -41,6 +42,8 @@ __all__ = ["Daemon", "Ready"]
 log = logging.getLogger("rankd.daemon")
 
 LOGGED = ("run", "layer", "step", "rule", "state", "severity")
+FLUSH_SECONDS = 10.0
+"""For a history that cannot be written at the end: all of it ends within 20 s."""
 INSECURE = "insecure: whoever reaches these addresses can push and listen"
 INSECURE_SECONDS = 3600.0
 """How often that is said."""
@@ -84,7 +87,7 @@ class Daemon:
         self.http = HttpListener(config, self.authority.http_token, self.health, self.why_not_ready, counters)
         cleanup.callback(self.http.close)
         self.current = Current(streams, limits, counters)
-        doors, quota = self.sockets.doors, self.authority.quota
+        doors, quota = self.sockets.doors, self._quota
         self.receive = Receive(
             self.sockets.push, limits, streams, time.monotonic, counters, self.current.firing, doors["push"]
         )
@@ -259,12 +262,17 @@ class Daemon:
         except TimeoutError:
             self.drained = False
             log.warning("stopping with num_waiting=%d; their clients keep them", len(self.mailbox))
-        if not await asyncio.to_thread(self.history.flush, max(0.5, until - time.monotonic())):
+        if not await asyncio.to_thread(self.history.flush, min(FLUSH_SECONDS, max(0.5, until - time.monotonic()))):
             log.error("stopping with num_unwritten=%d; their clients keep them", self.record.num_pending)
         await asyncio.sleep(0)  # what the writer's thread said last
         self._deliver(self.record.take_outcome())
         self.publish.heartbeat(state="stopping")
         self.receive.goodbye()
+
+    def _quota(self, namespace: str) -> Quota:
+        """What its keys say, else a share. The common namespace, the only one where there are no keys, has all."""
+        quota = self.authority.quota(namespace)
+        return share(quota, self.config.limits) if namespace else quota
 
     def _read_stdin(self) -> None:
         """Whoever started us holds the other end: when that process is gone, however it ended, so are we."""

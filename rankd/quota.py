@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rankd.config import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,16 @@ class Quota:
 
 
 NO_QUOTA = Quota()
+
+
+def share(quota: Quota, limits: Limits) -> Quota:
+    """Where `quota` says nothing, half of what the daemon has room for: one key alone keeps nobody else out."""
+    max_bytes = max(limits.max_layer_bytes, limits.max_assembly_bytes // 2)
+    return Quota(
+        limits.max_runs // 2 if quota.max_runs is None else quota.max_runs,
+        max_bytes if quota.max_bytes is None else quota.max_bytes,
+        quota.max_disk_bytes,
+    )
 
 
 def namespace_of(run: str) -> str:

@@ -60,7 +60,9 @@ class Publish:
         self._changed.clear()
         dropped = {name: n for name, n in self.counters.items() if name.startswith("dropped_")}
         for namespace, entries in numbers.items():
-            body = {"numbers": entries, "dropped": dropped, "time": self.clock(), "state": state}
+            # What was dropped is of all together: not for those who see one namespace.
+            counts = {} if namespace else dropped
+            body = {"numbers": entries, "dropped": counts, "time": self.clock(), "state": state}
             about = f"@{namespace}" if namespace else ""
             self._send(encode_event(Event("heartbeat", about, self.streams.stream_id, self._num_heartbeats, body)))
 

@@ -12,6 +12,7 @@ import zmq.asyncio
 
 from rankd.config import Limits
 from rankd.door import Door, Source
+from rankd.quota import namespace_of
 from rankd.sockets import let_others_run, send_now
 from rankd.streams import Streams
 from rankd_client.wire import (
@@ -214,7 +215,7 @@ class Receive:
         for known in (self._peers.get(identity), self._sessions.get(session)):
             if known is not None:
                 self._forget(known)
-        credit = self._grant()
+        credit = self._grant(run)
         peer = Peer(identity, session, source, run, credit, credit, self.clock())
         self._peers[identity] = self._sessions[session] = peer
         self.counters["num_hellos"] += 1
@@ -227,11 +228,15 @@ class Receive:
         for alert in self.firing(run):  # what was raised while this client was away
             self._send(identity, AlertNotice(alert))
 
-    def _grant(self) -> int:
-        """Credit for one more connection: the later ones get less rather than nothing, down to one smallest chunk."""
+    def _grant(self, run: str) -> int:
+        """Credit for one more connection: the later ones get less rather than nothing, down to one smallest chunk. The
+        connections of a namespace with a name have half of all together, so that no key shuts the others out."""
         left = self.limits.total_credit_bytes - sum(peer.granted_bytes for peer in self._peers.values())
+        if namespace := namespace_of(run):
+            own = sum(peer.granted_bytes for peer in self._peers.values() if namespace_of(peer.run) == namespace)
+            left = min(left, self.limits.total_credit_bytes // 2 - own)
         if left < MIN_CHUNK_BYTES:
-            raise WireError("too_many_connections", f"{len(self._peers)} connections hold all credit")
+            raise WireError("too_many_connections", f"{len(self._peers)} connections hold all credit that there is")
         return min(self.limits.credit_bytes, max(MIN_CHUNK_BYTES, left // LAST_SHARES))
 
     def _forget(self, peer: Peer) -> None:

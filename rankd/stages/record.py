@@ -20,6 +20,9 @@ from rankd_client.wire import Event
 
 log = logging.getLogger("rankd.record")
 
+MAX_UNWRITTEN = 1000
+"""With more than these waiting, the history has not caught up yet: they are to be in one commit with the new stream."""
+
 Word = Literal["recorded", "superseded"]
 LayerStep = tuple[str, str, str, int]
 """(run, layer, role, step)"""
@@ -112,7 +115,11 @@ class Record:
         waited_seconds = self.writer.oldest_pending_seconds()
         if waited_seconds > self._patience_seconds:
             self._detach(f"a commit takes longer than {self._patience_seconds:g} s")
-        elif waited_seconds < self._patience_seconds / 5 and not self._failing:
+        elif (
+            waited_seconds < self._patience_seconds / 5
+            and not self._failing
+            and self.writer.num_pending < MAX_UNWRITTEN
+        ):
             self._attach()
 
     @property

@@ -144,3 +144,19 @@ def test_older_events_and_former_streams_come_from_the_history(tmp_path: Path) -
     finally:
         archive.close()
         writer.close(10)
+
+
+def test_a_history_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
+    """As when it was damaged, or somebody removed it: the old file can still be read, and says nothing new."""
+    archive = Archive(tmp_path, Counter())
+    for last in (3, 5):
+        writer = Writer(tmp_path, HistoryConfig(), lambda entries: None, lambda error: None)
+        writer.start()
+        writer.submit(Entry(last, measurement(last)))
+        assert writer.flush(30)
+        writer.close(10)
+        assert archive.last_steps("r") == {("w", "weight"): last}
+        assert archive.streams() == [writer.stream_id]
+        for file in tmp_path.glob("history.db*"):
+            file.rename(file.with_name(f"aside-{last}-{file.name}"))
+    archive.close()
