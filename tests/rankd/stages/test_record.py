@@ -85,6 +85,7 @@ async def test_with_one_an_event_is_told_when_it_is_on_disk(tmp_path: Path) -> N
             side.record(measurement(step), [alert(step)], b"state" if step == 2 else None)
         side.record.alert(alert(7))
         assert side.record.take_outcome() == Outcome(), "nothing before the commit"
+        assert side.current.state(None, lambda run: True)["numbers"] == [], "nor to who asks: it would miss it then"
         outcome = await side.all(num_settled=3)
         if len(outcome.events) < 7:
             outcome.events += (await side.next()).events
