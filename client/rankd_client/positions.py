@@ -13,6 +13,7 @@ from typing import Any
 
 from rankd_client.stream.claims import at_least_0, valid_stream, valid_topic
 from rankd_client.stream.items import Mark
+from rankd_client.stream.severity import MAX_BEGUN, TOKEN_BYTES, Begun
 from rankd_client.stream.topics import MAX_STREAMS, MAX_TOPICS, Places
 
 VERSION = 1
@@ -25,11 +26,13 @@ MAX_OWED = 100_000
 @dataclass(slots=True)
 class Position:
     """`places`: see StreamTracker.places. `owed`: alerts behind them that are still to be shown while they fire.
-    `complete`: a topic without a place is to be read from its number 1."""
+    `complete`: a topic without a place is to be read from its number 1. `begun`: alerts whose end is to be shown,
+    however mild."""
 
     places: Places = field(default_factory=dict)
     owed: set[Mark] = field(default_factory=set)
     complete: bool = True
+    begun: Begun = field(default_factory=Begun, compare=False)
 
 
 class PositionsFile:
@@ -102,6 +105,7 @@ class PositionsFile:
                 for stream_id, topics in position.places.items()
             ],
             "owed": [[mark.stream_id, mark.run, mark.seq] for mark in position.owed],
+            "begun": list(position.begun),
         }
         temporary = Path(f"{self.path}.new")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -137,4 +141,8 @@ def _position_of(value: Mapping[str, Any]) -> Position:
         if not isinstance(stream_id, str) or not valid_topic("alert", run, seq):
             raise ValueError("an alert that there cannot be")
         position.owed.add(Mark(stream_id, "alert", run, seq, in_turn=False))
+    begun = value.get("begun", [])
+    if len(begun) > MAX_BEGUN or any(len(bytes.fromhex(token)) != TOKEN_BYTES for token in begun):
+        raise ValueError("an alert that there cannot be")
+    position.begun = Begun(begun)
     return position

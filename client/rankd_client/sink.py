@@ -26,6 +26,7 @@ def on_alert(
     layers: Sequence[str] | None = None,
     timeout: float | None = None,
     *,
+    severity: str | None = None,
     since_last: str | os.PathLike[str] | None = None,
     alerts: str | None = None,
     query: str | None = None,
@@ -39,7 +40,15 @@ def on_alert(
     same each time: whoever must not act twice keeps it. Runs until `timeout`, or an exception that is no Exception.
     """
     with subscribe(
-        endpoint, run, layers, timeout=timeout, alerts=alerts, query=query, key=key, since_last=since_last
+        endpoint,
+        run,
+        layers,
+        timeout=timeout,
+        severity=severity,
+        alerts=alerts,
+        query=query,
+        key=key,
+        since_last=since_last,
     ) as items:
         deliver_all(items, sink)
 

@@ -7,11 +7,12 @@ import math
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from rankd.records import SEVERITIES
+if TYPE_CHECKING:
+    from rankd_client.stream.severity import SeverityFilter
 
 PROBLEM = 1
 WRONG_USE = 2
@@ -46,23 +47,13 @@ def _finite(value: Any) -> Any:
     return value
 
 
-class SeverityFilter:
+def severity_filter(least: str) -> SeverityFilter:
     """Which alerts to show: those severe enough, and the end (whose severity may be lower) of each that was shown."""
+    from rankd_client.stream.severity import SEVERITIES, SeverityFilter
 
-    def __init__(self, least: str) -> None:
-        if least not in SEVERITIES:
-            leave(f"--severity {least!r}: expected one of {', '.join(SEVERITIES)}", WRONG_USE)
-        self._wanted = SEVERITIES[SEVERITIES.index(least) :]
-        self._shown: set[object] = set()
-
-    def __call__(self, alert: Mapping[str, Any]) -> bool:
-        alert_id = alert.get("alert_id")
-        if alert.get("state") == "firing" and alert.get("severity") in self._wanted:
-            self._shown.add(alert_id)
-            return True
-        ended = alert_id in self._shown
-        self._shown.discard(alert_id)
-        return ended or alert.get("severity") in self._wanted
+    if least not in SEVERITIES:
+        leave(f"--severity {least!r}: expected one of {', '.join(SEVERITIES)}", WRONG_USE)
+    return SeverityFilter(least)
 
 
 def discard_stdout() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import tomllib
 import typer
 
-from rankd.cli.common import PROBLEM, WRONG_USE, SeverityFilter, discard_stdout, leave, print_json
+from rankd.cli.common import PROBLEM, WRONG_USE, discard_stdout, leave, print_json, severity_filter
 from rankd_client.text import alert_line, escape
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def replay(
     from rankd.replay import replay as judge
     from rankd.store.errors import StoreError
 
-    concerns = SeverityFilter(severity)
+    concerns = severity_filter(severity)
     detect = _read_settings(config, changes or [])
     inputs = _Inputs(data, run or [], layer or [], skip_bad)
     inputs.resolve(sources)

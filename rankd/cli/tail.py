@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rankd.cli.common import PROBLEM, WRONG_USE, SeverityFilter, discard_stdout, json_line, leave, print_json
+from rankd.cli.common import PROBLEM, WRONG_USE, discard_stdout, json_line, leave, print_json
 
 if TYPE_CHECKING:
     from rankd_client.stream import Item
@@ -43,24 +43,27 @@ def tail(
     """Follow the alerts (first those that are firing now), until Ctrl-C."""
     from rankd_client import subscribe
 
-    concerns = SeverityFilter(severity)
     if exec_command is not None and (measurements or json_lines):
         leave("--exec: expected neither --measurements nor --json beside it", WRONG_USE)
     stream = "measurement" if measurements else "alert"
-    if since_last and positions is None:
-        positions = _default_positions(url, alerts, query, run, layer, stream, exec_command)
     show = _show(stream, json_lines, exec_command)
     try:
+        if since_last and positions is None:
+            positions = _default_positions(url, alerts, query, key, run, layer, stream, severity, exec_command)
         items = subscribe(
-            url, run, layer, (stream,), timeout, alerts=alerts, query=query, key=key, since_last=positions
+            *(url, run, layer, (stream,), timeout),
+            severity=severity,
+            alerts=alerts,
+            query=query,
+            key=key,
+            since_last=positions,
         )
     except ValueError as error:
         leave(str(error), WRONG_USE)
     try:
         with items:
             for item in items:
-                if stream == "measurement" or concerns(item):
-                    show(item)
+                show(item)
                 items.acknowledge()
     except KeyboardInterrupt:
         pass
@@ -89,12 +92,18 @@ def _execute(command: str, alert: Item) -> None:
     subprocess.run(command, shell=True, input=json_line(alert) + "\n", text=True, check=True)
 
 
-def _default_positions(*subscription: object) -> Path:
-    """A file in the user's state directory for this subscription alone."""
+def _default_positions(
+    url: str | None, alerts: str | None, query: str | None, key_file: Path | None, *shown: object
+) -> Path:
+    """A file in the user's state directory for this subscription alone: for whom, and what of it is `shown`. What one
+    does not show is dealt with as far as its own file goes, and no further. Raises KeyFileError."""
     from rankd_client.endpoints import default_url
+    from rankd_client.keys import find_key
 
-    url, *others = subscription
-    name = hashlib.sha256(json.dumps([url or default_url(), *others]).encode()).hexdigest()[:16]
+    url = url or default_url()
+    key = find_key(key_file, alerts or url)
+    subscription = [url, alerts, query, key and key.public, *shown]
+    name = hashlib.sha256(json.dumps(subscription).encode()).hexdigest()[:16]
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     return state / "rankd" / "tail" / f"{name}.json"
 

@@ -110,6 +110,10 @@ def test_the_example_of_a_good_file_is_one(path: Path) -> None:
                 {"owed": [[7, "r", 1]]},
                 {"owed": [[STREAM, "r", "1"]]},
                 {"owed": 7},
+                {"begun": 7},
+                {"begun": ["aa"]},
+                {"begun": ["no hexadecimals!"]},
+                {"begun": [7]},
             )
         ),
         json.dumps({key: value for key, value in GOOD.items() if key != "wanted"}).encode(),

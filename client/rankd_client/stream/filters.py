@@ -12,11 +12,13 @@ from rankd_client.wire import MAX_LAYER_NAME_BYTES
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """run: the only run wanted, or None for all; layers: globs, or None for all; kinds: "alert", "measurement"."""
+    """run: the only run wanted, or None for all; layers: globs, or None for all; kinds: "alert", "measurement";
+    severity: the least that an alert must have, or None for all."""
 
     run: str | None = None
     layers: tuple[str, ...] | None = None
     kinds: tuple[str, ...] = ("alert",)
+    severity: str | None = None
 
     def topic(self, kind: str, run: str) -> bool:
         return kind in self.kinds and self.run in (None, run)

@@ -11,12 +11,13 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from rankd_client.shown import Shown
 from rankd_client.stream.claims import Claims, Key, read_claims, valid_topic
 from rankd_client.stream.filters import Wanted
-from rankd_client.stream.items import Gap, Item, Mark, Outcome
+from rankd_client.stream.items import Gap, Mark, Outcome
 from rankd_client.stream.presence import Presence
 from rankd_client.stream.questions import Pending, Questions
+from rankd_client.stream.severity import Begun
+from rankd_client.stream.showing import Showing
 from rankd_client.stream.topics import Places, Topic, Topics
 from rankd_client.wire import Event, Reply
 
@@ -53,17 +54,16 @@ class StreamTracker:
         self._wanted = wanted
         self._topics = topics or Topics()
         self._questions = Questions(wanted.run)
-        self._shown = Shown()
+        self._showing = Showing(wanted)
         self._presence = Presence()
         self._behind: dict[Key, None] = {}
         self._joined = False  # the current stream's state is known, and with it where we are in it
-        self._lost_streams: list[str] = []  # current meanwhile, and not part of the history that came back
-        self._items: list[Item] = []
         self._new_gaps: list[Gap] = []
 
-    def restore(self, places: Places, complete: bool, owed: set[Mark]) -> None:
-        """Go on from where an earlier life was. Before `start`."""
+    def restore(self, places: Places, complete: bool, owed: set[Mark], begun: Begun | None = None) -> None:
+        """Go on from where an earlier life was; `begun`: whose end is to be shown, however mild. Before `start`."""
         self._topics.restore(places, complete)
+        self._showing.severe.begun = begun or Begun()
         self.followed, self.owed = True, owed
 
     @property
@@ -138,7 +138,7 @@ class StreamTracker:
     def _begin(self, stream_id: str) -> None:
         self.stream_id = stream_id
         self._joined = False
-        self._lost_streams = self._topics.begin(stream_id, keep=self.followed)
+        self._showing.lost_streams = self._topics.begin(stream_id, keep=self.followed)
         self._behind.clear()
         self._presence.on_stream()
 
@@ -161,7 +161,7 @@ class StreamTracker:
             return
         if topic.seen == event.seq - 1 and topic.former is None:
             topic.seen = event.seq
-            self._deliver(event)
+            self._showing.event(event)
         else:
             self._topics.wait(topic, event)
         self._reach(key, event.seq)
@@ -177,20 +177,9 @@ class StreamTracker:
     def _settle(self, key: Key, topic: Topic) -> None:
         """Yield what waited for its turn; what is missing is asked for."""
         while (event := self._topics.next_event(topic)) is not None:
-            self._deliver(event)
+            self._showing.event(event)
         if topic.behind and not topic.turn.asked:
             self._behind[key] = None
-
-    def _deliver(self, event: Event) -> None:
-        # Shown even if an earlier stream had one of this id: a job that is run again and fails alike is a new alarm.
-        # But what a lost stream told comes again when the daemon measures again what it had not written.
-        if event.kind == "alert":
-            self._shown.add(event.body)
-            if any(self._shown.forget_repeat(event.body, stream_id) for stream_id in self._lost_streams):
-                return
-        if self._wanted.layer(event.body):
-            mark = Mark(event.stream_id, event.kind, event.run, event.seq)
-            self._items.append(Item(event.body, event.kind, mark))
 
     def _on_state(self, claims: Claims) -> None:
         numbers = claims.numbers
@@ -201,7 +190,8 @@ class StreamTracker:
         if not self.followed:
             self._topics.join(numbers, complete=not claims.truncated)
         elif not self._joined:
-            self._lost_streams = [stream_id for stream_id in self._lost_streams if stream_id not in claims.streams]
+            lost = [stream_id for stream_id in self._showing.lost_streams if stream_id not in claims.streams]
+            self._showing.lost_streams = lost
             self._topics.lay_out(claims.streams, numbers)
         self.followed = self._joined = True
         for alert in claims.firing:
@@ -222,8 +212,7 @@ class StreamTracker:
             return  # comes as an event of its own, in order
         told = topic is not None and mark.seq <= topic.told and mark not in self.owed
         self.owed.discard(mark)
-        if self._shown.add(alert) and not told and self._wanted.layer(alert):
-            self._items.append(Item(alert, "alert", mark))
+        self._showing.firing(alert, mark, told)
 
     def _on_resume(self, pending: Pending, reply: Reply) -> None:
         topic = self._topics.find(pending.key)
@@ -271,7 +260,7 @@ class StreamTracker:
                 if gap.kind == "alert":
                     self._questions.ask_state()  # one that was lost and still fires is shown all the same
             else:
-                self._deliver(passed)
+                self._showing.event(passed)
 
     def _give_up(self, pending: Pending) -> None:
         """The daemon lives but does not answer: go on with what comes by itself."""
@@ -301,6 +290,6 @@ class StreamTracker:
             turn.asked = True
             stream_id = None if turn is topic else turn.stream_id
             self._questions.ask_resume(key, (turn.seen or 0) + 1, turn.newest, stream_id)
-        outcome = Outcome(tuple(self._items), self._questions.take(), tuple(self._new_gaps))
-        self._items, self._new_gaps = [], []
+        outcome = Outcome(self._showing.take(), self._questions.take(), tuple(self._new_gaps))
+        self._new_gaps = []
         return outcome

@@ -147,6 +147,7 @@ def subscribe(
     streams: Sequence[str] = ("alert",),
     timeout: float | None = None,
     *,
+    severity: str | None = None,
     alerts: str | None = None,
     query: str | None = None,
     key: str | os.PathLike[str] | None = None,
@@ -158,15 +159,17 @@ def subscribe(
     is not what follows from the URL. run: only this one (of the key's namespace, unless it is a full name,
     `@NAMESPACE/RUN`). layers: only layers matching one of these globs. streams:
     "alert", "measurement" or both. timeout: seconds without an item after which the iteration ends (None: never;
-    heartbeats do not count). key: a key file (default: RANKD_KEY), for tcp alone. since_last: a file that keeps where
-    this subscription is, one for each: started again, it goes on with the item after the last one acknowledged.
+    heartbeats do not count). severity: only alerts of this one or a worse ("info", "warning", "critical"), and whatever
+    follows one that was yielded firing, above all its end. key: a key file (default: RANKD_KEY), for tcp alone.
+    since_last: a file that keeps where this subscription is, one for each: started again, it goes on with the item
+    after the last one acknowledged.
 
     Waits for a daemon that is not there yet, and goes on by itself when it restarts. Raises ValueError for arguments
     that cannot be meant and for a file that is damaged or in use, EndpointError (a ValueError) for an address that
     cannot be used or is another user's; while iterating, SubscriptionError (a PermissionError) where the key may not
     subscribe.
     """
-    return Subscription(check(endpoint, run, layers, streams, timeout, alerts, query, key, since_last))
+    return Subscription(check(endpoint, run, layers, streams, timeout, alerts, query, key, since_last, severity))
 
 
 def asubscribe(
@@ -176,10 +179,11 @@ def asubscribe(
     streams: Sequence[str] = ("alert",),
     timeout: float | None = None,
     *,
+    severity: str | None = None,
     alerts: str | None = None,
     query: str | None = None,
     key: str | os.PathLike[str] | None = None,
     since_last: str | os.PathLike[str] | None = None,
 ) -> AsyncSubscription:
     """`subscribe` for `async for`; called where an event loop runs. Cancelling the iteration closes its sockets."""
-    return AsyncSubscription(check(endpoint, run, layers, streams, timeout, alerts, query, key, since_last))
+    return AsyncSubscription(check(endpoint, run, layers, streams, timeout, alerts, query, key, since_last, severity))

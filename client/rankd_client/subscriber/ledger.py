@@ -9,6 +9,7 @@ from typing import Any
 
 from rankd_client.positions import Position, PositionsFile
 from rankd_client.stream import Item, StreamTracker
+from rankd_client.stream.severity import Begun
 
 logger = logging.getLogger("rankd_client")
 
@@ -19,18 +20,21 @@ class Ledger:
     def __init__(self, path: str | os.PathLike[str], wanted: Mapping[str, Any], tracker: StreamTracker) -> None:
         self._file = PositionsFile(path, wanted)
         self._tracker = tracker
+        self._some_hidden = "severity" in wanted
         self._position = self._file.position or Position()
         self._saved = self._file.position is not None
         self._told = False
         if self._file.position is not None:
-            tracker.restore(self._position.places, self._position.complete, set(self._position.owed))
+            begun = Begun(self._position.begun)  # the tracker's goes ahead: an end given out may have to come again
+            tracker.restore(self._position.places, self._position.complete, set(self._position.owed), begun)
 
     def refresh(self, outstanding: Iterable[Item]) -> None:
         """Take over the tracker's places, which moved on by what was filtered out or lost too. `outstanding`: the items
         that nobody dealt with yet, in their order."""
         if not self._tracker.followed or not self._tracker.stream_id:
             return  # where to go on is not known yet, or as in the file
-        position = Position(self._tracker.places(), set(self._tracker.owed), self._tracker.complete)
+        places, begun = self._tracker.places(), self._position.begun
+        position = Position(places, set(self._tracker.owed), self._tracker.complete, begun)
         for item in reversed(tuple(outstanding)):
             if (mark := item.mark) is None:
                 continue
@@ -56,6 +60,8 @@ class Ledger:
             self._position.places.setdefault(mark.stream_id, {})[mark.kind, mark.run] = mark.seq
         else:
             self._position.owed.discard(mark)
+        if self._some_hidden and mark.kind == "alert":
+            self._position.begun.note(item)
         self._saved = False
         if write:
             self._save()

@@ -19,6 +19,7 @@ from rankd_client.endpoints import (
 )
 from rankd_client.keys import Key, find_key
 from rankd_client.stream.filters import Wanted
+from rankd_client.stream.severity import SEVERITIES, check_severity
 from rankd_client.wire import full_run_name, heartbeat_topic, prefix_of, split_run, topic_of
 
 STREAMS = ("alert", "measurement")
@@ -53,7 +54,8 @@ class Request:
     def description(self) -> dict[str, Any]:
         """What is wanted, as JSON."""
         wanted = self.wanted
-        return {"run": wanted.run, "layers": wanted.layers and list(wanted.layers), "streams": list(wanted.kinds)}
+        about = {"run": wanted.run, "layers": wanted.layers and list(wanted.layers), "streams": list(wanted.kinds)}
+        return about if wanted.severity is None else {**about, "severity": wanted.severity}
 
     def refusal(self, code: str) -> str:
         who = "no key" if self.key is None else f"key {self.key.name!r} of namespace {self.key.namespace!r}"
@@ -71,6 +73,7 @@ def check(
     query: str | None,
     key: str | os.PathLike[str] | None = None,
     since_last: str | os.PathLike[str] | None = None,
+    severity: str | None = None,
 ) -> Request:
     """Raises ValueError naming the argument, its value and what was expected; EndpointError for an address."""
     for name, value in (("endpoint", endpoint), ("alerts", alerts), ("query", query)):
@@ -104,5 +107,7 @@ def check(
         raise ValueError(f"timeout={timeout!r}; expected seconds, 0 or more, or None")
     if since_last is not None and not isinstance(since_last, str | os.PathLike):
         raise ValueError(f"since_last={since_last!r}; expected the path of a file, or None")
-    wanted = Wanted(run, None if layers is None else tuple(layers), tuple(streams))
+    if check_severity(severity) == SEVERITIES[0]:
+        severity = None  # nothing is hidden
+    wanted = Wanted(run, None if layers is None else tuple(layers), tuple(streams), severity)
     return Request(alerts, query, wanted, timeout, found, since_last)

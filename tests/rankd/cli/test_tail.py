@@ -47,7 +47,7 @@ def test_what_is_firing_comes_first_in_json_and_escaped_for_people(url: str) -> 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--severity", "loud"], "--severity 'loud': expected one of info, warning, critical"),
+        (["--severity", "loud"], "severity='loud'; expected one of info, warning, critical"),
         (["--exec", "true", "--json"], "--exec: expected neither"),
         (["--url", "tcp://127.0.0.1:1", "--key", "/absent.key"], "'/absent.key' cannot be read"),
         (["--url", "ipc:///tmp", "--run", "@x"], "expected @NAMESPACE/RUN"),
@@ -88,9 +88,60 @@ def test_exec_hands_each_alert_to_the_command_until_it_takes_it(url: str, tmp_pa
     assert len(ids) == 2 and len(set(ids)) == 1
 
 
+def test_what_a_severity_hides_is_left_for_the_tail_that_shows_it(
+    serve: Callable[..., Any], raw_peer: Callable[..., Any], socket_dir: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """The end of an alert that was shown is none of that."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    url = f"ipc://{socket_dir}"
+    daemon = serve("--url", url)
+    trainer = raw_peer(daemon.ready["push"], "one")
+    trainer.greet()
+
+    def push(layer: str, step: int, values: bytes) -> None:
+        trainer.push(layer, step, values, (1, 2))
+        trainer.hear_end_of(layer, step)
+
+    def shown(*options: str) -> list[list[str]]:
+        result = tail(url, "--json", "--since-last", *options)
+        assert (result.returncode, result.stderr) == (0, "")
+        rows = map(json.loads, result.stdout.splitlines())
+        return [[row["layer"], row["state"], row["severity"]] for row in rows]
+
+    fired, ended = ["w", "firing", "critical"], ["w", "resolved", "info"]
+    assert shown() == shown("--severity", "critical") == []
+    push("w", 1, NAN)
+    assert shown("--severity", "critical") == [fired]
+    push("w", 2, GOOD)
+    assert shown("--severity", "critical")[-1][:2] == ended[:2]
+    assert [row[:2] for row in shown()] == [fired[:2], ended[:2]]
+    assert shown() == shown("--severity", "critical") == []
+    file = ["--positions", str(tmp_path / "own")]
+    assert shown(*file) == []
+    other = tail(url, *file, "--severity", "critical")
+    assert other.returncode == 2 and "is of a subscription to" in other.stderr and '"severity"' in other.stderr
+    assert daemon.end()[0] == 0
+
+
 def test_the_default_file_is_one_for_each_subscription(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setenv("RANKD_URL", "ipc:///a")
-    runs = [_default_positions(url, None, None, run, None, "alert", None) for url in (None, "b") for run in ("r", "s")]
-    assert len(set(runs)) == 4 and {path.parent for path in runs} == {tmp_path / "rankd" / "tail"}
-    assert _default_positions("ipc:///a", None, None, "r", None, "alert", None) == runs[0]
+    monkeypatch.delenv("RANKD_KEY", raising=False)
+    ours = [
+        _default_positions(url, None, None, None, run, severity)
+        for url in (None, "ipc:///b")
+        for run in ("r", "s")
+        for severity in ("info", "critical")
+    ]
+    assert len(set(ours)) == 8 and {path.parent for path in ours} == {tmp_path / "rankd" / "tail"}
+    assert _default_positions("ipc:///a", None, None, None, "r", "info") == ours[0]
+
+
+def test_the_default_file_is_one_for_each_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    for name in ("alice", "bob"):
+        options = ["--keys", str(tmp_path / "keys"), "-o", str(tmp_path / f"{name}.key")]
+        assert CliRunner().invoke(app, ["keys", "new", name, *options]).exit_code == 0
+    keys = [None, tmp_path / "alice.key", tmp_path / "bob.key"]
+    assert len({_default_positions("tcp://127.0.0.1:7777", None, None, key) for key in keys}) == 3
+    assert len({_default_positions("ipc:///a", None, None, key) for key in keys}) == 1, "which asks for none"

@@ -6,9 +6,10 @@ import logging
 from pathlib import Path
 
 import pytest
-from simulated_daemon import OTHER, STREAM, Daemon, drain, settle, tracker
+from simulated_daemon import OTHER, STREAM, Daemon, drain, settle
 
 from rankd_client.stream import Item, StreamTracker
+from rankd_client.stream.filters import Wanted
 from rankd_client.subscriber.ledger import Ledger
 
 WANTED = {"run": None, "layers": None, "streams": ["alert"]}
@@ -17,9 +18,9 @@ WANTED = {"run": None, "layers": None, "streams": ["alert"]}
 class Life:
     """A tracker and its ledger, from its start on."""
 
-    def __init__(self, daemon: Daemon, path: Path) -> None:
-        self.tracker: StreamTracker = tracker()
-        self.ledger = Ledger(path, WANTED, self.tracker)
+    def __init__(self, daemon: Daemon, path: Path, severity: str | None = None) -> None:
+        self.tracker = StreamTracker(Wanted(severity=severity))
+        self.ledger = Ledger(path, WANTED | ({"severity": severity} if severity else {}), self.tracker)
         self.items: list[Item] = settle(daemon, self.tracker, self.tracker.start())
         self.ledger.refresh(self.items)
 
@@ -94,3 +95,26 @@ def test_a_file_that_cannot_be_written_is_said_once(tmp_path: Path, caplog: pyte
     life.ledger.refresh(())
     life.ledger.close()
     assert Life(daemon, tmp_path / "positions").items == []
+
+
+def test_the_end_of_an_alert_that_was_shown_is_shown_however_mild_and_wherever_a_life_ends(tmp_path: Path) -> None:
+    daemon, path = Daemon(), tmp_path / "positions"
+    for name, severity in (("hidden", "warning"), ("shown", "critical")):
+        daemon.publish(alert_id=name, severity=severity)
+    life = Life(daemon, path, severity="critical")
+    assert [item.alert_id for item in life.items] == ["shown"]
+    life.settle()
+    life.ledger.close()
+    for name in ("hidden", "shown"):
+        daemon.publish(alert_id=name, severity="info", state="resolved")
+    for _ in range(2):  # the first of these lives ends with the end in hand
+        life.ledger.close()
+        life = Life(daemon, path, severity="critical")
+        assert [(item.alert_id, item.state) for item in life.items] == [("shown", "resolved")]
+        life.ledger.refresh(life.items)
+    life.settle()
+    life.ledger.close()
+    daemon.publish(alert_id="shown", severity="info", state="resolved")  # of nothing that is known to fire
+    life = Life(daemon, path, severity="critical")
+    assert life.items == []
+    life.ledger.close()
