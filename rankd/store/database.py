@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import sqlite3
@@ -15,14 +16,23 @@ BUSY_MILLISECONDS = 1000
 CACHE_KIBIBYTES = 64 << 10
 """Each layer's newest rows have a page of their own: 16,384 layers keep theirs in memory."""
 
-LOG_PAGES = 16_000
+LOG_PAGES = 4_000
 """Pages (of 4 KiB) in the log before it is copied into the file; a page written many times is copied once."""
+
+
+def is_new(path: Path) -> bool:
+    """Whether opening it for writing makes it."""
+    try:
+        return path.stat().st_size == 0
+    except FileNotFoundError:
+        return True
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
     """The only writing connection, of today's version; makes the file, for its owner alone, where there is none. Raises
     sqlite3.Error, OSError, and SchemaError for a file that is not ours to write."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    with contextlib.suppress(FileExistsError):  # not opened: closing it would drop this process's locks on it
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, timeout=BUSY_MILLISECONDS / 1000, isolation_level=None, check_same_thread=False)
     try:
         if version_of(connection) == 0:
@@ -55,6 +65,12 @@ def set_stream(connection: sqlite3.Connection, stream_id: str) -> None:
     connection.execute(
         "INSERT OR IGNORE INTO stream SELECT ?, coalesce(max(position) + 1, 0) FROM stream", (stream_id,)
     )
+
+
+def copy_log(connection: sqlite3.Connection) -> bool:
+    """Copy the log into the file and empty it, as far as readers allow. Whether all of it is in the file."""
+    is_busy, num_pages, num_copied = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    return not is_busy or num_pages == num_copied
 
 
 def used_bytes(connection: sqlite3.Connection) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from rankd.config import ConfigError
 
-Kind = Literal["full", "busy", "damaged", "io", "slow", "missing", "version"]
+Kind = Literal["full", "busy", "damaged", "io", "slow", "gone", "missing", "version"]
 
 _KINDS: dict[int, Kind] = {
     sqlite3.SQLITE_FULL: "full",
@@ -28,12 +28,15 @@ _TEXTS: dict[Kind, str] = {
 
 class StoreError(RuntimeError):
     """The history cannot be read or written now. `kind`: "full" (no room on the disk), "busy" (locked by another),
-    "damaged" (no database any more), "io" (anything else, a read-only disk among it), "slow" (it takes too long);
-    for who reads it, "missing" (there is none) and "version" (it is one of another version)."""
+    "damaged" (no database any more), "io" (anything else, a read-only disk among it), "slow" (it takes too long),
+    "gone" (removed or replaced while it was written); for who reads it, "missing" (there is none) and "version" (it is
+    one of another version)."""
 
-    def __init__(self, kind: Kind, text: str) -> None:
+    def __init__(self, kind: Kind, text: str, begun_anew: bool = False) -> None:
+        """`begun_anew`: what was recorded before is not in the history any more."""
         super().__init__(text)
         self.kind: Kind = kind
+        self.begun_anew = begun_anew
 
     @classmethod
     def of(cls, error: sqlite3.Error | OSError) -> StoreError:

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from rankd.config import HistoryConfig
+from rankd.quota import namespace_of
 from rankd.store.database import used_bytes
+from rankd_client.wire import DAEMON_RUN
 
 log = logging.getLogger("rankd.store")
 
@@ -37,7 +39,7 @@ def steady_clock() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-class ClockWatch:
+class ClockTrust:
     """Whether the wall clock may be believed enough to delete by it: it has run beside the steady one for an hour, and
     what it jumped by since the start does not add up to a minute. A clock that came back is believed again."""
 
@@ -72,14 +74,14 @@ class Retention:
         self,
         connection: sqlite3.Connection,
         config: HistoryConfig,
-        watch: ClockWatch,
+        trust: ClockTrust,
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = steady_clock,
         disk_quotas: DiskQuotas | None = None,
     ) -> None:
         self._connection = connection
         self._config = config
-        self._watch = watch
+        self._trust = trust
         self._clock = clock
         self._steady = steady
         self._disk_quotas = disk_quotas
@@ -88,7 +90,7 @@ class Retention:
     def step(self) -> bool:
         """One slice. Returns whether something was deleted: then there may be more."""
         now = self._clock()
-        believed = self._watch.believed(now, self._steady())
+        believed = self._trust.believed(now, self._steady())
         return (believed and self._age(now - self._config.max_age_days * 86_400)) or self._bytes() or self._vacuum()
 
     def _age(self, cutoff: float) -> bool:
@@ -148,7 +150,7 @@ class Retention:
             FROM run WHERE last_time IS NOT NULL
         """
         rows = self._connection.execute(query).fetchall()
-        return [_Run(run_id, namespace_of(name), last_time, num) for run_id, name, last_time, num in rows]
+        return [_Run(run_id, _owner(name), last_time, num) for run_id, name, last_time, num in rows]
 
     def _delete(self, run_id: int, upto: int, ended_before: float) -> None:
         """The run's rows up to number `upto`; and where none is left and it has ended, all else of it."""
@@ -188,9 +190,6 @@ class Retention:
         return used_bytes(self._connection)[0] < total_bytes
 
 
-def namespace_of(run: str) -> str | None:
-    """Of a run's full name; None for the daemon's own run, which is nobody's."""
-    if not run.startswith("@"):
-        return ""
-    namespace, slash, _ = run[1:].partition("/")
-    return namespace if slash else None
+def _owner(run: str) -> str | None:
+    """The namespace whose quota a run counts for; None for the daemon's own, which is nobody's."""
+    return None if run == DAEMON_RUN else namespace_of(run)

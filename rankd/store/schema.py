@@ -12,7 +12,8 @@ FILE_NAME = "history.db"
 """In the data directory."""
 
 TABLES = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;  -- 'stream_id': of the numbers in use
+-- 'stream_id': of the numbers in use. 'writer': the process that wrote last.
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
 -- num_measurements and num_alerts count what was ever recorded: the newest row's n. Deleting rows never lowers them: a
 -- run of which nothing is left keeps this row, without times, so that no number is given twice in a stream.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import threading
 import time
@@ -13,13 +12,11 @@ from pathlib import Path
 
 from rankd.config import HistoryConfig
 from rankd.store.batch import LayerKey
-from rankd.store.database import move_aside
 from rankd.store.entries import AlertEntry, Entry
 from rankd.store.errors import StoreError
-from rankd.store.ledger import Ledger, Switch
-from rankd.store.place import lock, prepare
-from rankd.store.retention import ClockWatch, DiskQuotas, steady_clock
-from rankd.store.schema import FILE_NAME
+from rankd.store.home import Home, said
+from rankd.store.ledger import Switch
+from rankd.store.retention import DiskQuotas
 
 log = logging.getLogger("rankd.store")
 
@@ -44,7 +41,8 @@ class Writer:
     run on the writer's thread.
 
     Raises ConfigError (StoreInUse, PlaceError, SchemaError) for a directory that cannot be used, and StoreError where
-    the file cannot be opened now. A damaged file is moved aside (`moved_aside`) and a new one begun.
+    the file cannot be opened now. A damaged file is moved aside (`moved_aside`) and a new one begun; what happens so
+    while it runs is told as a fault with `begun_anew`.
     """
 
     def __init__(
@@ -56,17 +54,15 @@ class Writer:
         clock: Callable[[], float] = time.time,
         disk_quotas: DiskQuotas | None = None,
     ) -> None:
-        self.moved_aside: Path | None = None
-        self._path = prepare(data) / FILE_NAME
-        self._config, self._clock, self._disk_quotas = config, clock, disk_quotas
+        self._config = config
         self._on_committed, self._on_fault = on_committed, on_fault
-        self._watch = ClockWatch(clock(), steady_clock())
         self._changed = threading.Condition()
         self._waiting: deque[tuple[float, AnyEntry]] = deque()
         self._batch: list[tuple[float, AnyEntry]] = []
         self._superseded: Counter[LayerKey] = Counter()
         self._switches: list[Switch] = []
         self._num_flushing = 0
+        self._is_telling = False
         self._close_by: float | None = None
         self._failure: BaseException | None = None  # a mistake of ours
         self._fault: StoreError | None = None
@@ -77,13 +73,13 @@ class Writer:
         self._more_chores = False
         self._num_rows = 0
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
-        self._lock = lock(self._path.parent)
-        try:
-            self._ledger: Ledger | None = self._open_at_start()
-        except BaseException:
-            os.close(self._lock)
-            raise
-        self.stream_id = self._ledger.stream_id
+        self._home = Home(data, config, clock, disk_quotas)
+        self.stream_id = self._home.stream_id
+
+    @property
+    def moved_aside(self) -> Path | None:
+        """The former history, where it was damaged."""
+        return self._home.moved_aside
 
     @property
     def num_pending(self) -> int:
@@ -123,7 +119,7 @@ class Writer:
             return time.monotonic() - oldest[0][0] if oldest else 0.0
 
     def flush(self, timeout_seconds: float) -> bool:
-        """Wait until everything is on disk. False if it was not in time."""
+        """Wait until everything is on disk, and told. False if it was not in time."""
         with self._changed:
             self._num_flushing += 1
             self._changed.notify_all()
@@ -139,14 +135,14 @@ class Writer:
             self._close_by = time.monotonic() + timeout_seconds
             self._changed.notify_all()
         if self._thread.ident is None:
-            self._finish()
+            self._home.finish(self._is_late)
         else:
             self._thread.join(timeout_seconds + 2 * CLOSING_RETRY_SECONDS)
         if self._thread.is_alive() or self.num_pending:
             log.error("closed with %d entries that are not in the history", self.num_pending)
         if self._thread.is_alive():  # it still writes: the directory stays its own until the process ends
             return False
-        os.close(self._lock)
+        self._home.release()
         return not self.num_pending
 
     def _drop(self) -> list[AnyEntry]:
@@ -161,7 +157,10 @@ class Writer:
         return dropped
 
     def _has_work(self) -> bool:
-        return bool(self._batch or self._waiting or self._switches or self._superseded)
+        return bool(self._batch or self._waiting or self._switches or self._superseded or self._is_telling)
+
+    def _is_late(self) -> bool:
+        return self._close_by is not None and time.monotonic() > self._close_by
 
     def _wait_seconds(self) -> float:
         """Until there is something to do; 0: now."""
@@ -178,7 +177,7 @@ class Writer:
         try:
             while self._turn():
                 pass
-            self._finish()
+            self._home.finish(self._is_late)
         except BaseException as error:
             log.critical("the history's writer failed", exc_info=error)
             self._failure = error
@@ -190,8 +189,7 @@ class Writer:
                 self._changed.wait(seconds)
                 if self._close_by is not None and self._fault is not None:
                     break
-            late = self._close_by is not None and time.monotonic() > self._close_by
-            if late or (self._close_by is not None and not self._has_work()):
+            if self._is_late() or (self._close_by is not None and not self._has_work()):
                 return False
             if not self._batch:
                 num = min(len(self._waiting), MAX_BATCH)
@@ -204,19 +202,17 @@ class Writer:
                 self._tell(caught_up, switched=bool(switches))
             self._do_chores()
         except (sqlite3.Error, OSError, StoreError) as error:
-            self._fail(error if isinstance(error, StoreError) else StoreError.of(error))
+            self._fail(said(error))
         return True
 
     def _commit(self, superseded: Counter[LayerKey], switches: list[Switch]) -> None:
-        if self._ledger is None:
-            self._ledger = self._open()
         entries = [entry for _, entry in self._batch]
-        self._num_rows += self._ledger.commit(entries, superseded, switches)
+        self._num_rows += self._home.commit(entries, superseded, switches)
         with self._changed:
             self._batch = []
             self._superseded -= superseded
             del self._switches[: len(switches)]
-            self._changed.notify_all()
+            self._is_telling = True  # until `_tell` is done, which nothing can keep it from but a mistake of ours
         if entries:
             self._on_committed(entries)
 
@@ -229,68 +225,29 @@ class Writer:
         if self._owes_all_clear and caught_up:
             self._owes_all_clear = False
             self._on_fault(None)
+        with self._changed:
+            self._is_telling = False
+            self._changed.notify_all()
 
     def _do_chores(self) -> None:
         now = time.monotonic()
         due = self._num_rows >= CHORES_EVERY_ROWS or now >= self._chores_at + CHORES_EVERY_SECONDS
-        if self._ledger is None or not (due or self._more_chores):
-            return
-        self._num_rows, self._chores_at = 0, now
-        self._more_chores = self._ledger.chore()
+        if due or self._more_chores:
+            self._num_rows, self._chores_at = 0, now
+            self._more_chores = self._home.chore()
 
     def _fail(self, error: StoreError) -> None:
         """Keep what was to be written, and try again later with a new connection."""
         told = self._fault is not None and self._fault.kind == error.kind
         retry_seconds = self._retry_seconds
-        self._close_ledger()
+        self._home.close_ledger()
         if error.kind == "damaged":
-            try:
-                error = self._set_aside(error)
-                retry_seconds = 0.0 if self._fault is None else retry_seconds
-            except OSError as another:
-                error = StoreError("damaged", f"{error}, and it cannot be moved aside ({another})")
+            error = self._home.set_aside(error)
+        if error.begun_anew and self._fault is None:
+            retry_seconds = 0.0
         self._retry_at = time.monotonic() + retry_seconds
         self._retry_seconds = min(2 * self._retry_seconds, LAST_RETRY_SECONDS)
         self._fault, self._more_chores = error, False
         if not told:
-            log.error("%s: %s", self._path, error)
+            log.error("%s: %s", self._home.path, error)
             self._on_fault(error)
-
-    def _set_aside(self, error: StoreError) -> StoreError:
-        self.moved_aside = move_aside(self._path, self._clock())
-        return StoreError("damaged", f"{error}; it is now {self.moved_aside.name}, and a new one is begun")
-
-    def _open_at_start(self) -> Ledger:
-        try:
-            return self._open()
-        except (sqlite3.Error, OSError) as error:
-            fault = StoreError.of(error)
-            if fault.kind != "damaged":
-                raise fault from error
-            log.error("%s: %s", self._path, self._set_aside(fault))
-        try:
-            return self._open()
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError.of(error) from error
-
-    def _open(self) -> Ledger:
-        return Ledger(self._path, self._config, self._watch, self._clock, self._disk_quotas)
-
-    def _close_ledger(self) -> None:
-        ledger, self._ledger = self._ledger, None
-        if ledger is not None:
-            try:
-                ledger.close()
-            except StoreError as error:
-                log.warning("%s: on closing: %s", self._path, error)
-
-    def _finish(self) -> None:
-        """The last chores, as far as there is time."""
-        try:
-            while self._ledger is not None and self._close_by is not None and time.monotonic() < self._close_by:
-                if not self._ledger.chore():
-                    self._ledger.checkpoint()
-                    break
-        except (sqlite3.Error, OSError) as error:
-            log.warning("%s: on closing: %s", self._path, StoreError.of(error))
-        self._close_ledger()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import random
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 
 from rankd.store import ledger, writer
 from rankd.store.entries import AlertEntry, Entry
-from rankd.store.errors import StoreError
+from rankd.store.errors import StoreError, StoreInUse
 from rankd.store.schema import FILE_NAME
 
 Look = Callable[..., list[Any]]
@@ -94,8 +95,8 @@ def test_full_database(make: Any, open_writer: Open, look: Look) -> None:
     """SQLITE_FULL, which it says of a database that may not grow as of a disk without room."""
     writer = open_writer()
     writer.write(*make.entries(10))
-    pages = writer._ledger._connection.execute("PRAGMA page_count").fetchone()[0]
-    writer._ledger._connection.execute(f"PRAGMA max_page_count = {pages}")
+    pages = writer._home.ledger._connection.execute("PRAGMA page_count").fetchone()[0]
+    writer._home.ledger._connection.execute(f"PRAGMA max_page_count = {pages}")
     for entry in make.entries(3000, first=11):
         writer.submit(entry)
     assert writer.told.wait_for_faults(2)[:2] == ["full", None]  # the next connection knows nothing of the limit
@@ -189,8 +190,134 @@ def test_file_that_is_taken_away(make: Any, open_writer: Open, look: Look, data:
     for name in (FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm"):
         (data / name).unlink()
     running.write(*make.entries(2, first=4))
-    assert running.told.wait_for_faults(2) == ["io", None]
+    assert running.told.wait_for_faults(2) == ["gone", None]
+    assert running.told.faults[0].begun_anew
     assert numbers(look) == [4, 5]
+
+
+def test_directory_that_is_taken_away(make: Any, open_writer: Open, look: Look, data: Path) -> None:
+    running = open_writer()
+    running.write(*make.entries(3))
+    data.rename(data.with_name("elsewhere"))
+    running.write(*make.entries(2, first=4))
+    assert running.told.wait_for_faults(2) == ["gone", None]
+    assert numbers(look) == [4, 5]
+    assert [n for (n,) in look("SELECT n FROM measurement", path=data.with_name("elsewhere") / FILE_NAME)] == [1, 2, 3]
+    with pytest.raises(StoreInUse):
+        open_writer()
+
+
+@pytest.mark.parametrize("names", [("-wal",), ("-shm",), ("-wal", "-shm")])
+def test_log_that_is_taken_away(make: Any, open_writer: Open, look: Look, data: Path, names: tuple[str, ...]) -> None:
+    """It is still open: nothing is lost, not by who is killed afterwards either."""
+    running = open_writer()
+    running.write(*make.entries(300))
+    for name in names:
+        (data / f"{FILE_NAME}{name}").unlink()
+    running.write(*make.entries(2, first=301))
+    assert running.told.wait_for_faults(2) == ["io", None]
+    assert "what it held is in the database" in str(running.told.faults[0])
+    assert not running.told.faults[0].begun_anew
+    copy = data.with_name("copy")  # what a crash would leave
+    shutil.copytree(data, copy)
+    assert [n for (n,) in look("SELECT n FROM measurement ORDER BY n", path=copy / FILE_NAME)] == list(range(1, 303))
+    assert numbers(look) == list(range(1, 303))
+    assert look("PRAGMA integrity_check") == [("ok",)]
+
+
+def test_former_log_that_is_put_back(make: Any, open_writer: Open, look: Look, data: Path) -> None:
+    """Its pages are older than those of the file: they must not be taken for the newest."""
+    running = open_writer()
+    running.write(*make.entries(300))
+    log = data / f"{FILE_NAME}-wal"
+    former = log.read_bytes()
+    running.write(*make.entries(300, first=301))
+    log.unlink()
+    log.write_bytes(former)
+    running.write(*make.entries(2, first=601))
+    assert running.told.wait_for_faults(2) == ["io", None]
+    assert numbers(look) == list(range(1, 603))
+    assert look("PRAGMA integrity_check") == [("ok",)]
+
+
+def test_removed_lock_is_taken_again(make: Any, open_writer: Open, data: Path) -> None:
+    running = open_writer()
+    (data / "lock").unlink()
+    running.write(*make.entries(1))
+    with pytest.raises(StoreInUse):
+        open_writer()
+    assert running.told.faults == []
+
+
+def test_second_writer_behind_a_removed_lock(make: Any, open_writer: Open, look: Look, data: Path) -> None:
+    """The first is fenced off: rows of the second are never taken for its own."""
+    first = open_writer()
+    first.write(*make.entries(3))
+    (data / "lock").unlink()
+    second = open_writer()
+    second.write(*make.entries(3, run="r", layers=("second",), first=4))
+    for entry in make.entries(3, first=4):
+        first.submit(entry)
+    assert first.told.wait_for_faults(1) == ["busy"]
+    assert second.close(30)
+    assert not first.flush(0.5)
+    assert len(first.told.committed) == 3 and first.num_pending == 3
+    query = "SELECT n, name FROM measurement JOIN layer USING (layer_id) WHERE n > 3 ORDER BY n"
+    assert look(query) == [(4, "second"), (5, "second"), (6, "second")]
+    assert "a daemon uses it" in str(first.told.faults[0])
+    first.close(0.1)
+
+
+def test_mark_of_another_writer(make: Any, open_writer: Open, look: Look, data: Path) -> None:
+    """Whatever became of the lock."""
+    running = open_writer()
+    running.write(*make.entries(3))
+    look("INSERT OR REPLACE INTO meta VALUES ('writer', 'another')")
+    for entry in make.entries(1, first=4):
+        running.submit(entry)
+    assert running.told.wait_for_faults(1) == ["busy"]
+    assert "another daemon writes this history" in str(running.told.faults[0])
+    assert running.num_pending == 1 and numbers(look) == [1, 2, 3]
+    running.close(0.1)
+    restarted = open_writer()
+    restarted.write(*make.entries(1, first=4))
+    assert numbers(look) == [1, 2, 3, 4]
+
+
+def test_another_history_in_its_place(make: Any, open_writer: Open, look: Look, data: Path) -> None:
+    """Its numbers are not ours: it is left alone until a restart."""
+    former = open_writer()
+    former.write(*make.entries(10, layers=("former",)))
+    former.close(30)
+    copy = (data / FILE_NAME).read_bytes()
+    (data / FILE_NAME).unlink()
+    running = open_writer()
+    running.write(*make.entries(3))
+    for name in (FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm"):
+        (data / name).unlink()
+    (data / FILE_NAME).write_bytes(copy)
+    for entry in make.entries(2, first=4):
+        running.submit(entry)
+    assert running.told.wait_for_faults(2) == ["gone", "busy"]
+    assert running.num_pending == 2
+    assert look("SELECT count(*), max(name) FROM measurement JOIN layer USING (layer_id)") == [(10, "former")]
+    running.close(0.1)
+
+
+def test_database_of_another_program_in_its_place(make: Any, open_writer: Open, data: Path) -> None:
+    running = open_writer()
+    running.write(*make.entries(3))
+    for name in (FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm"):
+        (data / name).unlink()
+    connection = sqlite3.connect(data / FILE_NAME)
+    connection.execute("CREATE TABLE precious (value)")
+    connection.close()
+    running.submit(make.entries(1, first=4)[0])
+    assert running.told.wait_for_faults(2) == ["gone", "io"]
+    assert "another program" in str(running.told.faults[1])
+    (data / FILE_NAME).unlink()
+    assert running.flush(30)
+    assert running.told.wait_for_faults(3)[-1] is None
 
 
 def test_commit_of_unknown_outcome_is_not_doubled(

@@ -11,7 +11,7 @@ from rankd.config import HistoryConfig
 from rankd.store import retention
 from rankd.store.database import used_bytes
 from rankd.store.entries import Entry
-from rankd.store.retention import ClockWatch, Retention, namespace_of
+from rankd.store.retention import ClockTrust, Retention, _owner
 
 Look = Callable[..., list[Any]]
 Open = Callable[..., Any]
@@ -34,9 +34,9 @@ def filled(make: Any, writer: Any, run: str, times: list[float], summary: bytes 
 def retained(writer: Any, config: HistoryConfig, now: float, quotas: Mapping[str, int] | None = None) -> int:
     """Number of slices after which nothing is left to delete, with a clock that is believed."""
     hours_seconds = 2 * retention.STEADY_SECONDS
-    watch = ClockWatch(now - hours_seconds, 0.0)
+    watch = ClockTrust(now - hours_seconds, 0.0)
     asked = None if quotas is None else lambda: quotas
-    work = Retention(writer._ledger._connection, config, watch, lambda: now, lambda: hours_seconds, asked)
+    work = Retention(writer._home.ledger._connection, config, watch, lambda: now, lambda: hours_seconds, asked)
     num = 0
     while work.step():
         num += 1
@@ -72,7 +72,7 @@ def test_run_that_is_too_old_goes_with_its_alerts_but_keeps_its_numbers(
         assert look(f"SELECT count(*) FROM {table}") == [(1,)], table
     columns = "name, first_time, last_time, last_step, num_measurements, num_alerts"
     assert look(f"SELECT {columns} FROM run WHERE name = 'old'") == [("old", None, None, None, 25, 1)]
-    writer._ledger._ids.forget()
+    writer._home.ledger._ids.forget()
     writer.write(Entry(26, make.measurement("old", "a", 26, time=101 * DAY_SECONDS)))
     assert writer.close(30)
     assert left(look)["old"] == (26, 26)
@@ -89,13 +89,15 @@ def test_nothing_is_too_old_while_the_clock_is_not_believed(make: Any, open_writ
         now[0], steady_seconds = next(times)
         return steady_seconds
 
-    work = Retention(writer._ledger._connection, HistoryConfig(), ClockWatch(1e9 - 10, 0.0), lambda: now[0], steady)
+    work = Retention(
+        writer._home.ledger._connection, HistoryConfig(), ClockTrust(1e9 - 10, 0.0), lambda: now[0], steady
+    )
     assert not work.step() and not work.step()
     assert left(look) == {"r": (1, 5)}
 
 
 def test_clock_is_believed_after_a_steady_hour() -> None:
-    watch = ClockWatch(wall=1000.0, steady=0.0)
+    watch = ClockTrust(wall=1000.0, steady=0.0)
     assert not watch.believed(1030.0, 30.0)
     assert watch.believed(4600.0, 3600.0)
     assert watch.believed(4600.0 + 1059.0, 4600.0)  # 59 s over what passed
@@ -105,7 +107,7 @@ def test_clock_is_believed_after_a_steady_hour() -> None:
 
 
 def test_clock_that_drifts_does_not_jump() -> None:
-    watch = ClockWatch(0.0, 0.0)
+    watch = ClockTrust(0.0, 0.0)
     assert all(watch.believed(3600 + 31.0 * n, 3600 + 30.0 * n) for n in range(1000))
 
 
@@ -118,11 +120,11 @@ def test_bytes_are_taken_from_what_ended_first_then_from_the_largest(make: Any, 
     filled(make, writer, "small", [now] * 50, bytes(4000))
     held = []
     for share in (0.97, 0.9, 0.5, 0.3):
-        total_bytes, free_bytes = used_bytes(writer._ledger._connection)
+        total_bytes, free_bytes = used_bytes(writer._home.ledger._connection)
         if share == 0.97:
             whole_bytes = total_bytes - free_bytes
         retained(writer, HistoryConfig(max_bytes=int(share * whole_bytes)), now)
-        total_bytes, free_bytes = used_bytes(writer._ledger._connection)
+        total_bytes, free_bytes = used_bytes(writer._home.ledger._connection)
         assert total_bytes <= share * whole_bytes  # the file itself: free pages were given back
         held.append({name: last - first + 1 for name, (first, last) in left(look).items()})
     assert 0 < held[0]["ended first"] < 50 and held[0]["ended later"] == 200
@@ -153,5 +155,5 @@ def test_quotas_reach_the_writer(make: Any, open_writer: Open, look: Look) -> No
 
 
 @pytest.mark.parametrize(("run", "namespace"), [("lm", ""), ("@ns/lm", "ns"), ("@ns/a/b", "ns"), ("@daemon", None)])
-def test_namespace_of_a_run(run: str, namespace: str | None) -> None:
-    assert namespace_of(run) == namespace
+def test_whose_quota_a_run_counts_for(run: str, namespace: str | None) -> None:
+    assert _owner(run) == namespace
