@@ -33,6 +33,7 @@ from rankd.stages.measure import Measure
 from rankd.stages.publish import Publish
 from rankd.stages.receive import Receive
 from rankd.stages.record import Outcome, Record
+from rankd.store.errors import StoreError
 from rankd.supervise import Stall
 from rankd.web.listener import HttpListener
 from rankd_client.wire import Ack, AlertNotice, Refusal, WireError
@@ -244,7 +245,7 @@ class Daemon:
         self.history.begin(
             self.current,
             on_committed=lambda entries: self._loop.call_soon_threadsafe(self.record.committed, entries),
-            on_fault=lambda error: self._loop.call_soon_threadsafe(self.record.fault, error),
+            on_fault=lambda error: self._loop.call_soon_threadsafe(self._history_fault, error),
         )
         self.faults.restore(self.current.firing(DAEMON_RUN))
         if (file := self.history.moved_aside) is not None:
@@ -296,6 +297,12 @@ class Daemon:
         """`name` is wrong, or (None) no longer: an alert of the daemon's own run, at each change."""
         if (alert := self.faults.follow(name, text)) is not None:
             self.record.alert(alert)
+
+    def _history_fault(self, error: StoreError | None) -> None:
+        self.history.look_anew()
+        self.record.fault(error)
+        if error is not None and error.begun_anew:
+            self._fault("history_moved", str(error))
 
     def _fault_from_thread(self, name: str, text: str | None) -> None:
         self._loop.call_soon_threadsafe(self._fault, name, text)

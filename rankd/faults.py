@@ -33,7 +33,8 @@ KINDS: dict[str, Kind] = {
     ),
     "history_moved": Kind(
         "critical",
-        "The damaged history was put aside and a new one begun. Nothing to do for the daemon; look at the disk.",
+        "What was recorded before is not in the history any more. Nothing to do for the daemon; look at the disk, and "
+        "at who removes files there.",
         3600.0,
     ),
     "device": Kind("warning", "Measuring goes on, slower, on the CPU. Restart the daemon to use the GPU again."),

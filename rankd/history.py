@@ -78,6 +78,12 @@ class History:
         """What the layer's detectors remembered, and what was measured since (`whole`: all that was ever)."""
         return None if self.archive is None else self.archive.recall(run, layer, role, whole)
 
+    def look_anew(self) -> None:
+        """Let go of the file that is read: after a fault another may be in its place, and SQLite's index of the log is
+        shared by all connections of a process as long as one of them is open."""
+        if self.archive is not None:
+            self.archive.close()
+
     def flush(self, timeout_seconds: float) -> bool:
         """Wait until all is on disk; whether it is."""
         return self.writer is None or self.writer.flush(timeout_seconds)
