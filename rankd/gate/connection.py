@@ -7,7 +7,8 @@ import socket
 import threading
 from dataclasses import dataclass, field
 
-from rankd.gate.framing import SIGNATURE_BYTES, Framing
+from rankd.gate.bucket import Bucket
+from rankd.gate.framing import SIGNATURE_BYTES, Breach, Framing
 from rankd.gate.limits import MAX_COMMAND_BYTES, GateLimits
 
 BUFFER_BYTES = 256 << 10
@@ -15,6 +16,8 @@ BUFFER_BYTES = 256 << 10
 
 SCRATCH_BYTES = 2 * BUFFER_BYTES + MAX_COMMAND_BYTES
 """What was read, behind what was held back of the last time."""
+
+BURST_SECONDS = 5.0
 
 MAX_READS = 8
 """For one connection before others have their turn."""
@@ -29,10 +32,21 @@ class Listener:
     inner_path: str
     mechanism: str
     limits: GateLimits
+    connections: dict[Connection, None] = field(default_factory=dict)
+    """All of them, the oldest first."""
     num_by_peer: dict[str, int] = field(default_factory=dict)
-    num_open: int = 0
+    """Of those whose peer has not left."""
+    num_present: int = 0
+    """The same, of all peers."""
     undelivered_bytes: int = 0
     """Of all its connections; changed under the gate's lock."""
+    subscription_bytes: int = 0
+    """Of all its connections that are open."""
+    bucket: Bucket = field(init=False)
+
+    def __post_init__(self) -> None:
+        rate = self.limits.connections_per_second
+        self.bucket = Bucket(rate, BURST_SECONDS * rate)
 
 
 class Connection:
@@ -62,6 +76,8 @@ class Connection:
         self.has_ended = False
         """The peer sends no more, or is not listened to any more."""
         self.inner_ended = False
+        self.is_counted = False
+        """Whether it takes one of the places that there are for its peer."""
         self._is_deaf = False
         self._was_shut = False
         self._lock = lock
@@ -139,14 +155,16 @@ class Connection:
             while ends and ends[-1][0] > sent:
                 ends.pop()
 
-    def shut_inner(self) -> None:
+    def shut_inner(self, anyway: bool = False) -> None:
         """Once all that the peer sent was delivered, and not before: libzmq then closes its descriptor, and its number,
-        by which messages are told apart, may come to name another connection."""
+        by which messages are told apart, may come to name another connection.
+
+        anyway: when all is in libzmq's hands. What is whole there is delivered later, as nobody's."""
         ends = self.framing.ends
         with self._lock:
             while ends and not ends[-1][2]:  # of a message that was never finished
                 ends.pop()
-            is_early = bool(self.to_inner or ends)
+            is_early = bool(self.to_inner or (ends and not anyway))
         if not is_early and not self._was_shut and self.inner is not None:
             self._was_shut = True
             with contextlib.suppress(OSError):
@@ -170,6 +188,8 @@ class Connection:
             if end is not None:
                 end.close()
         self.outer = self.inner = None
+        if self.listener.limits.max_subscriptions:
+            self.listener.subscription_bytes -= self.framing.reserved_bytes
 
     def _say(self, data: memoryview) -> None:
         if self.outer is None or self._is_deaf:
@@ -190,6 +210,12 @@ class Connection:
             self.undelivered_bytes += framing.reserved_bytes - reserved
             listener.undelivered_bytes += framing.reserved_bytes - reserved
         self.held = bytes(data[num_good:])
+        if limits.max_subscriptions:
+            listener.subscription_bytes += framing.reserved_bytes - reserved
+            if listener.subscription_bytes > limits.max_all_subscription_bytes:
+                all_bytes = limits.max_all_subscription_bytes
+                framing.breach = Breach("too_many_subscriptions", f"more than {all_bytes} bytes of all subscribers")
+                return
         if self.inner is None:
             self.to_inner += bytes(data[:num_good])
         elif num_good:

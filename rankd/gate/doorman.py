@@ -7,6 +7,7 @@ import os
 import selectors
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from rankd.gate.connection import Connection, Listener
@@ -29,7 +30,8 @@ TCP_OPTIONS = tuple(
 
 
 class Doorman:
-    """Accepts for the gate, on its thread. `refused(listener, name, reason, detail)` is told of whom it sends away."""
+    """Accepts for the gate, on its thread. `refused(listener, name, reason, detail)` is told of whom it sends away;
+    `end(connection, reason, detail)` ends one that makes way for another."""
 
     def __init__(
         self,
@@ -37,12 +39,14 @@ class Doorman:
         any_fd: int,
         on_fault: Callable[[str, str | None], None],
         refused: Callable[[Listener, str, str, str], None],
+        end: Callable[[Connection, str, str], None],
         lock: threading.Lock,
     ) -> None:
         self._selector = selector
         self._any_fd = any_fd
         self._on_fault = on_fault
         self._refused = refused
+        self._end = end
         self._lock = lock
         self._listeners: list[Listener] = []
         self._paused_until: float | None = None
@@ -74,9 +78,17 @@ class Doorman:
                 yield connection
 
     def leave(self, connection: Connection) -> None:
-        """One that came in has left."""
+        """One that came in is over."""
+        self.uncount(connection)
+        connection.listener.connections.pop(connection, None)
+
+    def uncount(self, connection: Connection) -> None:
+        """The peer has left: its place is free, even while what it sent is still being read."""
+        if not connection.is_counted:
+            return
+        connection.is_counted = False
         listener = connection.listener
-        listener.num_open -= 1
+        listener.num_present -= 1
         listener.num_by_peer[connection.peer] -= 1
         if not listener.num_by_peer[connection.peer]:
             del listener.num_by_peer[connection.peer]
@@ -125,16 +137,47 @@ class Doorman:
             self._refused(listener, name, reason, detail)
             accepted.close()
             return None
-        listener.num_open += 1
+        connection = Connection(listener, accepted, peer, name, self._lock)
+        connection.is_counted = True
+        listener.connections[connection] = None
+        listener.num_present += 1
         listener.num_by_peer[peer] = listener.num_by_peer.get(peer, 0) + 1
-        return Connection(listener, accepted, peer, name, self._lock)
+        return connection
 
     def _why_not(self, listener: Listener, peer: str, uid: int | None) -> tuple[str, str]:
-        limits = listener.limits
         if uid not in (None, 0, os.getuid()):
             return "other_user", f"user id {uid}; expected {os.getuid()}"
-        if listener.num_by_peer.get(peer, 0) >= limits.max_connections_per_peer:
-            return "too_many_connections", f"{peer} has {limits.max_connections_per_peer}"
-        if listener.num_open >= limits.max_connections:
-            return "too_many_connections", f"there are {limits.max_connections}"
+        full, oldest = self._crowd(listener, peer)
+        if full and oldest is None:
+            return "too_many_connections", full
+        if oldest is not None:
+            self._end(oldest, "too_many_connections", full)
         return "", ""
+
+    def _crowd(self, listener: Listener, peer: str) -> tuple[str, Connection | None]:
+        """Which limit one more of `peer` would break ("": none), and the connection that makes way for it, if any."""
+        limits = listener.limits
+        if listener.num_by_peer.get(peer, 0) >= limits.max_connections_per_peer:
+            its_own = [known for known in _unfinished(listener) if known.peer == peer]
+            return f"{peer} has {limits.max_connections_per_peer}", _of_the_busiest(its_own)
+        if listener.num_present >= limits.max_connections:
+            return f"there are {limits.max_connections}", _of_the_busiest(_unfinished(listener))
+        if len(listener.connections) >= 2 * limits.max_connections:
+            over = [known for known in listener.connections if known.has_ended]
+            return f"{limits.max_connections} are about to end", _of_the_busiest(over)
+        return "", None
+
+
+def _unfinished(listener: Listener) -> list[Connection]:
+    """Those whose handshake is not through, though we heard all that they said: it costs a stranger nothing to begin
+    many."""
+    return [
+        known for known in listener.connections if not (known.framing.is_open or known.has_ended or known.wants_inner)
+    ]
+
+
+def _of_the_busiest(connections: list[Connection]) -> Connection | None:
+    """The oldest of the peer that has most of them."""
+    for peer, _ in Counter(known.peer for known in connections).most_common(1):
+        return next(known for known in connections if known.peer == peer)
+    return None

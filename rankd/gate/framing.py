@@ -221,7 +221,8 @@ class Framing:
 
 def check_metadata(data: bytes) -> None:
     """The properties of a READY command. A routing id of the peer's choice is refused: libzmq trusts that nobody
-    chooses one that it will give itself."""
+    chooses one that it will give itself. With CURVE they are encrypted, in INITIATE, and cannot be checked: there it is
+    the holder of a key who would have to guess (docs/security.md)."""
     while data:
         name, data = data[1 : 1 + data[0]], data[1 + data[0] :]
         length = int.from_bytes(data[:4], "big")

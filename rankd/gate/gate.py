@@ -26,7 +26,7 @@ log = logging.getLogger("rankd.gate")
 
 SWEEP_SECONDS = 0.25
 RETRY_SECONDS = 0.02
-"""Between attempts to connect inside, where libzmq has a backlog."""
+"""Between attempts to connect inside, where libzmq has a backlog or too many came at once."""
 
 REASONS = (
     "bad_command", "bad_frame", "bad_greeting", "bad_handshake", "bad_subscription", "fault", "other_user", "slow",
@@ -66,16 +66,17 @@ class Gate:
         self._woken.setblocking(False)
         self._selector.register(self._woken, READ)
         self._lock = threading.Lock()
-        self._doorman = Doorman(self._selector, self._woken.fileno(), on_fault, self._refused, self._lock)
+        self._doorman = Doorman(self._selector, self._woken.fileno(), on_fault, self._refused, self._end, self._lock)
         self._calls: deque[Callable[[], None]] = deque()
         self._patience: dict[Connection, Patience] = {}
         self._by_name: dict[str, Connection] = {}
         self._by_fd: dict[int, Connection] = {}
         self._waiting: dict[Connection, None] = {}
+        self._unconnected: dict[Connection, None] = {}
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
         self._num_names = 0
         self._stops_at: float | None = None
-        self._swept_at = 0.0
+        self._swept_at = self._retried_at = 0.0
         self._thread = threading.Thread(target=self._run, name="rankd-gate", daemon=True)
 
     def listen(self, name: str, bound: socket.socket, inner_path: str, mechanism: str, limits: GateLimits) -> None:
@@ -160,8 +161,7 @@ class Gate:
             self._close_all()
 
     def _turn(self) -> None:
-        unconnected = [connection for connection in self._patience if connection.wants_inner]
-        hurry = unconnected or self._stops_at is not None
+        hurry = self._unconnected or self._stops_at is not None
         for key, events in self._selector.select(RETRY_SECONDS if hurry else SWEEP_SECONDS):
             if key.data is None:
                 with contextlib.suppress(OSError):
@@ -173,9 +173,11 @@ class Gate:
                 self._serve(key.data, key.fileobj, events)
         while self._calls:
             self._calls.popleft()()
-        for connection in unconnected:
-            self._serve(connection, None, 0)
         now = self._clock()
+        if self._unconnected and now - self._retried_at >= RETRY_SECONDS:
+            self._retried_at = now
+            for connection in list(self._unconnected):  # in the order in which they came
+                self._serve(connection, None, 0)
         if now - self._swept_at >= SWEEP_SECONDS:
             self._swept_at = now
             self._sweep(now)
@@ -193,6 +195,7 @@ class Gate:
         try:
             self._pass(connection, end, events)
         except OSError:  # the peer is gone
+            self._watch(connection, connection.outer, False, False)
             connection.leave_outer()
         except Exception:
             log.exception("a fault of the gate, with %s", connection.name)
@@ -210,7 +213,7 @@ class Gate:
                 connection.flush_inner()
             if events & READ:
                 connection.read_inner(self._scratch)
-        if connection.wants_inner:
+        if connection.wants_inner and (events == 0 or not self._unconnected):
             self._open_inner(connection)
         if (breach := connection.framing.breach) is not None and not connection.has_ended:
             self._refuse(connection, breach.reason, breach.detail)
@@ -219,6 +222,8 @@ class Gate:
         """Connect to libzmq, from a name by which its end tells whose messages it has; later where there is no room."""
         if not has_spare_files(self._woken.fileno()):
             self._doorman.pause(self._clock())
+            return
+        if not connection.listener.bucket.take(self._clock()):
             return
         self._num_names += 1
         name = f"{self._directory}/{self._num_names}"
@@ -250,11 +255,16 @@ class Gate:
     def _update(self, connection: Connection) -> None:
         """What to wait for next, or the end."""
         if connection.has_ended:
+            self._doorman.uncount(connection)
             connection.shut_inner()
         is_over = connection.inner_ended and (connection.outer is None or not connection.to_outer)
-        if is_over or (connection.has_ended and connection.inner is None and not connection.to_inner):
+        if is_over or (connection.has_ended and connection.inner is None):  # unanswered, it said nothing yet
             self._drop(connection)
             return
+        if connection.wants_inner:
+            self._unconnected.setdefault(connection)
+        else:
+            self._unconnected.pop(connection, None)
         readable = connection.is_readable
         self._watch(connection, connection.outer, readable, bool(connection.to_outer))
         inner_open = not connection.inner_ended
@@ -283,6 +293,9 @@ class Gate:
     def _sweep(self, now: float) -> None:
         self._doorman.look(now)
         for connection, patience in list(self._patience.items()):
+            if patience.has_left(now):
+                self._forget(connection)
+                connection.shut_inner(anyway=True)
             reason = patience.overdue(connection.framing, now)
             if reason is not None and connection.has_ended:
                 self._drop(connection)
@@ -295,6 +308,13 @@ class Gate:
         if connection in self._patience and connection.outer is not None:
             self._refuse(connection, reason, detail)
             self._update(connection)
+
+    def _end(self, connection: Connection, reason: str, detail: str) -> None:
+        """One that makes way for another."""
+        if connection.has_ended:
+            self._drop(connection)
+        else:
+            self._cut(connection, reason, detail)
 
     def _refuse(self, connection: Connection, reason: str, detail: str) -> None:
         self._refused(connection.listener, connection.name, reason, detail)
@@ -313,12 +333,17 @@ class Gate:
             self._watch(connection, end, False, False)
         del self._patience[connection]
         self._waiting.pop(connection, None)
-        self._by_name.pop(connection.inner_name, None)
-        if self._by_fd.get(connection.inner_fd) is connection:
-            del self._by_fd[connection.inner_fd]
+        self._unconnected.pop(connection, None)
+        self._forget(connection)
         self._doorman.leave(connection)
         self._counters["num_connections_open"] = len(self._patience)
         connection.close()
+
+    def _forget(self, connection: Connection) -> None:
+        """No message is its own from now on."""
+        self._by_name.pop(connection.inner_name, None)
+        if self._by_fd.get(connection.inner_fd) is connection:
+            del self._by_fd[connection.inner_fd]
 
     def _close_all(self) -> None:
         self._doorman.close()

@@ -35,13 +35,21 @@ class GateLimits:
 
     max_connections: int = 1024
     max_connections_per_peer: int = 256
-    """By user id or IP address. A host with eight processes of 32 jobs."""
+    """By user id or IP address. A host with eight processes of 32 jobs. Where a limit is reached, the oldest connection
+    that has not finished its handshake makes way; those whose peer has left are not counted."""
 
     max_subscriptions: int = 0
     """0: the listener takes messages; else it takes subscriptions and nothing else."""
 
-    max_subscription_bytes: int = 64 << 10
-    """What a subscriber may send in its life: libzmq keeps up to 50 bytes of memory for each byte of a topic."""
+    max_subscription_bytes: int = 8 << 10
+    """What a subscriber may send in its life; a subscription has 12 bytes and its topic."""
+
+    max_all_subscription_bytes: int = 64 << 10
+    """The same for all subscribers that are there: whenever one leaves, libzmq walks over every byte of every topic,
+    some 0.1 µs for each and more for topics made for it, while the daemon waits."""
+
+    connections_per_second: float = 100.0
+    """That reach libzmq, after a first burst of five times as many. Others wait, unheard."""
 
     handshake_seconds: float = 5.0
     """From accepting a connection until its ZMTP handshake is through our hands."""
@@ -54,6 +62,10 @@ class GateLimits:
     stuck_seconds: float = 300.0
     """Longest time that what a peer sent lies unread, after which the connection ends: with CURVE the daemon may wait
     for the rest of a message that we do not let in."""
+
+    leave_seconds: float = 5.0
+    """When the peer has left and for so long nothing more of what it sent was read, nothing more will be: libzmq keeps
+    some to itself, such as a CURVE message whose last frame never came."""
 
     def __post_init__(self) -> None:
         if self.window_bytes < self.max_message_bytes:
@@ -79,7 +91,12 @@ def push_limits(credit_bytes: int, total_credit_bytes: int) -> GateLimits:
 
 
 ALERTS_LIMITS = GateLimits(
-    max_frame_bytes=512, max_frames=1, window_bytes=64 << 10, max_total_bytes=16 << 20, max_subscriptions=1000
+    max_frame_bytes=512,
+    max_frames=1,
+    window_bytes=64 << 10,
+    max_total_bytes=16 << 20,
+    max_subscriptions=1000,
+    connections_per_second=20.0,
 )
 QUERY_LIMITS = GateLimits(
     max_frame_bytes=MAX_HEADER_BYTES, max_frames=3, window_bytes=256 << 10, max_total_bytes=64 << 20

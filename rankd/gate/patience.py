@@ -29,6 +29,7 @@ class Patience:
             self._unread_since = now
         elif is_read and self._unread_since is not None:
             self._message_since += now - max(self._unread_since, self._message_since)
+            self._accepted_at += now - self._unread_since
             self._unread_since = None
         if has_ended and self._ended_at is None:
             self._ended_at = now
@@ -39,6 +40,12 @@ class Patience:
         if next_frame != self._next_frame:
             self._next_frame, self._undelivered_since = next_frame, now
 
+    def has_left(self, now: float) -> bool:
+        """Whether the peer is gone and what is left of it will not be read any more."""
+        if self._ended_at is None:
+            return False
+        return now - max(self._ended_at, self._undelivered_since) > self.limits.leave_seconds
+
     def overdue(self, framing: Framing, now: float) -> str | None:
         """Why not to wait longer: "slow" is the peer's fault, "stuck" means that what it sent stays unread."""
         limits = self.limits
@@ -46,9 +53,11 @@ class Patience:
             return "stuck"
         if self._ended_at is not None:
             return "stuck" if now - self._ended_at > limits.stuck_seconds and self._next_frame < 0 else None
+        if self._unread_since is not None:
+            return None
         if not framing.is_open:
             return "slow" if now - self._accepted_at > limits.handshake_seconds else None
-        if self._message < 0 or self._unread_since is not None:
+        if self._message < 0:
             return None
         allowed = limits.slow_seconds + framing.claimed_bytes / limits.slow_bytes_per_second
         return "slow" if now - self._message_since > allowed else None

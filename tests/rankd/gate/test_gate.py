@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -303,7 +304,7 @@ def test_a_peer_that_does_not_read_holds_up_nobody(make: Any) -> None:
 def test_a_flood_of_subscriptions_is_cut_off(make: Any, context: zmq.Context[Any]) -> None:
     served = make(ALERTS_LIMITS, zmq.XPUB)
     with served.greeted() as flooder:
-        taker = threading.Thread(target=lambda: [served.take() for _ in range(1000)])
+        taker = threading.Thread(target=lambda: [served.take() for _ in range(512)])  # 8 KiB of them
         taker.start()
         try:
             for number in range(3000):
@@ -322,6 +323,33 @@ def test_a_flood_of_subscriptions_is_cut_off(make: Any, context: zmq.Context[Any
     subscriber.close()
 
 
+def test_subscribers_together_are_bounded(make: Any) -> None:
+    """libzmq walks over all topics whenever one of them leaves."""
+    served = make(dataclasses.replace(ALERTS_LIMITS, max_all_subscription_bytes=64), zmq.XPUB)
+    with served.greeted() as first:
+        first.sendall(b"\4\x2a\x09SUBSCRIBE" + bytes(32))
+        assert len(served.take()[1][0]) == 33
+        with served.greeted() as second:
+            second.sendall(b"\4\x2a\x09SUBSCRIBE" + bytes(32))
+            assert was_cut(second)
+    eventually(lambda: served.counters["num_connections_open"] == 0)
+    with served.greeted() as third:
+        third.sendall(b"\4\x2a\x09SUBSCRIBE" + bytes(32))
+        while served.take()[1][0][:1] != b"\1":  # before it the end of the first one's
+            pass
+    assert served.counters["num_cut_too_many_subscriptions"] == 1
+
+
+def test_connections_that_come_too_fast_wait_their_turn(make: Any) -> None:
+    served = make(dataclasses.replace(LIMITS, connections_per_second=20.0, handshake_seconds=0.3))
+    peers = [served.raw() for _ in range(120)]  # 100 at once, then 20 a second
+    for peer in peers:
+        peer.sendall(SIGNATURE)
+    assert all(peer.recv(1) == b"\xff" for peer in peers)
+    for peer in peers:
+        peer.close()
+
+
 def test_connections_are_limited_by_peer(make: Any, caplog: pytest.LogCaptureFixture) -> None:
     served = make(dataclasses.replace(LIMITS, max_connections_per_peer=3))
     peers = [served.greeted() for _ in range(3)]
@@ -336,6 +364,102 @@ def test_connections_are_limited_by_peer(make: Any, caplog: pytest.LogCaptureFix
     peers.append(served.greeted())
     for peer in peers:
         peer.close()
+
+
+def test_a_reset_peer_leaves_nothing_that_another_could_be_taken_for(make: Any) -> None:
+    """Numbers of descriptors are used again: one that stays with the selector would keep the next one from being
+    heard."""
+    served = make(tcp=True)
+    honest = []
+    for _ in range(20):
+        peers = [served.raw() for _ in range(5)]
+        for peer in peers:
+            peer.sendall(SIGNATURE)
+            assert peer.recv(1) == b"\xff"
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+        honest.append(served.greeted())
+    eventually(lambda: served.counters["num_connections_open"] == len(honest))
+    for peer in honest:
+        peer.close()
+    eventually(lambda: served.counters["num_connections_open"] == 0)
+
+
+def test_who_has_left_holds_no_place_and_loses_nothing(make: Any) -> None:
+    served = make(dataclasses.replace(LIMITS, max_connections_per_peer=2, max_connections=4))
+    for number in range(4):
+        with served.greeted() as peer:
+            peer.sendall(b"\0\1%d" % number)
+    assert served.counters["num_connections_open"] >= 3, "nobody reads yet"
+    with served.greeted(), served.greeted():
+        assert sorted(served.take()[1][0] for _ in range(4)) == [b"0", b"1", b"2", b"3"]
+    assert served.counters["num_cut_too_many_connections"] == 0
+
+
+def test_honest_peers_that_send_and_leave_at_once_lose_nothing(make: Any) -> None:
+    served = make(tcp=True)
+    for number in range(200):
+        peer = served.context.socket(zmq.DEALER)
+        peer.connect(served.address)
+        for part in range(3):
+            peer.send_multipart([b"%d" % number, b"%d" % part, bytes(10_000)])
+        peer.close(linger=WAIT_SECONDS * 1000)
+    received = Counter(tuple(served.take()[1][:2]) for _ in range(600))
+    assert len(received) == 600
+    eventually(lambda: served.counters["num_connections_open"] == 0)
+
+
+def test_what_will_never_be_read_does_not_stay(make: Any) -> None:
+    """As with the beginning of a CURVE message whose sender is gone. What libzmq has whole is read later."""
+    served = make(dataclasses.replace(LIMITS, leave_seconds=0.2))
+    with served.greeted() as peer:
+        peer.sendall(b"\0\1x")
+    eventually(lambda: served.counters["num_connections"] == 1 and served.counters["num_connections_open"] == 0)
+    with served.greeted() as other:
+        assert served.take() == (None, [b"x"]), "nobody's: its descriptor's number may be another's by now"
+        other.sendall(b"\0\1y")
+        assert served.take()[1] == [b"y"]
+
+
+def test_who_did_not_finish_the_handshake_makes_way(make: Any) -> None:
+    served = make(dataclasses.replace(LIMITS, max_connections_per_peer=3, handshake_seconds=600.0))
+    with served.greeted() as old, served.raw() as oldest, served.raw() as younger:
+        eventually(lambda: served.counters["num_connections_open"] == 3)
+        with served.greeted() as honest:
+            assert was_cut(oldest)
+            honest.sendall(b"\0\1h")
+            assert served.take()[1] == [b"h"]
+            with served.greeted(), served.raw() as too_many:
+                assert was_cut(younger)
+                assert was_cut(too_many)
+        old.sendall(b"\0\1o")
+        assert served.take()[1] == [b"o"]
+    assert served.counters["num_cut_too_many_connections"] == 3
+
+
+def test_a_crowd_of_strangers_makes_way_not_the_one_beside_it(make: Any) -> None:
+    served = make(dataclasses.replace(LIMITS, max_connections=3, handshake_seconds=600.0), tcp=True)
+
+    def from_host(host: str) -> socket.socket:
+        return socket.create_connection(served.where, WAIT_SECONDS, source_address=(host, 0))
+
+    with from_host("127.0.0.2") as slow:
+        eventually(lambda: served.counters["num_connections_open"] == 1)
+        with from_host("127.0.0.3") as first, from_host("127.0.0.3") as second, served.greeted():
+            assert was_cut(first)
+            slow.sendall(SIGNATURE)
+            second.sendall(SIGNATURE)
+            assert slow.recv(1) == second.recv(1) == b"\xff"
+
+
+def test_many_faults_make_few_lines(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    served = make()
+    for _ in range(1200):
+        with served.raw() as peer:
+            peer.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert was_cut(peer)
+    assert served.counters["num_cut_bad_greeting"] == 1200
+    assert [record.message.split("times=")[1].split()[0] for record in caplog.records] == ["1", "10", "100", "1000"]
 
 
 def test_cut_ends_one_of_two_connections_of_the_same_peer(make: Any) -> None:
