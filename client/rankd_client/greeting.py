@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from rankd_client.console import FaultLog
-from rankd_client.keys import Key
+from rankd_client.keys import Key, needs_key
 
 ABSENT = "no daemon is there yet"
 
@@ -62,36 +62,52 @@ def refusal(address: str, mechanism: str | None, key: Key | None) -> str | None:
     return None
 
 
-class Inquiry:
-    """Why nobody lets us in, said once. Who is at a TCP address is found out on a thread of its own, one at a time;
-    `on_found` is called there when there is something to `tell`."""
+class Look:
+    """At who is at a TCP address, on a thread of its own, one at a time; `on_found` is called there at its end."""
 
-    def __init__(self, key: Key | None, faults: FaultLog, on_found: Callable[[], None]) -> None:
+    def __init__(self, key: Key | None, on_found: Callable[[], None] = lambda: None) -> None:
         self._key = key
-        self._faults = faults
         self._on_found = on_found
         self._thread: threading.Thread | None = None
-        self._refused = False
-        self._found: list[str | None] = []
+        self._found: list[str] = []
 
     def start(self, address: str) -> None:
         """Nobody has answered at `address`."""
-        if not address.startswith("tcp://"):
-            self._faults.down(ABSENT)
-        elif not self._refused and (self._thread is None or not self._thread.is_alive()):
+        if self._thread is None or not self._thread.is_alive():
             self._found.clear()  # of an absence that is over
-            self._thread = threading.Thread(target=self._look, args=(address,), name="rankd-inquiry", daemon=True)
+            self._thread = threading.Thread(target=self._run, args=(address,), name="rankd-look", daemon=True)
             self._thread.start()
+
+    def take(self) -> str | None:
+        """What was found since: a refusal, "" where it is not known to be one; None: nothing yet."""
+        return self._found.pop() if self._found else None
+
+    def _run(self, address: str) -> None:
+        self._found.append(refusal(address, mechanism_at(address), self._key) or "")
+        self._on_found()
+
+
+class Inquiry:
+    """Why nobody lets the trainer in, said once. `on_found` is called when there is something to `tell`, on another
+    thread."""
+
+    def __init__(self, key: Key | None, faults: FaultLog, on_found: Callable[[], None]) -> None:
+        self._faults = faults
+        self._look = Look(key, on_found)
+        self._refused = False
+
+    def start(self, address: str) -> None:
+        """Nobody has answered at `address`."""
+        if not needs_key(address):
+            self._faults.down(ABSENT)
+        elif not self._refused:
+            self._look.start(address)
 
     def tell(self) -> None:
         """What was found since."""
-        while self._found:
-            if (refused := self._found.pop()) is not None:
+        while (found := self._look.take()) is not None:
+            if found:
                 self._refused = True  # that is said; there is no need to knock on top of what libzmq does
-                self._faults.once("key", f"{refused}; training goes on")
+                self._faults.once("key", f"{found}; training goes on")
             else:
                 self._faults.down(ABSENT)
-
-    def _look(self, address: str) -> None:
-        self._found.append(refusal(address, mechanism_at(address), self._key))
-        self._on_found()

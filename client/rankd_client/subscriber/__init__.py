@@ -81,11 +81,11 @@ class Subscription(_Subscription):
         while not self.closed and not sockets.items:
             try:
                 sockets.handle(self._poller.poll(sockets.prepare(self._poller, deadline)))
+                if sockets.expired(deadline):
+                    self.close()
             except SubscriptionError:
                 self.close()
                 raise
-            if sockets.expired(deadline):
-                self.close()
         if self.closed:
             raise StopIteration
         return sockets.take()

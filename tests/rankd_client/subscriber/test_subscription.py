@@ -158,7 +158,7 @@ def test_garbage_is_counted_and_followed_past(publisher: Publisher) -> None:
 
 def test_vanished_hosts_are_noticed_by_tcp_and_not_by_heartbeats_that_abort_the_process(publisher: Publisher) -> None:
     with joined(publisher) as items:
-        for socket in (items._sockets.events, items._sockets.queries):
+        for socket in (items._sockets.connections.events, items._sockets.connections.queries):
             assert socket.get(zmq.HEARTBEAT_IVL) == 0 and socket.get(zmq.TCP_KEEPALIVE) == 1
 
 
