@@ -20,24 +20,42 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from rankd.web.access import Access, Guard
 
 MAX_CONNECTIONS = 100
-"""Health checks and scrapers; whoever wants more gets a 503."""
+"""Health checks and scrapers; beyond it the one that has been waited for longest gives way."""
+
+REQUEST_SECONDS = 3.0
+"""How long a connection may take to say what it wants; uvicorn itself would wait for ever."""
 
 
-REQUEST_SECONDS = 10.0
-"""How long a connection may take to say what it wants; uvicorn itself would wait for ever, and each one that waits
-counts against MAX_CONNECTIONS."""
+class _Config(uvicorn.Config):
+    counters: Counter[str]
 
 
 class _Protocol(H11Protocol):
-    """Closes a connection whose request does not come. One request a connection: a probe asks once."""
+    """Closes a connection whose request does not come: in time, or before others want its place. One request a
+    connection: a probe asks once."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._made_at = self.loop.time()
         self.loop.call_later(REQUEST_SECONDS, self._give_up)
+        if len(self.connections) >= MAX_CONNECTIONS:
+            others = (p for p in self.connections if isinstance(p, _Protocol) and p is not self and p.cycle is None)
+            if (oldest := min(others, key=lambda p: p._made_at, default=None)) is not None:
+                oldest._give_up()
+
+    def send_400_response(self, msg: str) -> None:
+        self._count("num_refused_http_malformed")
+        super().send_400_response(msg)
 
     def _give_up(self) -> None:
-        if self.cycle is None:
-            self.transport.close()
+        if self.cycle is None and self in self.connections:
+            self._count("num_closed_http_waiting")
+            self.connections.discard(self)  # at once: the request that is being read counts them
+            self.transport.abort()
+
+    def _count(self, name: str) -> None:
+        if isinstance(self.config, _Config):
+            self.config.counters[name] += 1
 
 
 class _Server(uvicorn.Server):
@@ -87,12 +105,13 @@ def make_server(
 ) -> uvicorn.Server:
     """A server whose `serve(sockets=[…])` runs until its `should_exit` is set.
 
-    health: the body of /healthz. why_not_ready: the reason, None where it is. counters: gets num_refused_http_….
+    health: the body of /healthz. why_not_ready: the reason, None where it is. counters: gets num_refused_http_… and
+    num_closed_http_waiting.
     """
-    config = uvicorn.Config(
+    config = _Config(
         make_app(health, why_not_ready, access, counters),
         log_config=None,
-        log_level="warning",
+        log_level="error",  # its warnings are what any peer can make it say, at each request; they are counted
         access_log=False,
         lifespan="off",
         limit_concurrency=MAX_CONNECTIONS,
@@ -103,4 +122,5 @@ def make_server(
         timeout_graceful_shutdown=1,
         server_header=False,
     )
+    config.counters = counters
     return _Server(config)

@@ -116,5 +116,30 @@ def test_an_ipv6_address_stands_in_brackets() -> None:
 async def test_a_request_that_does_not_come_loses_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rankd.web.server.REQUEST_SECONDS", 0.05)
     async with serving({}) as port:
-        assert await ask(port, b"GET /healthz HT") == (b"", b"")
+        with contextlib.suppress(ConnectionResetError):
+            assert await ask(port, b"GET /healthz HT") == (b"", b"")
         assert (await ask(port, get("/healthz").replace(b"close", b"keep-alive")))[0].endswith(b"200 OK")
+
+
+async def test_whoever_has_not_asked_yet_gives_way_to_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rankd.web.server.REQUEST_SECONDS", 1000.0)
+    monkeypatch.setattr("rankd.web.server.MAX_CONNECTIONS", 10)
+    counters: Counter[str] = Counter(num_waiting=1)
+    async with serving({}, counters=counters) as port:
+        slow = [await asyncio.open_connection("127.0.0.1", port) for _ in range(40)]
+        for _, writer in slow:
+            writer.write(b"GET /healthz HTTP/1.1\r\n")
+        for _ in range(5):
+            assert (await ask(port, get("/healthz")))[0].endswith(b"200 OK")
+        for _, writer in slow:
+            writer.close()
+    assert 30 <= counters["num_closed_http_waiting"] <= 40
+
+
+async def test_no_peer_can_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    counters: Counter[str] = Counter(num_waiting=1)
+    async with serving({}, counters=counters) as port:
+        for _ in range(20):
+            assert b" 400 " in (await ask(port, b"\0\1garbage\r\n\r\n"))[0]
+            await ask(port, get("/healthz", "localhost", "Connection: upgrade", "Upgrade: websocket"))
+    assert counters["num_refused_http_malformed"] == 20 and caplog.records == []
