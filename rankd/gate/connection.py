@@ -159,7 +159,8 @@ class Connection:
         """Once all that the peer sent was delivered, and not before: libzmq then closes its descriptor, and its number,
         by which messages are told apart, may come to name another connection.
 
-        anyway: when all is in libzmq's hands. What is whole there is delivered later, as nobody's."""
+        anyway: when all is in libzmq's hands. What is whole there is delivered even so, but may be taken for another's
+        where limits are kept; whose rights count comes with the message itself."""
         ends = self.framing.ends
         with self._lock:
             while ends and not ends[-1][2]:  # of a message that was never finished

@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import stat
@@ -175,3 +176,36 @@ async def test_send_now_tells_nobody_from_a_mistake_of_ours(socket_dir: Path) ->
         assert not send_now(sockets.push, [b"nobody", b"x"])
         with pytest.raises(TypeError):
             send_now(sockets.push, [b"nobody", "text"])  # type: ignore[list-item]
+
+
+ROUTING_IDS = """
+import asyncio, zmq
+from rankd.config import serve_config
+from rankd.sockets import Sockets
+
+async def main():
+    sockets = Sockets(serve_config({"url": "tcp://127.0.0.1:0", "http": "off"}))
+    for name, inner in (("push", sockets.push), ("query", sockets.query)):
+        client = sockets.context.socket(zmq.DEALER)
+        client.connect(sockets.addresses[name])
+        await client.send(b"x")
+        print((await inner.recv_multipart())[0].hex())
+        client.close(linger=0)
+    sockets.close(linger_ms=0)
+
+asyncio.run(main())
+"""
+
+
+def test_routing_ids_cannot_be_foretold() -> None:
+    """Who knows the next one can choose it as his own, and libzmq aborts the process when it gives it."""
+    command = [sys.executable, "-c", ROUTING_IDS]
+    daemons = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    routing_ids = []
+    for daemon in daemons:
+        routing_ids += daemon.communicate(timeout=60)[0].split()
+        assert daemon.returncode == 0
+    assert len(set(routing_ids)) == 4
+    numbers = sorted(int(routing_id, 16) for routing_id in routing_ids)
+    assert min(after - before for before, after in itertools.pairwise(numbers)) > 1, "one tells the others"
+    assert "00e43c9869" not in routing_ids, "the first without a seed"
