@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import fcntl
 import logging
 import os
@@ -115,6 +116,7 @@ class Sockets:
 
     def _open(self, name: str, kind: int, authority: Authority) -> zmq.asyncio.Socket:
         """A socket of libzmq's that the gate alone can reach."""
+        seed_routing_ids()
         opened = self.context.socket(kind)
         opened.setsockopt(zmq.LINGER, 0)
         opened.setsockopt(zmq.RCVHWM, RECEIVE_HWM)
@@ -201,6 +203,13 @@ class Sockets:
             raise BindError(f"{name}=ipc://{path} is in use by another rankd") from None
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
+
+
+def seed_routing_ids() -> None:
+    """A ROUTER numbers its peers from rand() on, which nobody seeds: every daemon's first would have the same number. A
+    peer that chooses as its own one that is about to be given makes libzmq abort the process (docs/security.md)."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # no such function, or none that we can call
+        ctypes.CDLL(None).srand(ctypes.c_uint(int.from_bytes(os.urandom(4), "little")))
 
 
 def bind_path(path: str) -> socket.socket:
