@@ -148,6 +148,17 @@ def test_a_file_that_became_a_link_or_that_is_not_to_be_read_grants_nothing(keyr
     assert authority.refresh() == {alice.user_id}
 
 
+@pytest.mark.parametrize(("mode", "granted"), [(0o644, True), (0o660, False), (0o602, False), (0o666, False)])
+def test_what_others_can_write_to_grants_nothing_and_what_they_can_read_does(
+    keyring: Keyring, mode: int, granted: bool
+) -> None:
+    alice = allow(keyring, "alice")
+    authority = Authority(keyring)
+    (keyring.authorized_directory / "alice.json").chmod(mode)
+    assert authority.refresh() == (set() if granted else {alice.user_id})
+    assert (authority.find(alice.user_id) is not None) == granted
+
+
 def test_without_its_folder_nobody_is_authorized(keyring: Keyring) -> None:
     alice = allow(keyring, "alice")
     authority = Authority(keyring)
