@@ -115,11 +115,15 @@ def _serve(config: ServeConfig) -> None:
     from rankd.sockets import BindError
     from rankd.store.errors import StoreError
     from rankd.supervise import raise_open_files
+    from rankd_client.keys import KeyFileError
 
     log.info("limits open_files=%d", raise_open_files())
 
     async def main() -> bool:
-        daemon = Daemon(config)
+        try:
+            daemon = Daemon(config)
+        except KeyFileError as error:  # the keyring is the user's to mend
+            raise ConfigError(str(error)) from None
         await daemon.run(announce=lambda ready: print(ready, flush=True))
         return daemon.drained
 

@@ -48,7 +48,7 @@ def _not_ours(path: Path) -> str | None:
 
 def read_file(path: Path | None) -> dict[str, Any]:
     """The settings of a TOML file: the keys of [serve] at the top, and the tables. Raises ConfigError."""
-    from rankd.config import ConfigError
+    from rankd.config import SETTINGS, ConfigError
 
     if path is None:
         return {}
@@ -64,6 +64,9 @@ def read_file(path: Path | None) -> dict[str, Any]:
         raise ConfigError(f"config={str(path)!r}: no such table {unknown[0]!r}; expected {expected}")
     if inside := sorted(set(serve_table) & set(TABLES)):
         raise ConfigError(f"config={str(path)!r}: serve.{inside[0]}; expected [{inside[0]}], a table of its own")
+    if unknown := sorted(set(serve_table) - set(SETTINGS)):
+        expected = ", ".join(sorted(set(SETTINGS) - set(TABLES)))
+        raise ConfigError(f"config={str(path)!r}: [serve] {unknown[0]}: no such setting; expected one of {expected}")
     return {**serve_table, **content}
 
 

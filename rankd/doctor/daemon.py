@@ -9,10 +9,11 @@ from typing import Any
 
 import zmq
 
+from rankd.doctor.files import open_files_of
 from rankd.doctor.finding import Finding, ok, problem
 from rankd.doctor.probe import Probe
 from rankd_client.endpoints import EndpointError, Endpoints, NotThereYet, check_owner, endpoints_of
-from rankd_client.keys import Key, KeyFileError, find_key
+from rankd_client.keys import Key, KeyFileError, find_key, needs_key
 from rankd_client.wire import (
     DAEMON_RUN,
     Heartbeat,
@@ -115,7 +116,8 @@ def _ask_push(address: str, key: Key | None) -> Finding:
 
 
 def _hear_heartbeat(address: str, key: Key | None) -> Iterator[Finding]:
-    with Probe(zmq.SUB, address, key, heartbeat_topic()) as probe:
+    topic = heartbeat_topic(key.namespace if key is not None and needs_key(address) else "")
+    with Probe(zmq.SUB, address, key, topic) as probe:
         frames = probe.hear(PATIENCE_SECONDS)
         if frames is None:
             yield _silent("alerts", probe)
@@ -170,6 +172,9 @@ def _answered(check: str, address: str, seconds: float) -> Finding:
 
 def _silent(check: str, probe: Probe) -> Finding:
     why, advice = probe.silence()
+    if (files := open_files_of(probe.address)) is not None and files.used_up:
+        why = f"the daemon (process {files.pid}) has {files.num_open} of at most {files.limit} files open"
+        advice = "raise its limit and start it again: `ulimit -n`, or LimitNOFILE= in the unit"
     return problem(check, f"{probe.address}: {why}", advice)
 
 

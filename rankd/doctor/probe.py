@@ -8,7 +8,7 @@ from types import TracebackType
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from rankd_client.keys import Key
+from rankd_client.keys import Key, needs_key
 
 WATCHED = (
     zmq.EVENT_CONNECTED
@@ -26,7 +26,7 @@ class Probe:
 
     def __init__(self, kind: int, address: str, key: Key | None, topic: bytes | None = None) -> None:
         self.address = address
-        self.has_key = key is not None
+        self.has_key = key is not None and needs_key(address)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(kind)
         for option, value in ((zmq.LINGER, 0), (zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES), (zmq.IPV6, int("[" in address))):
@@ -64,8 +64,12 @@ class Probe:
             return "the daemon refuses this key", "authorize it: `rankd keys authorize`, or name another with --key"
         if zmq.EVENT_CONNECTED in self._seen:
             if self.has_key:
-                return "no answer to this key", "it is for another daemon, or was revoked, or this one asks for none"
-            return "no answer to a peer without a key", "name a key that it knows: --key FILE or RANKD_KEY"
+                advice = "it is for another daemon, or was revoked, or this one asks for none, or has no files left"
+                return "no answer to this key", advice
+            if not needs_key(self.address):
+                return "taken in by nobody", "the daemon hangs, or has no more files to open: look at its log"
+            advice = "name a key that it knows: --key FILE or RANKD_KEY; or it has no more files to open: see its log"
+            return "no answer to a peer without a key", advice
         return "nobody listens there", "start one with `rankd serve`, or name another with --url"
 
     def __enter__(self) -> Probe:

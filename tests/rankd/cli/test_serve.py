@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from rankd.auth import Keyring
 from rankd.cli import app
 from rankd.config import DEFAULT_HTTP
 
@@ -59,7 +60,7 @@ def test_a_wrong_flag_is_named(options: list[str], words: str) -> None:
         ("serve = 3", "serve=3; expected a table"),
         ("[serves]", "no such table 'serves'; expected serve, limits, history or detect"),
         ("[serve]\ninsecure = 'no'", "insecure='no': expected true or false"),
-        ("[serve]\nport = 1", "port=1: no such setting"),
+        ("[serve]\nport = 1", "rankd.toml': [serve] port: no such setting; expected one of advertise, "),
         ("detect = 3", "detect=3: expected a table"),
         ("[serve]\nhttp_hosts = 'a'", "http_hosts='a': expected a list of strings"),
         ("[serve]\nhttp_hosts = ['a:80']", "http_hosts='a:80': expected host names without a port"),
@@ -107,3 +108,12 @@ def test_the_default_http_port_gives_way(serve: Callable[..., Any], socket_dir: 
             f"rankd: push=ipc://{socket_dir}/push.sock is in use by another rankd"
         )
         assert daemon.end()[0] == 0
+
+
+@pytest.mark.parametrize(("file", "mode"), [("server.key", 0o640), ("", 0o755), ("authorized", 0o755)])
+def test_a_keyring_that_others_can_look_into_is_named(tmp_path: Path, file: str, mode: int) -> None:
+    ring = tmp_path / "ring"
+    Keyring(ring).create()
+    (ring / file).chmod(mode)
+    words = refused("--url", "tcp://127.0.0.1:0", "--keys", str(ring))
+    assert repr(str(ring / file)) in words and f"has mode {mode:04o}" in words and "Traceback" not in words

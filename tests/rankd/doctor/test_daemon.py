@@ -1,4 +1,5 @@
 import json
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typer.testing import CliRunner
 
 from rankd.auth.keyring import new_pair
 from rankd.cli import app
-from rankd.doctor import Finding, daemon
+from rankd.doctor import Finding, daemon, files
 from rankd.doctor.daemon import check_daemon
 
 
@@ -91,6 +92,28 @@ def test_who_listens_asks_for_a_key(tmp_path: Path, routers: Callable[..., list[
 def test_a_key_file_that_cannot_be_read(tmp_path: Path, routers: Callable[..., list[str]]) -> None:
     found = findings(discovery(tmp_path / "d", routers(3)), tmp_path / "no.key")
     assert not found["key"].ok and "no.key" in found["key"].text
+
+
+def test_the_key_of_a_namespace_hears_the_heartbeats_of_its_own(serve: Callable[..., Any], tmp_path: Path) -> None:
+    for name, *options in (("alice", "--namespace", "team"), ("root", "--rights", "admin"), ("carl",)):
+        options += ["--keys", str(tmp_path / "ring"), "-o", str(tmp_path / f"{name}.key")]
+        assert CliRunner().invoke(app, ["keys", "new", name, *options]).exit_code == 0
+    daemon = serve("--url", "tcp://127.0.0.1:0", "--keys", str(tmp_path / "ring"))
+    url = discovery(tmp_path / "d", [daemon.ready[name] for name in ("push", "alerts", "query")])
+    for name in ("alice", "root", "carl"):
+        found = findings(url, tmp_path / f"{name}.key")
+        assert "alerts" in found and all(finding.ok for finding in found.values()), (name, found)
+
+
+def test_a_daemon_that_has_no_file_left_is_named(socket_dir: Path, serve: Callable[..., Any]) -> None:
+    daemon = serve("--url", f"ipc://{socket_dir}")
+    pid = daemon.process.pid
+    found = files.open_files_of(daemon.ready["query"])
+    assert found is not None and found.pid == pid and not found.used_up and 0 < found.num_open < found.limit
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (found.num_open, found.num_open))
+    told = findings(f"ipc://{socket_dir}")["query"]
+    assert not told.ok and f"(process {pid}) has" in told.text and "files open" in told.text
+    assert "LimitNOFILE=" in told.advice
 
 
 def test_a_clock_apart_drops_and_faults_are_problems() -> None:
