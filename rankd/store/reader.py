@@ -148,7 +148,7 @@ class Reader:
             return
         run_id, last_n = known
         start = from_n
-        while limit is None or limit > 0:
+        while start <= last_n and (limit is None or limit > 0):
             size = SLICE if limit is None else min(SLICE, limit)
             sql = "SELECT n, body FROM alert WHERE run_id = ? AND n BETWEEN ? AND ? ORDER BY n LIMIT ?"
             rows = self.rows(sql, run_id, start, last_n, size)
@@ -165,7 +165,8 @@ class Reader:
         for n, alert in self.alerts(run):
             # of the streams that had begun by then, the newest
             base, stream_id = next(((base, stream_id) for base, stream_id in begun if base < n), (0, ""))
-            yield {**alert, "stream_id": stream_id, "seq": n - base}
+            time = alert.pop("time")  # the last key, as in Alert.to_json
+            yield {**alert, "stream_id": stream_id, "seq": n - base, "time": time}
 
     def firing(self, run: str | None = None) -> list[tuple[str, int, dict[str, Any]]]:
         """(run, n, alert) of the alerts that are on, of one run or of all, in the order in which they were raised."""

@@ -104,17 +104,19 @@ def test_full_database(make: Any, open_writer: Open, look: Look) -> None:
     assert numbers(look) == list(range(1, 3011))
 
 
-def test_small_disk(make: Any, look: Look, tmp_path: Path) -> None:
-    """A real one, of 3 MiB, where root may mount it: in a child with mounts of its own."""
+@pytest.mark.parametrize(("filled_with", "faults"), [("rows", "['full', None]"), ("log", "[]")])
+def test_small_disk(tmp_path: Path, filled_with: str, faults: str) -> None:
+    """A real one, of 3 MiB, where root may mount it: in a child with mounts of its own. A log that fills it is copied
+    into the database and written from its beginning: no fault."""
     script = Path(__file__).with_name("full_disk.py")
-    command = ["unshare", "--mount", sys.executable, str(script), str(tmp_path)]
+    command = ["unshare", "--mount", sys.executable, str(script), str(tmp_path), filled_with]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except FileNotFoundError:
         pytest.skip("no unshare")
     if "unshare" in done.stderr or "mount:" in done.stderr:
         pytest.skip("not allowed to mount")
-    assert (done.returncode, done.stdout) == (0, "['full', None] True\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, f"{faults} True\n"), done.stderr
 
 
 @pytest.mark.parametrize(

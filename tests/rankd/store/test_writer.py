@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,22 @@ def test_empty_file_becomes_a_history(make: Any, open_writer: Open, look: Look, 
     open_writer().write(*make.entries(2))
     assert look("PRAGMA user_version") == [(VERSION,)]
     assert look("SELECT count(*) FROM measurement") == [(2,)]
+
+
+def test_flush_waits_for_what_is_still_being_told(make: Any, data: Path) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def committed(entries: object) -> None:
+        entered.set()
+        go_on.wait(30)
+
+    writer = Writer(data, HistoryConfig(), committed, lambda error: None)
+    writer.start()
+    writer.submit(make.entries(1)[0])
+    assert entered.wait(30) and writer.num_pending == 0
+    assert not writer.flush(0.01)
+    go_on.set()
+    assert writer.flush(30) and writer.close(30)
 
 
 def test_mistake_of_ours_is_raised_to_who_submits(make: Any, data: Path) -> None:
