@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 PROBLEM = 1
 WRONG_USE = 2
 
+MAX_STEP = (1 << 63) - 1
+"""Of the protocol and the history."""
+
 
 def leave(message: str, code: int) -> NoReturn:
     """Say why on stderr and exit."""

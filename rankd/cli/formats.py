@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 from rankd.cli.common import json_line
 from rankd.records import METRIC_NAMES
+from rankd_client.text import escape
 
 IDENTIFYING = ("run", "step", "layer", "role", "rows", "cols", "finite")
 """What stands in every row, whichever metrics are asked for."""
@@ -24,6 +25,9 @@ COLUMNS = (
 ROW_GROUP = 20_000
 """Rows of a Parquet file that are in memory at once; each column of them is read by itself."""
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a formula begins with, in one spreadsheet or another."""
+
 Row = Mapping[str, Any]
 
 
@@ -33,9 +37,9 @@ def write_json_lines(rows: Iterable[Row], file: TextIO) -> None:
 
 
 def write_csv(rows: Iterable[Row], file: TextIO, columns: Sequence[str] = COLUMNS) -> None:
-    """A header and a line a row; null is nothing, and lists are JSON."""
-    writer = csv.writer(_Lines(file), lineterminator="\r\n")
-    writer.writerow(columns)
+    """A header and a line a row; null is nothing, and lists are JSON. See `_text` for names."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(map(_text, columns))
     for row in rows:
         writer.writerow([_cell(value) for value in _flat(row, columns)])
 
@@ -58,16 +62,6 @@ def write_parquet(rows: Iterable[Row], path: Path) -> None:
             writer.write_batch(pyarrow.record_batch(arrays, schema=schema))
 
 
-class _Lines:
-    """Ends lines as this system does. The csv module knows them to end in \\r\\n, and so quotes either in a name."""
-
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
-
-    def write(self, line: str) -> None:
-        self._file.write(f"{line[:-2]}\n")
-
-
 def _flat(row: Row, columns: Sequence[str]) -> list[Any]:
     values = [row.get(name) for name in columns]
     if columns is COLUMNS:
@@ -79,7 +73,15 @@ def _flat(row: Row, columns: Sequence[str]) -> list[Any]:
 def _cell(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, str):
+        return _text(value)
     return json.dumps(value) if isinstance(value, list | tuple | dict) else value
+
+
+def _text(value: str) -> str:
+    """Names come from the network, and CSV goes to terminals and spreadsheets: without control characters, and with a
+    quote before what a spreadsheet would take for a formula."""
+    return f"'{escape(value, len(value))}" if value.startswith(FORMULA) else escape(value, len(value))
 
 
 def _groups(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rankd.cli.common import PROBLEM, WRONG_USE, leave
+from rankd.cli.settings import find_file, read_file
 from rankd_client.text import escape
 
 if TYPE_CHECKING:
@@ -29,28 +30,55 @@ Current = Annotated[
 ]
 
 
+def find_data(given: Path | None) -> Path | None:
+    """The directory that `rankd serve` would write with the same environment and settings file."""
+    if given is not None:
+        return given
+    _, settings = find_settings(os.environ.get("RANKD_CONFIG"))
+    data = settings.get("data")
+    if data is not None and not isinstance(data, str):
+        leave(f"data={escape(repr(data))}: expected a path", WRONG_USE)
+    return Path(data) if data else None
+
+
+def find_settings(given: str | None) -> tuple[Path | None, dict[str, Any]]:
+    """The settings file that `rankd serve` would read, and what it holds. Leaves where it cannot be read."""
+    from rankd.config import ConfigError
+
+    file = find_file(given, lambda words: print(f"rankd: {escape(words, 500)}", file=sys.stderr))
+    try:
+        return file, read_file(file)
+    except ConfigError as error:
+        leave(escape(str(error)), WRONG_USE)
+
+
 @contextmanager
 def open_history(data: Path | None) -> Iterator[Reader]:
-    """The history in `data`. Leaves where there is none (2) or where it cannot be read (1)."""
+    """The history in `data`, or where `find_data` says. Leaves where there is none (2) or it cannot be read (1)."""
     from rankd.store.errors import StoreError
     from rankd.store.reader import Reader
 
-    if data is None:
-        leave("no --data DIR and no RANKD_DATA; expected the directory that `rankd serve --data DIR` writes", WRONG_USE)
+    found = find_data(data)
+    if found is None:
+        leave(
+            "no --data DIR, no RANKD_DATA and no [serve] data in rankd.toml; expected the directory that "
+            "`rankd serve --data DIR` writes",
+            WRONG_USE,
+        )
     try:
-        with Reader(data) as reader:
+        with Reader(found) as reader:
             yield reader
     except StoreError as error:
         leave(escape(str(error)), WRONG_USE if error.kind == "missing" else PROBLEM)
 
 
-def find_run(reader: Reader, name: str) -> RunRow:
-    """The run of that name. Leaves naming those that come near."""
+def find_run(reader: Reader, name: str, first: str = "") -> RunRow:
+    """The run of that name. Leaves naming those that come near, after the words `first`."""
     found = reader.run(name)
     if found is None:
         names = [row.name for row in reader.runs()]
         same = [full for full in names if full.rpartition("/")[2] == name]
-        leave(f"no run {escape(name)!r} in {reader.file.parent}; {_near(name, names, same)}", PROBLEM)
+        leave(f"{first}no run {escape(name)!r} in {reader.file.parent}; {_near(name, names, same)}", PROBLEM)
     return found
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rankd.cli.common import WRONG_USE, leave
+from rankd.cli.common import MAX_STEP, WRONG_USE, leave
 from rankd.cli.history import Current, Data, Layers, check_layers, find_run, open_history, until_reader_leaves
 from rankd_client.text import alert_line, escape
 
@@ -45,11 +45,11 @@ def query(
     layer: Layers = None,
     metric: Annotated[list[str] | None, typer.Option(help="Only this metric; may be repeated.")] = None,
     role: Annotated[str | None, typer.Option(help="weight, update, gradient or feature.")] = None,
-    from_step: Annotated[int | None, typer.Option("--from", help="The first step.")] = None,
-    to_step: Annotated[int | None, typer.Option("--to", help="The last step.")] = None,
+    from_step: Annotated[int | None, typer.Option("--from", min=0, max=MAX_STEP, help="The first step.")] = None,
+    to_step: Annotated[int | None, typer.Option("--to", min=0, max=MAX_STEP, help="The last step.")] = None,
     every: Annotated[
         int | None,
-        typer.Option(min=1, help="Of each layer the first row at or after each multiple of N steps."),
+        typer.Option(min=1, max=MAX_STEP, help="Of each layer the first row at or after each multiple of N steps."),
     ] = None,
     current: Current = False,
     alerts: Annotated[bool, typer.Option("--alerts", help="Alerts instead, as they were published.")] = False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from io import BufferedIOBase
 from pathlib import Path
@@ -14,6 +15,7 @@ import tomllib
 import typer
 
 from rankd.cli.common import PROBLEM, WRONG_USE, discard_stdout, leave, print_json, severity_filter
+from rankd.cli.history import Data, find_data, find_run, find_settings, open_history
 from rankd_client.text import alert_line, escape
 
 if TYPE_CHECKING:
@@ -29,10 +31,15 @@ def replay(
     sources: Annotated[
         list[str], typer.Argument(metavar="FILE…|RUN", help=".jsonl, .jsonl.gz, - (stdin), or a run in the history.")
     ],
-    data: Annotated[
-        Path | None, typer.Option(envvar="RANKD_DATA", help="Directory of the history that holds the runs.")
+    data: Data = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RANKD_CONFIG",
+            help='TOML file, of which the table \\[detect] is taken, or "off".  '
+            "\\[default: the one that `rankd serve` reads]",
+        ),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file, of which the table \\[detect] is taken.")] = None,
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of \\[detect], before the file's; may be repeated."),
@@ -47,30 +54,27 @@ def replay(
     """Run the rules over recorded measurements and print the alerts, as the daemon would have with these settings."""
     from rankd.replay import BadRowError
     from rankd.replay import replay as judge
-    from rankd.store.errors import StoreError
 
     concerns = severity_filter(severity)
     detect = _read_settings(config, changes or [])
-    inputs = _Inputs(data, run or [], layer or [], skip_bad)
-    inputs.resolve(sources)
-    alerts = judge(inputs, detect, inputs.stream_ids)
     counts = _Counts()
-    try:
-        for alert in alerts:
-            row = alert.to_json()
-            if concerns(row):
-                counts.add(alert)
-                print_json(row) if json_lines else print(alert_line(row), flush=True)
-        if summary:
-            counts.show(inputs.num_rows, json_lines)
-    except BadRowError as error:
-        leave(escape(str(error)), WRONG_USE)
-    except StoreError as error:
-        leave(escape(str(error)), PROBLEM)
-    except KeyboardInterrupt:
-        pass
-    except BrokenPipeError:
-        discard_stdout()
+    with ExitStack() as opened:
+        inputs = _Inputs(data, run or [], layer or [], skip_bad, opened)
+        inputs.resolve(sources)
+        try:
+            for alert in judge(inputs, detect, inputs.stream_ids):
+                row = alert.to_json()
+                if concerns(row):
+                    counts.add(alert)
+                    print_json(row) if json_lines else print(alert_line(row), flush=True)
+            if summary:
+                counts.show(inputs.num_rows, json_lines)
+        except BadRowError as error:
+            leave(escape(str(error)), WRONG_USE)
+        except KeyboardInterrupt:
+            pass
+        except BrokenPipeError:
+            discard_stdout()
     if inputs.num_bad:
         leave(f"{inputs.num_bad} bad lines skipped, the first: {escape(inputs.first_bad)}", PROBLEM)
 
@@ -78,8 +82,11 @@ def replay(
 class _Inputs:
     """The measurements of all sources, one after the other, of the wanted runs and layers."""
 
-    def __init__(self, data: Path | None, runs: list[str], layers: list[str], skip_bad: bool) -> None:
+    def __init__(
+        self, data: Path | None, runs: list[str], layers: list[str], skip_bad: bool, opened: ExitStack
+    ) -> None:
         self._data = data
+        self._opened = opened
         self._reader: Reader | None = None
         self._runs = runs
         self._layers = layers
@@ -96,10 +103,12 @@ class _Inputs:
         for source in sources:
             if source == "-":
                 self._sources.append(self._stdin)
-            elif _is_input(Path(source), self._data is not None):
+            elif _is_file(Path(source)):
                 self._sources.append(self._file(Path(source)))
-            elif self._data is not None:
-                self._sources.append(self._history(self._data, source))
+            elif (data := find_data(self._data)) is not None:
+                self._sources.append(self._history(data, source))
+            elif _is_directory(Path(source)):
+                leave(f"{escape(repr(source))}: Is a directory; expected a file of JSON lines", WRONG_USE)
             else:
                 expected = "expected a file, -, or with --data DIR a run in the history"
                 leave(f"{escape(repr(source))}: no such file; {expected}", WRONG_USE)
@@ -131,18 +140,10 @@ class _Inputs:
         return lambda: read_file(path, self._on_bad)
 
     def _history(self, data: Path, run: str) -> Callable[[], Iterator[Measurement]]:
-        from rankd.store.errors import StoreError
-        from rankd.store.reader import Reader
-
-        try:
-            reader = self._reader = self._reader or Reader(data)
-            known = reader.run(run)
-            first_n = reader.first_n("measurement", run)
-            self.stream_ids[run] = reader.stream_id
-        except StoreError as error:
-            leave(escape(str(error)), PROBLEM)
-        if known is None:
-            leave(f"{escape(repr(run))}: no such file, and no such run in {escape(str(data))}", WRONG_USE)
+        reader = self._reader = self._reader or self._opened.enter_context(open_history(data))
+        find_run(reader, run, f"{escape(repr(run))}: no such file, and ")
+        first_n = reader.first_n("measurement", run)
+        self.stream_ids[run] = reader.stream_id
         if first_n > 1:
             gone = f"its first {first_n - 1} measurements are no longer in the history; alerts may differ"
             print(f"rankd: {escape(run)}: {gone}", file=sys.stderr)
@@ -184,10 +185,17 @@ def _in_words(rules: dict[str, dict[str, int]]) -> str:
     return "; ".join(spoken) or "no alerts"
 
 
-def _is_input(path: Path, has_history: bool) -> bool:
+def _is_file(path: Path) -> bool:
     """Whether `path` is meant, not a run: one may be called like a directory, or have a name too long for a file."""
     try:
-        return path.exists() and not (has_history and path.is_dir())
+        return path.exists() and not path.is_dir()
+    except OSError:
+        return False
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
     except OSError:
         return False
 
@@ -196,29 +204,20 @@ def _matches(name: str, globs: list[str]) -> bool:
     return not globs or any(fnmatchcase(name, glob) for glob in globs)
 
 
-def _read_settings(file: Path | None, changes: list[str]) -> DetectConfig:
-    """The table [detect] of `file`, changed. Leaves with the first that is wrong."""
+def _read_settings(given: str | None, changes: list[str]) -> DetectConfig:
+    """The table [detect] of the settings file, changed. Leaves with the first that is wrong."""
     from rankd.config import ConfigError, detect_config
 
+    file, settings = find_settings(given)
+    table = settings.get("detect", {})
+    if not isinstance(table, dict):
+        leave(f"config={str(file)!r}: detect={escape(repr(table))}; expected a table", WRONG_USE)
+    if table and given is None and file is not None:
+        print(f"rankd: [detect] of {escape(str(file.resolve()), 500)}", file=sys.stderr)
     try:
-        table = {**_read_table(file), **dict(map(_read_change, changes))}
-        return detect_config(table)
+        return detect_config({**table, **dict(map(_read_change, changes))})
     except ConfigError as error:
         leave(escape(str(error)), WRONG_USE)
-
-
-def _read_table(file: Path | None) -> dict[str, Any]:
-    from rankd.config import ConfigError
-
-    if file is None:
-        return {}
-    try:
-        table = tomllib.loads(file.read_text(encoding="utf-8")).get("detect", {})
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"config={str(file)!r}: expected a TOML file; {error}") from None
-    if not isinstance(table, dict):
-        raise ConfigError(f"config={str(file)!r}: detect={table!r}; expected a table")
-    return table
 
 
 def _read_change(change: str) -> tuple[str, Any]:

@@ -14,6 +14,8 @@ from rankd.cli import app, formats
 from rankd.records import METRIC_NAMES, Measurement
 from rankd.store.reader import Reader
 
+HOSTILE = "=1+1\x1b[2J,\r\n"
+
 
 def export(data: Path, *arguments: str) -> tuple[int, str, str]:
     result = CliRunner().invoke(app, ["export", "lm-42", "--data", str(data), *arguments])
@@ -45,7 +47,8 @@ def test_csv(history: Path, recorded: list[Measurement], tmp_path: Path, name: s
     opened: Any = gzip.open if name.endswith("gz") else open
     with opened(tmp_path / name, "rt", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["layer"], int(row["step"])) for row in rows] == [(m.layer, m.step) for m in recorded]
+    names = {"blocks.0.w": "blocks.0.w", HOSTILE: "'=1+1\\x1b[2J,\\x0d\\x0a"}
+    assert [(row["layer"], int(row["step"])) for row in rows] == [(names[m.layer], m.step) for m in recorded]
 
 
 @pytest.mark.parametrize("row_group", [3, 20_000])
@@ -96,11 +99,14 @@ def test_half_a_file_is_never_seen(history: Path, tmp_path: Path) -> None:
     assert file.read_text() == "mine" and list(tmp_path.iterdir()) == [file]
 
 
-def test_names_with_ends_of_lines_in_them() -> None:
-    names = ["a\rb", "a\nb", 'a"b', "a,b", " a ", "é"]
+def test_names_for_terminals_and_spreadsheets() -> None:
+    """Nothing that a terminal would obey, and no formula; numbers stay numbers."""
+    names = ["a\rb", "\x1b[2J", '=1+1"', "+a", "-a", "@a/lm", "\ta", "a=b", 'a"b', "a,b", " a ", "é", "a" * 2000]
+    shown = ["a\\x0db", "\\x1b[2J", "'=1+1\"", "'+a", "'-a", "'@a/lm", "'\\x09a", *names[7:]]
     written = io.StringIO(newline="")
-    formats.write_csv([{"layer": name} for name in names], written, ["layer"])
-    assert [row["layer"] for row in csv.DictReader(io.StringIO(written.getvalue(), newline=""))] == names
+    formats.write_csv([{"layer": name, "step": -1.5} for name in names], written, ["layer", "step", "=x"])
+    table = list(csv.DictReader(io.StringIO(written.getvalue(), newline="")))
+    assert [(row["layer"], row["step"], row["'=x"]) for row in table] == [(name, "-1.5", "") for name in shown]
 
 
 @pytest.mark.parametrize(

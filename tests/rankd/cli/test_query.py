@@ -43,6 +43,7 @@ def test_every_recorded_row_once_as_the_measurement_it_was(history: Path) -> Non
         (["--every", "7"], [0, 7, 14, 21, 28, 14, 22]),
         (["--every", "100"], [0]),
         (["--role", "weight", "--from", "29"], []),
+        (["--from", "28", "--to", str((1 << 63) - 1)], [28]),
     ],
 )
 def test_which_rows(history: Path, options: list[str], steps: list[int]) -> None:
@@ -60,7 +61,8 @@ def test_csv_reads_back(history: Path) -> None:
     result = CliRunner().invoke(app, ["query", "--data", str(history), "lm-42", "--csv"])
     table = list(csv.DictReader(io.StringIO(result.stdout_bytes.decode(), newline="")))
     expected = rows(history)
-    assert [row["layer"] for row in table] == [row["layer"] for row in expected]
+    assert [row["layer"] for row in table] == ["blocks.0.w", "'=1+1\\x1b[2J,\\x0d\\x0a"] * 7
+    assert "\x1b" not in result.stdout and "\r" not in result.stdout
     assert [json.loads(row["shape"]) for row in table] == [[4, 3, 2]] * 14
     assert [row["finite"] for row in table].count("false") == 1
     for name in METRIC_NAMES:
@@ -121,6 +123,10 @@ def test_lines_for_people(history: Path) -> None:
         (["lm-42", "--spectra", "--current"], 2, "--current does not go with --spectra"),
         (["lm-42", "--from", "3", "--to", "2"], 2, "--from 3 --to 2: expected steps in order"),
         (["lm-42", "--every", "0"], 2, "--every"),
+        (["lm-42", "--every", "9" * 23], 2, "--every"),
+        (["lm-42", "--from", "9" * 23], 2, "--from"),
+        (["lm-42", "--to", str(1 << 63)], 2, "--to"),
+        (["lm-42", "--from", "-1"], 2, "--from"),
     ],
 )
 def test_wrong_use_is_named(history: Path, arguments: list[str], code: int, words: str) -> None:

@@ -49,13 +49,28 @@ def test_names_are_escaped_for_people(history: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ([], 2, "no --data DIR and no RANKD_DATA"),
+        ([], 2, "no --data DIR, no RANKD_DATA and no [serve] data in rankd.toml"),
         (["--data", "/nonexistent\x1b"], 2, "no history in /nonexistent\\x1b: expected history.db"),
     ],
 )
 def test_without_a_history(arguments: list[str], code: int, words: str) -> None:
     found, out, errors = runs(*arguments)
     assert (found, out) == (code, "") and words in errors
+
+
+def test_the_data_directory_of_the_settings_file(
+    history: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `rankd serve` would have read it; --data and RANKD_DATA go before it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rankd.toml").write_text(f"[serve]\ndata = {str(history)!r}\n")
+    (tmp_path / "rankd.toml").chmod(0o644)
+    assert [json.loads(line)["run"] for line in runs("--json")[1].splitlines()] == ["@a/lm-42", "@daemon", "lm-42"]
+    assert runs("--data", "/nonexistent")[0] == 2
+    monkeypatch.setenv("RANKD_CONFIG", "off")
+    assert runs()[0] == 2
+    monkeypatch.setenv("RANKD_CONFIG", str(tmp_path / "none.toml"))
+    assert "expected a TOML file" in runs()[2]
 
 
 def test_nothing_found_is_a_problem(history: Path, tmp_path: Path) -> None:
