@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import zmq
-import zmq.utils.garbage  # now: hooks at the interpreter's end run in reverse order, and ours needs it alive
 
 from rankd_client.endpoints import NotThereYet, check_owner, locate
 from rankd_client.keys import Key

@@ -8,7 +8,6 @@ training thread or the next deadline wakes it.
 
 from __future__ import annotations
 
-import atexit
 import os
 import socket
 import threading
@@ -23,6 +22,7 @@ from rankd_client.greeting import Inquiry
 from rankd_client.keys import Key
 from rankd_client.link.dealer import Dealer
 from rankd_client.link.flow import Flow
+from rankd_client.link.living import CLOSE_SECONDS, living
 from rankd_client.outbox import Outbox
 from rankd_client.text import escape
 from rankd_client.wire import (
@@ -58,7 +58,6 @@ FIRST_ATTEMPT_SECONDS = 0.5
 
 _RELEASE_POLL_SECONDS = 0.05
 _RECEIVE_BATCH = 256
-CLOSE_SECONDS = 2.0
 OnAlert = Callable[[dict[str, Any]], None]
 
 
@@ -101,7 +100,7 @@ class Link:
 
     def start(self) -> None:
         self._thread.start()
-        _LIVING.add(self)
+        living.add(self)
 
     def wake(self) -> None:
         with suppress(OSError):  # full: it is awake; closed: it has ended
@@ -117,7 +116,7 @@ class Link:
         """Wait for the end of a stopped thread. Nothing in a forked child, which has no such thread."""
         if os.getpid() == self._pid and self._thread.is_alive():
             self._thread.join(timeout_seconds)
-            _LIVING.discard(self)  # whoever waited for it once does not have to again
+            living.discard(self)  # whoever waited for it once does not have to again
 
     # The link's own thread -----------------------------------------------------------------------------------------
 
@@ -132,7 +131,7 @@ class Link:
             self._leave()
         self._wake_read.close()
         self._wake_write.close()
-        _LIVING.discard(self)
+        living.discard(self)
 
     def _turn(self) -> None:
         now = time.monotonic()
@@ -289,16 +288,3 @@ class Link:
         self._faults.down(f"the daemon refused the connection ({why})")
         self._close(self._retry_seconds)
         self._retry_seconds = min(2 * self._retry_seconds, MAX_RETRY_SECONDS)
-
-
-_LIVING: set[Link] = set()
-"""Those whose thread runs, and they alone: each holds an outbox, with its memory."""
-
-
-@atexit.register
-def _end() -> None:
-    """Not a finalizer of each: a client that nobody refers to any more still has things to send."""
-    for link in (living := list(_LIVING)):
-        link.stop()
-    for link in living:
-        link.join(CLOSE_SECONDS + 0.5)
