@@ -12,6 +12,9 @@ from rankd_client.wire import Event
 
 MAX_RESUME_EVENTS = 1000
 
+MAX_FROM_SEQ = 1 << 62
+"""More than were ever published, and sums with it stay within SQLite's 64 bits."""
+
 MAX_STREAMS = 100
 """Told in a state: each that a subscriber did not hear of costs it a query for every topic."""
 
@@ -39,7 +42,7 @@ class Answers:
 
     def since(self, kind: str, run: str, from_seq: int, stream_id: str | None) -> tuple[list[Event], int, int]:
         """At most MAX_RESUME_EVENTS events from number `from_seq` on, the oldest number there is, the newest one."""
-        from_seq = max(1, from_seq)
+        from_seq = min(max(1, from_seq), MAX_FROM_SEQ)
         if stream_id not in (None, self.stream_id):
             return self._since_of_former(kind, run, from_seq, str(stream_id))
         last = self.current.streams.newest_seq((kind, run))

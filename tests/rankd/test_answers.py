@@ -52,6 +52,7 @@ def test_of_what_nobody_has() -> None:
     asked = answers(1)
     assert asked.since("alert", "unknown", 1, None) == ([], 1, 0)
     assert asked.since("measurement", "r", 1, "f" * 16) == ([], 1, 0), "a stream that was never"
+    assert asked.since("measurement", "r", (1 << 63) - 1, None) == ([], 1, 1)
 
 
 def test_counters_are_for_admins() -> None:
@@ -135,6 +136,8 @@ def test_older_events_and_former_streams_come_from_the_history(tmp_path: Path) -
                 6,
             )
             assert {event.stream_id for event in events} == {former}
+            for stream_id in (None, former):
+                assert asked.since(kind, "r", (1 << 63) - 1, stream_id)[0] == []
         assert events[0].body["seq"] == 4 and events[0].body["stream_id"] == former
         assert asked.since("alert", "r", 7, former) == ([], 1, 6)
         current.raised(alert(11), streams.next_n(("alert", "r")))
