@@ -19,6 +19,11 @@ SCRATCH_BYTES = 2 * BUFFER_BYTES + MAX_COMMAND_BYTES
 
 BURST_SECONDS = 5.0
 
+FIRST_FRAMES = 6
+"""Of a peer of which nothing was delivered yet: one message, and fewer than libzmq queues. It never reads a peer that
+chose a routing id that another has: once its queue is full, it does not even see that the peer is gone, and keeps its
+descriptor."""
+
 MAX_READS = 8
 """For one connection before others have their turn."""
 
@@ -68,6 +73,7 @@ class Connection:
         self.name = name
         self.user_id = ""
         self.framing = Framing(listener.limits, listener.mechanism)
+        self.framing.window_frames = FIRST_FRAMES
         self.undelivered_bytes = 0
         self.held = b""
         """Read, but not to be let through yet."""
@@ -175,6 +181,8 @@ class Connection:
         """From any thread: the daemon has so many frames more, or (-1) will have none."""
         ends, num_bytes = self.framing.ends, 0
         with self._lock:
+            if num_frames > 0:
+                self.framing.window_frames = self.listener.limits.window_frames
             if num_frames < 0:
                 ends.clear()
                 num_bytes = self.undelivered_bytes

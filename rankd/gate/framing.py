@@ -33,6 +33,7 @@ class Framing:
 
     def __init__(self, limits: GateLimits, mechanism: str) -> None:
         self.limits = limits
+        self.window_frames = limits.window_frames
         self.mechanism = mechanism
         self.breach: Breach | None = None
         """Set for good when a rule was broken."""
@@ -209,7 +210,7 @@ class Framing:
             raise Breach("too_long", f"a frame of {length} bytes; expected at most {self.limits.max_frame_bytes}")
 
     def _fits(self, wire_bytes: int, limit: int) -> bool:
-        fits = self.reserved_bytes + wire_bytes <= limit and len(self.ends) < self.limits.window_frames
+        fits = self.reserved_bytes + wire_bytes <= limit and len(self.ends) < self.window_frames
         self.wants_room = not fits
         return fits
 

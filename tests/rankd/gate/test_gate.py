@@ -277,6 +277,19 @@ def test_what_a_peer_sent_before_it_left_is_delivered(make: Any) -> None:
     eventually(lambda: served.counters["num_connections_open"] == 0)
 
 
+def test_of_a_peer_that_nobody_heard_yet_no_more_is_taken_than_libzmq_queues(make: Any) -> None:
+    """Beyond that libzmq stops reading the connection, and does not see its end."""
+    served = make(dataclasses.replace(LIMITS, leave_seconds=0.2, stuck_seconds=1.0))
+    with served.greeted() as peer:
+        peer.sendall(b"\0\1x" * 50)
+    eventually(lambda: served.counters["num_connections"] == 1 and served.counters["num_connections_open"] == 0)
+    received = 0
+    while served.socket.poll(200):
+        assert served.take()[1] == [b"x"]
+        received += 1
+    assert 0 < received <= 6
+
+
 def test_half_a_connection_still_hears(make: Any) -> None:
     served = make()
     with served.greeted() as peer:
