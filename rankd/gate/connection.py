@@ -17,7 +17,7 @@ BUFFER_BYTES = 256 << 10
 SCRATCH_BYTES = 2 * BUFFER_BYTES + MAX_COMMAND_BYTES
 """What was read, behind what was held back of the last time."""
 
-BURST_SECONDS = 5.0
+BURST_SECONDS = 10.0
 
 FIRST_FRAMES = 6
 """Of a peer of which nothing was delivered yet: one message, and fewer than libzmq queues. It never reads a peer that

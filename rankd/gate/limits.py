@@ -48,8 +48,9 @@ class GateLimits:
     """The same for all subscribers that are there: whenever one leaves, libzmq walks over every byte of every topic,
     some 0.1 µs for each and more for topics made for it, while the daemon waits."""
 
-    connections_per_second: float = 100.0
-    """That reach libzmq, after a first burst of five times as many. Others wait, unheard."""
+    connections_per_second: float = 25.0
+    """That reach libzmq, after a first burst of ten times as many; others wait, unheard. The daemon reads all it is
+    sent in turn: who connects anew for every hundred messages must not bring more than it can read."""
 
     handshake_seconds: float = 5.0
     """From accepting a connection until its ZMTP handshake is through our hands."""
@@ -96,7 +97,6 @@ ALERTS_LIMITS = GateLimits(
     window_bytes=64 << 10,
     max_total_bytes=16 << 20,
     max_subscriptions=1000,
-    connections_per_second=20.0,
 )
 QUERY_LIMITS = GateLimits(
     max_frame_bytes=MAX_HEADER_BYTES, max_frames=3, window_bytes=256 << 10, max_total_bytes=64 << 20

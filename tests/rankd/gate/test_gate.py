@@ -354,8 +354,8 @@ def test_subscribers_together_are_bounded(make: Any) -> None:
 
 
 def test_connections_that_come_too_fast_wait_their_turn(make: Any) -> None:
-    served = make(dataclasses.replace(LIMITS, connections_per_second=20.0, handshake_seconds=0.3))
-    peers = [served.raw() for _ in range(120)]  # 100 at once, then 20 a second
+    served = make(dataclasses.replace(LIMITS, connections_per_second=10.0, handshake_seconds=0.3))
+    peers = [served.raw() for _ in range(120)]  # 100 at once, then 10 a second
     for peer in peers:
         peer.sendall(SIGNATURE)
     assert all(peer.recv(1) == b"\xff" for peer in peers)
