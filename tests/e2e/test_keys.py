@@ -141,9 +141,17 @@ def test_a_right_to_one_thing_is_none_to_another(guarded: Any, directory: Path) 
 
 def test_a_revoked_key_ends_without_a_restart(guarded: Any, directory: Path) -> None:
     client = Client("r", guarded.ready["push"], key=str(directory / "alice.key"), echo=False, max_overhead=None)
-    items = subscribe(guarded.ready["push"], key=str(directory / "alice.key"), timeout=8)
+    items = subscribe(guarded.ready["push"], key=str(directory / "alice.key"), timeout=20)
     received: list[int] = []
-    reading = threading.Thread(target=lambda: received.extend(item["step"] for item in items))
+    refused: list[Exception] = []
+
+    def read() -> None:
+        try:
+            received.extend(item["step"] for item in items)
+        except PermissionError as error:
+            refused.append(error)
+
+    reading = threading.Thread(target=read)
     try:
         client.push({"w": torch.full((2, 2), float("nan"))}, step=1)
         assert client.flush(20)
@@ -162,6 +170,7 @@ def test_a_revoked_key_ends_without_a_restart(guarded: Any, directory: Path) -> 
         assert push(guarded, directory / "paul.key", 7, run="r"), "of the same namespace, and not revoked"
         reading.join(30)
         assert not reading.is_alive() and received == [1]
+        assert len(refused) == 1 and "did not accept" in str(refused[0])
     finally:
         reading.join(30)
         client.close()
