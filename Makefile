@@ -48,10 +48,11 @@ bench-subscribers: $(INSTALLED)  ## 50 subscribers, 10 of them stuck: the delay 
 bench-soak: $(INSTALLED)  ## runs, subscribers and daemons come and go: memory and open files; 30 minutes
 	@$(RUN) benchmarks/soak.py --minutes 30 --kill-seconds 180 $(ARGS)
 
-bench-fuzz: $(INSTALLED)  ## coverage-guided fuzzing of every reader of foreign bytes; 10 minutes
+bench-fuzz: $(INSTALLED)  ## fuzzing of every reader of foreign bytes, then of a daemon on raw sockets; 20 minutes
 	@$(RUN) -c 'import atheris' 2>/dev/null || \
 	  $(RUN) -m pip install --quiet --editable ./client --editable '.[fuzz]'
 	@$(RUN) benchmarks/fuzz_codec.py --minutes 10 --inputs 1000000 $(ARGS)
+	@$(RUN) benchmarks/fuzz_sockets.py --seconds 600
 
 venv: $(INSTALLED)  ## only make .venv
 
