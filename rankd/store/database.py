@@ -14,7 +14,7 @@ from rankd.store.schema import migrate, version_of
 
 BUSY_MILLISECONDS = 1000
 CACHE_KIBIBYTES = 16 << 10
-"""Each layer's newest rows have a page of their own: 4,000 layers keep theirs in memory. With four times as much nothing
+"""Each layer has its newest rows on a page of its own: 4,000 layers keep theirs in memory. With 64 MiB nothing
 was faster, and a daemon grew for an hour until it was full."""
 
 LOG_PAGES = 4_000
