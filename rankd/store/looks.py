@@ -119,10 +119,11 @@ def summaries(
     layer_id = reader.layer_id(run, layer, role)
     sql = """
         SELECT s.n, m.step, s.summary FROM spectrum s JOIN measurement m ON m.layer_id = s.layer_id AND m.n = s.n
-        WHERE s.layer_id = ?1 AND s.n > ?2 AND (?3 IS NULL OR m.step >= ?3) AND (?4 IS NULL OR m.step <= ?4)
-        ORDER BY s.n LIMIT ?5
+        WHERE s.layer_id = ? AND s.n > ? AND (? IS NULL OR m.step >= ?) AND (? IS NULL OR m.step <= ?)
+        ORDER BY s.n LIMIT ?
     """
     last_n = 0
-    while rows := reader.rows(sql, layer_id, last_n, from_step, to_step, SPECTRA_SLICE):
+    steps = (from_step, from_step, to_step, to_step)
+    while rows := reader.rows(sql, layer_id, last_n, *steps, SPECTRA_SLICE):
         yield from rows
         last_n = rows[-1][0]

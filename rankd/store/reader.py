@@ -173,9 +173,9 @@ class Reader:
         sql = """
             SELECT r.name, f.n, a.body FROM firing f JOIN run r USING (run_id)
             JOIN alert a ON a.run_id = f.run_id AND a.n = f.n
-            WHERE ?1 IS NULL OR r.name = ?1 ORDER BY a.time, f.run_id, f.n
+            WHERE ? IS NULL OR r.name = ? ORDER BY a.time, f.run_id, f.n
         """
-        return [(name, n, json.loads(body)) for name, n, body in self.rows(sql, run)]
+        return [(name, n, json.loads(body)) for name, n, body in self.rows(sql, run, run)]
 
     # Numbers on the stream
 
