@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rankd.gate.framing import Breach as BreachError
@@ -177,6 +177,7 @@ PIECES = st.one_of(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # the first draw, on a busy machine
 @given(
     st.lists(PIECES, max_size=12),
     st.lists(st.integers(1, 70), min_size=1, max_size=8),
