@@ -33,6 +33,7 @@ CODES: dict[str, str] = {
     "too_many_layers": "a run has room for another layer",
     "assembly_full": "the daemon has room for another unfinished layer",
     "timed_out": "every shard of a layer arrives in time",
+    "measure_failed": "the daemon can measure the matrix",
     "not_allowed": "a key has the right, and the run is in its namespace",
     "quota_exceeded": "a namespace stays within its quota",
     # stream and queries

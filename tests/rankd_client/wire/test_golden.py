@@ -41,6 +41,7 @@ RAISED_BY_THE_DAEMON = {
     "too_many_layers",
     "assembly_full",
     "timed_out",
+    "measure_failed",
     "not_allowed",
     "quota_exceeded",
 }

@@ -65,6 +65,7 @@ uints = st.one_of(st.integers(0, 300), st.integers(0, MAX_STEP), st.just(MAX_STE
 roles = st.sampled_from(["weight", "update", "gradient", "feature"])
 stream_ids = st.binary(min_size=8, max_size=8).map(bytes.hex)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+codes = texts.filter(lambda text: len(text.encode()) <= 64)
 scalars = st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | texts
 scalars |= st.floats(allow_nan=False, allow_infinity=False)
 json_values = st.recursive(
@@ -136,7 +137,7 @@ welcomes = st.builds(Welcome, stream_ids, uints, chunk_bytes, st.floats(0.01, 36
 acks = st.builds(
     Ack, st.sampled_from(["received", "recorded", "superseded"]), names, uints, roles, uints, st.none() | uints
 )
-refusals = st.builds(Refusal, texts, texts, st.none() | names, st.none() | uints, roles, uints)
+refusals = st.builds(Refusal, codes, texts, st.none() | names, st.none() | uints, roles, uints)
 empty = st.sampled_from([Heartbeat(), Bye()])
 messages = st.one_of(hellos, welcomes, plans, chunks(), acks, refusals, st.builds(AlertNotice, bodies), empty)
 heartbeats = st.builds(Event, st.just("heartbeat"), st.sampled_from(["", "@a"]), stream_ids, uints, bodies)
@@ -145,7 +146,7 @@ events = numbered | heartbeats
 kinds = st.sampled_from(["alert", "measurement"])
 queries = st.builds(Query, st.just("state"), uints, kinds, st.none() | full_names, uints)
 queries |= st.builds(Query, st.just("resume"), uints, kinds, full_names, uints, st.none() | stream_ids)
-replies = st.builds(Reply, uints, stream_ids, bodies, st.lists(events, max_size=3).map(tuple), texts)
+replies = st.builds(Reply, uints, stream_ids, bodies, st.lists(events, max_size=3).map(tuple), codes)
 
 # Values that nobody should send.
 anything = st.recursive(
