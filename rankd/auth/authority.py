@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,8 @@ class _View:
 
     by_user_id: dict[str, Grant]
     by_public_key: dict[str, Grant]
+    quotas: dict[str, Quota]
+    """By namespace; asked with every snapshot that arrives."""
 
 
 class Authority:
@@ -53,7 +54,7 @@ class Authority:
         self._secret: str | None = None
         self._files: dict[str, tuple[Stamp, Grant | None]] = {}
         self._told: set[str] = set()
-        self._view = _View({}, {})
+        self._view = _View({}, {}, {})
         if keyring is not None:
             _, self._secret = keyring.server()
             files.make_private_directory(keyring.authorized_directory)
@@ -74,19 +75,12 @@ class Authority:
 
     def quota(self, namespace: str) -> Quota:
         """Of a namespace: for each limit, the smallest that any of its keys has."""
-        quotas = [grant.quota for grant in self._view.by_user_id.values() if grant.namespace == namespace]
-        return Quota(
-            max_runs=_smallest(quota.max_runs for quota in quotas),
-            max_bytes=_smallest(quota.max_bytes for quota in quotas),
-            max_disk_bytes=_smallest(quota.max_disk_bytes for quota in quotas),
-        )
+        return self._view.quotas.get(namespace, NO_QUOTA)
 
     def disk_quotas(self) -> dict[str, int]:
         """Namespace → bytes of history that it may have, where that is limited."""
-        limits = {
-            grant.namespace: self.quota(grant.namespace).max_disk_bytes for grant in self._view.by_user_id.values()
-        }
-        return {namespace: limit for namespace, limit in limits.items() if limit is not None}
+        quotas = self._view.quotas.items()
+        return {namespace: quota.max_disk_bytes for namespace, quota in quotas if quota.max_disk_bytes is not None}
 
     @property
     def public_key(self) -> str | None:
@@ -169,7 +163,10 @@ class Authority:
                 self._tell(name, f"{name} has the public key of {other.name}; it grants nothing")
                 continue
             by_user_id[grant.user_id] = by_public_key[grant.public_key] = grant
-        return _View(by_user_id, by_public_key)
+        quotas: dict[str, Quota] = {}
+        for grant in by_user_id.values():
+            quotas[grant.namespace] = _tighter(quotas.get(grant.namespace, NO_QUOTA), grant.quota)
+        return _View(by_user_id, by_public_key, quotas)
 
     def _changes(self, before: dict[str, Grant], after: dict[str, Grant]) -> set[str]:
         changed = set()
@@ -211,5 +208,14 @@ def user_id_of(frame: zmq.Frame) -> str:
         return ""
 
 
-def _smallest(limits: Iterable[int | None]) -> int | None:
+def _tighter(one: Quota, other: Quota) -> Quota:
+    """For each limit the smaller one."""
+    return Quota(
+        max_runs=_smaller(one.max_runs, other.max_runs),
+        max_bytes=_smaller(one.max_bytes, other.max_bytes),
+        max_disk_bytes=_smaller(one.max_disk_bytes, other.max_disk_bytes),
+    )
+
+
+def _smaller(*limits: int | None) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
