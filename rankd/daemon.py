@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import sys
 import time
@@ -80,7 +81,7 @@ class Daemon:
         self.history = History(config.data, config.history, counters, self.authority.disk_quotas)
         cleanup.callback(self.history.close)
         streams = self.history.streams
-        self.faults = Faults(streams.stream_id, time.time)
+        self.faults = Faults(secrets.token_hex(8), time.time)  # the stream outlives us, and our counts begin anew
         self.executor = EXECUTORS[config.executor](choose_device(config.device), self._fault_from_thread)
         cleanup.callback(self.executor.close)
         self.sockets = Sockets(config, self.authority, counters, self._fault_from_thread)
