@@ -26,9 +26,9 @@ from rankd.mailbox import Mailbox
 from rankd.presence import Presence, Ready
 from rankd.query import QueryServer
 from rankd.quota import Quota, share
-from rankd.records import Snapshot
+from rankd.records import LayerStep, Snapshot
 from rankd.sockets import Sockets
-from rankd.stages.assemble import Assemble, LayerStep
+from rankd.stages.assemble import Assemble
 from rankd.stages.detect import Detect
 from rankd.stages.measure import Measure
 from rankd.stages.publish import Publish

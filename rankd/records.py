@@ -18,6 +18,9 @@ State = Literal["firing", "resolved", "rebased"]
 
 ALERT_SCHEMA = 1
 
+LayerStep = tuple[str, str, str, int]
+"""(run, layer, role, step)"""
+
 METRIC_NAMES = (
     "stable_rank",
     "effective_rank",

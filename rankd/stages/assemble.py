@@ -15,11 +15,9 @@ import numpy.typing as npt
 
 from rankd.config import Limits
 from rankd.quota import NO_QUOTA, Quota, namespace_of
-from rankd.records import Snapshot
+from rankd.records import LayerStep, Snapshot
 from rankd_client.wire import DTYPES, Chunk, Shard, WireError
 
-LayerStep = tuple[str, str, str, int]
-"""(run, layer, role, step)"""
 LayerRole = tuple[str, str]
 
 _BITS: dict[int, tuple[type[np.unsignedinteger], int]] = {

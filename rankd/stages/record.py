@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rankd.current import Current
-from rankd.records import Alert, Measurement
+from rankd.records import Alert, LayerStep, Measurement
 from rankd.store.entries import AlertEntry, Entry
 from rankd.store.errors import StoreError
 from rankd.store.writer import Writer
@@ -24,8 +24,6 @@ MAX_UNWRITTEN = 1000
 """With more than these waiting, the history has not caught up yet: they are to be in one commit with the new stream."""
 
 Word = Literal["recorded", "superseded"]
-LayerStep = tuple[str, str, str, int]
-"""(run, layer, role, step)"""
 
 
 @dataclass(slots=True)
