@@ -63,33 +63,18 @@ def heatmap(reader: Reader, run: str, metric: str, num_bins: int, role: str) -> 
         run_id, bin_steps, rolled_n = found[0]
         layers = reader.rows("SELECT layer_id, name FROM layer WHERE run_id = ? AND role = ?", run_id, role)
         rolled_up = f"""
-            SELECT layer_id, count(*), group_concat(bin), group_concat(num_finite),
-                group_concat(ifnull({metric}_sum, 0))
-            FROM rollup WHERE run_id = ? GROUP BY layer_id
+            SELECT layer_id, bin, num_finite, ifnull({metric}_sum, 0) FROM rollup WHERE run_id = ?
         """
         newer = f"""
-            SELECT l.layer_id, count(*), group_concat(step / ?), group_concat({metric} IS NOT NULL),
-                group_concat(ifnull({metric}, 0))
+            SELECT l.layer_id, step / ?, {metric} IS NOT NULL, ifnull({metric}, 0)
             FROM layer l CROSS JOIN measurement m ON m.layer_id = l.layer_id AND m.n > ?
-            WHERE l.run_id = ? AND step IS NOT NULL GROUP BY l.layer_id
+            WHERE l.run_id = ? AND step IS NOT NULL
         """
-        cells = [_cells(reader, rolled_up, run_id), _cells(reader, newer, bin_steps, rolled_n, run_id)]
+        cells = [reader.numbers(4, rolled_up, run_id), reader.numbers(4, newer, bin_steps, rolled_n, run_id)]
     layers.sort()
     row_of = np.array([layer_id for layer_id, _ in layers])
     edges, values = _binned(np.concatenate(cells), row_of, num_bins, bin_steps)
     return Heatmap(tuple(name for _, name in layers), edges, values)
-
-
-def _cells(reader: Reader, sql: str, *values: object) -> Floats:
-    """Cells (layer_id, bin, count, sum) of rows (layer_id, number of cells, bins, counts, sums). The last three are
-    texts of many numbers, because a row of SQLite's costs more than the numbers in it: two thirds of the time for 300 ×
-    128 cells."""
-    rows = reader.rows(sql, *values)
-    if not rows:
-        return np.zeros((0, 4))
-    layer_ids, counts, *texts = zip(*rows, strict=True)
-    numbers = [np.fromstring(",".join(column), sep=",") for column in texts]
-    return np.stack([np.repeat(layer_ids, counts), *numbers], axis=1)
 
 
 def _binned(cells: Floats, row_of: npt.NDArray[np.int_], num_bins: int, bin_steps: int) -> tuple[Ints, Floats]:
