@@ -125,3 +125,13 @@ def test_without_convergence_the_next_method_is_taken(
     spectrum = measure_spectrum(weight)
     assert spectrum.method == method
     np.testing.assert_allclose(spectrum.singular_values * spectrum.scale, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("tall", [True, False])
+def test_long_thin_matrices_keep_their_digits(tall: bool) -> None:
+    """float32 sums along a million equal rows were off by 1e-4."""
+    matrix = torch.tensor([[3.0, 2.0], [3.0, -2.0]]).repeat(1 << 19, 1)
+    spectrum = measure_spectrum(matrix if tall else matrix.T)
+    assert spectrum.method == "gram_eigvalsh_float64"
+    expected = pytest.approx([3 * 1024, 2 * 1024], rel=1e-7)  # what dividing by 3 in float32 leaves
+    assert spectrum.singular_values * spectrum.scale == expected
