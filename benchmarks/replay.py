@@ -30,7 +30,7 @@ from typing import Any
 from _report import Report
 
 from rankd.config import HistoryConfig
-from rankd.judge import STATE_EVERY, RunJudges
+from rankd.judge import DEFAULT_CONFIG, STATE_EVERY, RunJudges, recall_judge
 from rankd.judge.state import unpack_state
 from rankd.records import METRIC_NAMES, Measurement
 from rankd.replay import read_file
@@ -117,8 +117,13 @@ def report_restart(report: Report, directory: Path, num_layers: int, num_points:
         def recall(run: str, layer: str, role: str, *, whole: bool = False) -> tuple[bytes | None, list[Measurement]]:
             return reader.judge(run, layer, role)
 
-        judges = RunJudges(recall=recall)
-        ours, _ = seconds_of(lambda: [judges.update(first) for first in firsts])
+        def bring_back() -> None:
+            for first in firsts:
+                judges.take(recall_judge(first.run, first.layer, first.role, DEFAULT_CONFIG, recall))
+                judges.update(first)
+
+        judges = RunJudges()
+        ours, _ = seconds_of(bring_back)
     check_restart(judges, courses, num_points)
     report.row(
         "restart",

@@ -1,39 +1,34 @@
-"""The history as the running daemon reads it: an answer, or as good as none where it cannot be read just now."""
+"""The history as the running daemon reads it. Every method may take as long as the disk does: see rankd.reading."""
 
 from __future__ import annotations
 
 import glob
-import logging
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from rankd.current import Current
 from rankd.records import Measurement
-from rankd.store.errors import StoreError
 from rankd.store.reader import Reader
 from rankd.store.schema import FILE_NAME
 from rankd.streams import Streams, Topic
 from rankd_client.wire import Event
 
-log = logging.getLogger("rankd.archive")
-T = TypeVar("T")
-
 
 class Archive:
-    """Reads what the writer wrote. The file may be gone, locked or damaged at any moment: then each answer is the one
-    for an empty history, counted as `num_unread`."""
+    """Reads what the writer wrote, for one thread at a time. Where the file is gone, locked or damaged, a method raises
+    StoreError; call `close` then, and the next one looks at what is there by then."""
 
-    def __init__(self, data: Path, counters: Counter[str]) -> None:
+    def __init__(self, data: Path) -> None:
+        self.progress = 0
+        """Grows while an answer is being found: a long one is not one that hangs."""
         self._data = data
-        self._counters = counters
         self._reader: Reader | None = None
         self._identity: tuple[int, int] | None = None
 
     def load(self, streams: Streams, current: Current) -> None:
-        """Bring both to where the last daemon was. Raises StoreError."""
+        """Bring both to where the last daemon was."""
         reader = self._open()
         for row in reader.runs():
             for kind, newest in (("measurement", row.num_measurements), ("alert", row.num_alerts)):
@@ -46,51 +41,40 @@ class Archive:
 
     def last_steps(self, run: str) -> dict[tuple[str, str], int]:
         """(layer, role) → step of what was recorded of it last."""
-        return self._read(lambda reader: dict(reader.last_steps(run)), {})
+        return self._open().last_steps(run)
 
-    def recall(self, run: str, layer: str, role: str, whole: bool) -> tuple[bytes | None, list[Measurement]] | None:
+    def recall(self, run: str, layer: str, role: str, *, whole: bool = False) -> tuple[bytes | None, list[Measurement]]:
         """What the layer's detectors remembered, and what was measured since; `whole`: nothing, and all there is."""
-
-        def read(reader: Reader) -> tuple[bytes | None, list[Measurement]]:
-            if not whole:
-                return reader.judge(run, layer, role)
-            return None, [row for _, row in reader.measurements(run, layers=[glob.escape(layer)], role=role)]
-
-        return self._read(read, None)
+        reader = self._open()
+        if not whole:
+            return reader.judge(run, layer, role)
+        return None, [row for _, row in reader.measurements(run, layers=[glob.escape(layer)], role=role)]
 
     def events(self, topic: Topic, stream_id: str, from_seq: int, max_events: int) -> list[Event]:
         """The events of a topic that are on disk, of this stream or a former one."""
-
-        def read(reader: Reader) -> list[Event]:
-            base = reader.base(stream_id, *topic)
-            if base is None:
-                return []
-            end = reader.end(stream_id, *topic)
-            last = base + from_seq + max_events - 1 if end is None else min(end, base + from_seq + max_events - 1)
-            return [
-                Event(topic[0], topic[1], stream_id, n - base, body)
-                for n, body in _rows(reader, topic, stream_id, base, base + from_seq, last)
-            ]
-
-        return self._read(read, [])
+        reader = self._open()
+        base = reader.base(stream_id, *topic)
+        if base is None:
+            return []
+        end = reader.end(stream_id, *topic)
+        last = base + from_seq + max_events - 1 if end is None else min(end, base + from_seq + max_events - 1)
+        rows = _rows(reader, topic, stream_id, base, base + from_seq, last)
+        return [Event(topic[0], topic[1], stream_id, n - base, body) for n, body in rows]
 
     def streams(self) -> list[str]:
         """The ids of the streams on disk, oldest first."""
-        return self._read(lambda reader: reader.streams()[::-1], [])
+        return self._open().streams()[::-1]
 
     def span(self, topic: Topic, stream_id: str, ended_n: int | None = None) -> tuple[int, int | None] | None:
         """The oldest number of the topic that is still there, and the last one where the stream has ended: after event
         `ended_n`, where the history does not know of it yet. None for a stream that is not in the history."""
-
-        def read(reader: Reader) -> tuple[int, int | None] | None:
-            base = reader.base(stream_id, *topic)
-            if base is None:
-                return None
-            if (end := reader.end(stream_id, *topic)) is None:
-                end = ended_n
-            return max(1, reader.first_n(*topic) - base), None if end is None else end - base
-
-        return self._read(read, None)
+        reader = self._open()
+        base = reader.base(stream_id, *topic)
+        if base is None:
+            return None
+        if (end := reader.end(stream_id, *topic)) is None:
+            end = ended_n
+        return max(1, reader.first_n(*topic) - base), None if end is None else end - base
 
     def close(self) -> None:
         if self._reader is not None:
@@ -100,6 +84,7 @@ class Archive:
     def _open(self) -> Reader:
         """A reader of the file that is there now: one that was moved aside or removed can still be read, but nobody
         writes to it any more."""
+        self.progress += 1
         identity = self._identify()
         if self._reader is not None and identity != self._identity:
             self.close()
@@ -113,16 +98,6 @@ class Archive:
         except OSError:
             return None
         return info.st_dev, info.st_ino
-
-    def _read(self, answer: Callable[[Reader], T], otherwise: T) -> T:
-        try:
-            return answer(self._open())
-        except StoreError as error:
-            self._counters["num_unread"] += 1
-            if self._counters["num_unread"] in (1, 100, 10_000):
-                log.error("the history cannot be read: %s", error)
-            self.close()  # another file may have taken its place
-            return otherwise
 
     @staticmethod
     def _place(reader: Reader, topic: Topic, n: int) -> tuple[str, int]:

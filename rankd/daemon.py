@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import secrets
 import signal
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 from rankd.answers import Answers
 from rankd.auth import Authority, Keyring
@@ -21,12 +18,14 @@ from rankd.config import Limits, ServeConfig
 from rankd.current import Current
 from rankd.executors import EXECUTORS, MeasureError, choose_device
 from rankd.faults import DAEMON_RUN, ClockWatch, Faults
+from rankd.health import describe, why_not_ready
 from rankd.history import History
 from rankd.mailbox import Mailbox
+from rankd.openness import Openness
 from rankd.presence import Presence, Ready
 from rankd.query import QueryServer
 from rankd.quota import Quota, share
-from rankd.records import LayerStep, Snapshot
+from rankd.records import LayerStep, Measurement, Snapshot
 from rankd.sockets import Sockets
 from rankd.stages.assemble import Assemble
 from rankd.stages.detect import Detect
@@ -35,7 +34,7 @@ from rankd.stages.publish import Publish
 from rankd.stages.receive import Receive
 from rankd.stages.record import Outcome, Record
 from rankd.store.errors import StoreError
-from rankd.supervise import Stall
+from rankd.supervise import Stall, stop_with_stdin
 from rankd.web.listener import HttpListener
 from rankd_client.wire import Ack, AlertNotice, Refusal, WireError
 
@@ -46,9 +45,6 @@ log = logging.getLogger("rankd.daemon")
 LOGGED = ("run", "layer", "step", "rule", "state", "severity")
 FLUSH_SECONDS = 10.0
 """For a history that cannot be written at the end: all of it ends within 20 s."""
-INSECURE = "insecure: whoever reaches these addresses can push and listen"
-INSECURE_SECONDS = 3600.0
-"""How often that is said."""
 
 
 class Daemon:
@@ -78,7 +74,7 @@ class Daemon:
         self.authority = Authority(keyring)
         self.presence = Presence(config)
         cleanup.callback(self.presence.end)
-        self.history = History(config.data, config.history, counters, self.authority.disk_quotas)
+        self.history = History(config.data, config.history, counters, self.authority.disk_quotas, self._unread)
         cleanup.callback(self.history.close)
         streams = self.history.streams
         self.faults = Faults(secrets.token_hex(8), time.time)  # the stream outlives us, and our counts begin anew
@@ -86,17 +82,19 @@ class Daemon:
         cleanup.callback(self.executor.close)
         self.sockets = Sockets(config, self.authority, counters, self._fault_from_thread)
         cleanup.callback(self.sockets.close)
-        self.http = HttpListener(config, self.authority.http_token, self.health, self.why_not_ready, counters)
+        self.http = HttpListener(
+            config, self.authority.http_token, partial(describe, self), partial(why_not_ready, self), counters
+        )
         cleanup.callback(self.http.close)
         self.current = Current(streams, limits, counters)
         doors, quota = self.sockets.doors, self._quota
         self.receive = Receive(
             self.sockets.push, limits, streams, time.monotonic, counters, self.current.firing, doors["push"]
         )
-        self.assemble = Assemble(limits, counters, self.history.last_steps, quota)
+        self.assemble = Assemble(limits, counters, quota)
         self.mailbox = Mailbox(limits.max_mailbox_bytes, self.executor.num_slots, counters, quota)
         self.measure = Measure(self.executor, time.time)
-        self.detect = Detect(config.detect, self.history.recall)
+        self.detect = Detect(config.detect)
         self.record = Record(
             streams,
             self.current,
@@ -106,15 +104,16 @@ class Daemon:
             on_fault=partial(self._fault, "history"),
         )
         self.publish = Publish(self.sockets.alerts, streams, time.time, counters, doors["alerts"])
-        answers = Answers(self.current, counters, self.history.archive)
+        answers = Answers(self.current, counters, self.history.reading)
         self.query = QueryServer(self.sockets.query, answers, counters, doors["query"])
 
     async def intake(self) -> None:
         """Chunks in, whole snapshots into the mailbox. Never waits for analysis."""
         while True:
             peer, chunk = await self.receive.next()
+            last_steps = None if self.assemble.knows(peer.run) else await self._last_steps(peer.run)
             try:
-                assembled = self.assemble.add(peer.run, peer.session, chunk, time.monotonic())
+                assembled = self.assemble.add(peer.run, peer.session, chunk, time.monotonic(), last_steps)
             except WireError as error:
                 self.receive.refuse(peer.identity, error, chunk)
                 continue
@@ -139,6 +138,8 @@ class Daemon:
         except MeasureError as error:
             self._give_up(snapshot, error)
         else:
+            if not self.detect.knows(measurement):
+                await self._recall(measurement)
             alerts = self.detect(measurement)
             self.record(measurement, alerts, self.detect.due(measurement))
         self.mailbox.done(snapshot)
@@ -159,7 +160,8 @@ class Daemon:
 
     async def housekeeping(self) -> None:
         """Once a heartbeat: say that we live, give up what timed out, look at what may go wrong."""
-        clock, stall, said_at = ClockWatch(time.time, time.monotonic), Stall(), time.monotonic()
+        clock, stall = ClockWatch(time.time, time.monotonic), Stall()
+        openness = Openness(self.config.insecure, self.sockets.open_to_users, time.monotonic())
         while True:
             await asyncio.sleep(self.config.limits.heartbeat_seconds)
             now = time.monotonic()
@@ -179,30 +181,7 @@ class Daemon:
             if not self.record.num_pending and (run := self.assemble.idle_run(now, self.receive.runs)) is not None:
                 for memory in (self.assemble, self.detect, self.current):
                     memory.forget(run)
-            if self.config.insecure and now - said_at >= INSECURE_SECONDS:
-                said_at = now
-                log.warning(INSECURE)
-
-    def health(self) -> dict[str, Any]:
-        """The body of /healthz."""
-        return {
-            "status": "stopping" if self.stop.is_set() else "degraded" if self.faults else "ok",
-            "uptime_seconds": round(time.monotonic() - self.started, 3),
-            "stream_id": self.history.streams.stream_id,
-            "device": str(self.executor.device),
-            "faults": self.faults.listing(),
-            "num_waiting": len(self.mailbox),
-            "waiting_bytes": self.mailbox.num_bytes,
-            "assembly_bytes": self.assemble.num_bytes,
-            "num_unwritten": self.record.num_pending,
-            **self.counters,
-        }
-
-    def why_not_ready(self) -> str | None:
-        """For /readyz: None while pushes are taken and measured."""
-        if self.stop.is_set():
-            return "stopping"
-        return self.stalled if self.presence.announced else "starting"
+            openness.look(now)
 
     async def run(self, announce: Callable[[Ready], None]) -> None:
         """Call `announce` once pushes are taken; serve until `stop` is set or SIGTERM or SIGINT comes; then finish what
@@ -210,7 +189,7 @@ class Daemon:
         for signum in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(signum, self.stop.set)
         if self.config.while_stdin:
-            self._loop.add_reader(sys.stdin.fileno(), self._read_stdin)
+            stop_with_stdin(self._loop, self.stop)
         with self._cleanup:
             self._begin()
             async with asyncio.TaskGroup() as tasks:
@@ -239,10 +218,6 @@ class Daemon:
 
     def _begin(self) -> None:
         """Go on where the last daemon was; say what is wrong from the start."""
-        if self.config.insecure:
-            log.warning(INSECURE)
-        elif self.sockets.open_to_users:
-            log.warning("listening on loopback TCP without keys: every user of this host can push and listen")
         self.history.begin(
             self.current,
             on_committed=lambda entries: self._loop.call_soon_threadsafe(self.record.committed, entries),
@@ -271,16 +246,20 @@ class Daemon:
         self.publish.heartbeat(state="stopping")
         self.receive.goodbye()
 
+    async def _last_steps(self, run: str) -> Mapping[tuple[str, str], int] | None:
+        """(layer, role) → step of what was recorded last of a run from before the start."""
+        return await self.history.ask(lambda archive: archive.last_steps(run))
+
+    async def _recall(self, measurement: Measurement) -> None:
+        """A layer from before the start goes on where its record ends; one that cannot be read begins anew."""
+        judge = await self.history.ask(lambda archive: self.detect.recall(measurement, archive.recall))
+        if judge is not None:
+            self.detect.take(judge)
+
     def _quota(self, namespace: str) -> Quota:
         """What its keys say, else a share. The common namespace, the only one where there are no keys, has all."""
         quota = self.authority.quota(namespace)
         return share(quota, self.config.limits) if namespace else quota
-
-    def _read_stdin(self) -> None:
-        """Whoever started us holds the other end: when that process is gone, however it ended, so are we."""
-        if not os.read(sys.stdin.fileno(), 4096):
-            self._loop.remove_reader(sys.stdin.fileno())
-            self.stop.set()
 
     def _settle(self, key: LayerStep, state: str, by_step: int | None = None) -> None:
         _, layer, role, step = key
@@ -298,6 +277,9 @@ class Daemon:
         """`name` is wrong, or (None) no longer: an alert of the daemon's own run, at each change."""
         if (alert := self.faults.follow(name, text)) is not None:
             self.record.alert(alert)
+
+    def _unread(self, text: str) -> None:
+        self._fault("history_unread", f"the history cannot be read: {text}")
 
     def _history_fault(self, error: StoreError | None) -> None:
         self.history.look_anew()

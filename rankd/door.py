@@ -22,6 +22,13 @@ class Source:
     grant: Grant | None
     connection: Connection | None = None
 
+    @property
+    def user(self) -> str:
+        """Whose turn it is where many wait: the key's holder; without keys, whoever comes from this address or user."""
+        if self.grant is not None and self.grant.public_key:
+            return self.grant.user_id
+        return "" if self.connection is None else self.connection.peer
+
 
 class Door:
     """Of one socket. Without a gate and keys (tests), whoever comes is the owner."""

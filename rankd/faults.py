@@ -31,6 +31,12 @@ KINDS: dict[str, Kind] = {
         "Alerts go on without it, and are written when it answers again. Look at the disk's free space and health; "
         "`rankd doctor` checks the file.",
     ),
+    "history_unread": Kind(
+        "warning",
+        "Layers that are heard of for the first time since the start begin anew, and subscribers that missed something "
+        "wait. Look at the disk; `rankd doctor` checks the file.",
+        60.0,
+    ),
     "history_moved": Kind(
         "critical",
         "What was recorded before is not in the history any more. Nothing to do for the daemon; look at the disk, and "

@@ -5,20 +5,21 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rankd.archive import Archive
 from rankd.config import HistoryConfig
 from rankd.current import Current
-from rankd.records import Measurement
+from rankd.reading import Reading
 from rankd.store.entries import AlertEntry, Entry
 from rankd.store.errors import StoreError
 from rankd.store.writer import Writer
 from rankd.streams import Streams
 
 log = logging.getLogger("rankd.history")
+T = TypeVar("T")
 
 CLOSE_SECONDS = 3.0
 """For folding the journal into the file at the end; what is committed is safe without."""
@@ -33,10 +34,12 @@ class History:
         config: HistoryConfig,
         counters: Counter[str],
         disk_quotas: Callable[[], Mapping[str, int]],
+        on_unread: Callable[[str], None],
     ) -> None:
-        """Raises ConfigError for a directory that cannot hold a history, or that another daemon writes."""
+        """`on_unread` hears what keeps it from being read, each time. Raises ConfigError for a directory that cannot
+        hold a history, or that another daemon writes."""
         self.writer: Writer | None = None
-        self.archive: Archive | None = None
+        self.reading: Reading | None = None
         self._on_committed: Callable[[list[Entry | AlertEntry]], Any] = lambda entries: None
         self._on_fault: Callable[[StoreError | None], Any] = lambda error: None
         if data is not None:
@@ -47,7 +50,7 @@ class History:
                 on_fault=lambda error: self._on_fault(error),
                 disk_quotas=disk_quotas,
             )
-            self.archive = Archive(data, counters)
+            self.reading = Reading(Archive(data), counters, on_unread)
         self.streams = Streams(secrets.token_hex(8) if self.writer is None else self.writer.stream_id)
 
     def begin(
@@ -59,8 +62,8 @@ class History:
         """Bring the numbers and what is current to where the last daemon was, and start to write. The two are called on
         the writer's thread. Raises StoreError."""
         self._on_committed, self._on_fault = on_committed, on_fault
-        if self.writer is not None and self.archive is not None:
-            self.archive.load(self.streams, current)
+        if self.writer is not None and self.reading is not None:
+            self.reading.ask_and_wait(lambda archive: archive.load(self.streams, current))
             self.writer.start()
 
     @property
@@ -68,21 +71,20 @@ class History:
         """The former history, where it was damaged."""
         return None if self.writer is None else self.writer.moved_aside
 
-    def last_steps(self, run: str) -> Mapping[tuple[str, str], int]:
-        """(layer, role) → the step recorded last."""
-        return {} if self.archive is None else self.archive.last_steps(run)
-
-    def recall(
-        self, run: str, layer: str, role: str, whole: bool = False
-    ) -> tuple[bytes | None, Iterable[Measurement]] | None:
-        """What the layer's detectors remembered, and what was measured since (`whole`: all that was ever)."""
-        return None if self.archive is None else self.archive.recall(run, layer, role, whole)
+    async def ask(self, question: Callable[[Archive], T]) -> T | None:
+        """None where there is no history, or where it cannot be read just now."""
+        if self.reading is None:
+            return None
+        try:
+            return await self.reading.ask(question)
+        except StoreError:
+            return None
 
     def look_anew(self) -> None:
         """Let go of the file that is read: after a fault another may be in its place, and SQLite's index of the log is
         shared by all connections of a process as long as one of them is open."""
-        if self.archive is not None:
-            self.archive.close()
+        if self.reading is not None:
+            self.reading.look_anew()
 
     def flush(self, timeout_seconds: float) -> bool:
         """Wait until all is on disk; whether it is."""
@@ -91,5 +93,5 @@ class History:
     def close(self) -> None:
         if self.writer is not None:
             self.writer.close(CLOSE_SECONDS)
-        if self.archive is not None:
-            self.archive.close()
+        if self.reading is not None:
+            self.reading.close()

@@ -2,56 +2,103 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
+from dataclasses import dataclass
+from itertools import count
 
 import zmq.asyncio
 
 from rankd.answers import Answers
 from rankd.auth import Grant
-from rankd.door import Door
+from rankd.door import Door, Source
 from rankd.sockets import let_others_run, send_now
+from rankd.turns import Turns
 from rankd_client.wire import Query, Reply, WireError, decode_query, encode_reply, query_id_of
 
 log = logging.getLogger("rankd.query")
 
+MAX_WAITING = 4096
+"""Queries that wait for an answer: 100 subscribers that come back at once, with all that each asks at a time."""
+
+MAX_WAITING_BYTES = 16 << 20
+
+TAKEN_AT_ONCE = 64
+"""Queries taken in, some milliseconds, for each one that is answered: whose turn it is can only be told of those that
+are here. On the socket they wait in the order of connections, of which one user may have hundreds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A query that waits, from the ROUTER's peer `identity`."""
+
+    identity: bytes
+    source: Source
+    frames: list[bytes]
+
 
 class QueryServer:
-    """Answers one query at a time on a ROUTER socket. A query that is malformed or not allowed is answered with its
-    code."""
+    """Answers one query at a time on a ROUTER socket, of each user in turn. One that is malformed, not allowed or too
+    much is answered with its code."""
 
     def __init__(self, socket: zmq.asyncio.Socket, answers: Answers, counters: Counter[str], door: Door) -> None:
         self.socket = socket
         self.answers = answers
         self.counters = counters
         self.door = door
+        self._turns: Turns[Asked] = Turns(MAX_WAITING, MAX_WAITING_BYTES)
+        self._came = asyncio.Event()
 
     async def serve(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._take_in())
+            tasks.create_task(self._answer_all())
+
+    async def _take_in(self) -> None:
+        for number in count():
+            if number % TAKEN_AT_ONCE == 0:
+                await let_others_run()
+            identity, *parts = await self.socket.recv_multipart(copy=False)
+            asked = Asked(identity.bytes, self.door.enter(parts), [part.bytes for part in parts])
+            for other in self._turns.put(asked.source.user, asked, sum(map(len, asked.frames))):
+                self._reply(other, self._refusal(other, WireError("busy", f"more than {MAX_WAITING} queries wait")))
+            self._came.set()
+
+    async def _answer_all(self) -> None:
         while True:
             await let_others_run()
-            identity, *parts = await self.socket.recv_multipart(copy=False)
-            source = self.door.enter(parts)
-            frames = [part.bytes for part in parts]
+            if (asked := self._turns.next()) is None:
+                self._came.clear()
+                await self._came.wait()
+                continue
             try:
-                reply = self._answer(decode_query(frames), source.grant)
+                reply = await self._answer(decode_query(asked.frames), asked.source.grant)
             except WireError as error:
-                code = f"num_refused_{error.code}"
-                self.counters[code] += 1
-                if self.counters[code] in (1, 10, 100, 1000):
-                    log.warning("refused query times=%d %s", self.counters[code], error)
-                reply = Reply(query_id_of(frames), self.answers.stream_id, error=error.code)
-            if not send_now(self.socket, [identity.bytes, *encode_reply(reply)]):
-                self.counters["dropped_replies"] += 1
+                reply = self._refusal(asked, error)
+            self._reply(asked, reply)
 
-    def _answer(self, query: Query, grant: Grant | None) -> Reply:
+    def _reply(self, asked: Asked, reply: Reply) -> None:
+        if not send_now(self.socket, [asked.identity, *encode_reply(reply)]):
+            self.counters["dropped_replies"] += 1
+
+    def _refusal(self, asked: Asked, error: WireError) -> Reply:
+        code = f"num_refused_{error.code}"
+        self.counters[code] += 1
+        if self.counters[code] in (1, 10, 100, 1000):
+            log.warning("refused query times=%d %s", self.counters[code], error)
+        return Reply(query_id_of(asked.frames), self.answers.stream_id, error=error.code)
+
+    async def _answer(self, query: Query, grant: Grant | None) -> Reply:
         if grant is None or not grant.may("subscribe"):
             raise WireError("not_allowed", "this key may not subscribe")
         if query.run is not None and not grant.covers(query.run):
             raise WireError("not_allowed", f"run {query.run!a} is outside this key's namespace")
-        stream_id = self.answers.stream_id
         if query.verb == "state":
-            return Reply(query.query_id, stream_id, self.answers.state(query.run, grant))
+            state = await self.answers.state(query.run, grant)
+            return Reply(query.query_id, self.answers.stream_id, state)
         if query.run is None:
             raise WireError("bad_field", "run=None; expected the run to resume")
-        events, first, last = self.answers.since(query.kind, query.run, query.from_seq, query.stream_id)
+        stream_id = self.answers.stream_id  # in which the events count, though it may end while they are read
+        events, first, last = await self.answers.since(query.kind, query.run, query.from_seq, query.stream_id)
         return Reply(query.query_id, stream_id, {"first": first, "last": last}, tuple(events))

@@ -1,4 +1,5 @@
-"""What the service manager hears: systemd's notification protocol, one datagram a message, no library needed.
+"""Living under whoever started us. What the service manager hears: systemd's notification protocol, one datagram a
+message, no library needed.
 
 Without NOTIFY_SOCKET in the environment nothing is sent.
 """
@@ -11,6 +12,7 @@ import logging
 import os
 import resource
 import socket
+import sys
 from collections.abc import Callable, Mapping
 
 log = logging.getLogger("rankd.supervise")
@@ -32,6 +34,19 @@ def raise_open_files() -> int:
     with contextlib.suppress(OSError, ValueError):  # a sandbox may forbid even that
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def stop_with_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """Set `stop` when standard input ends. Whoever started us holds the other end: when that process is gone, however
+    it ended, so are we."""
+
+    def read() -> None:
+        if not os.read(stdin, 4096):
+            loop.remove_reader(stdin)
+            stop.set()
+
+    stdin = sys.stdin.fileno()
+    loop.add_reader(stdin, read)
 
 
 class Notifier:

@@ -49,6 +49,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *DAEMON_SOCKETS,
         "rankd.executors",
         "rankd.mailbox",
+        "rankd.reading",
         "rankd.stages.measure",
         "rankd.stages.record",
         "rankd.supervise",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from rankd.detectors import DEFAULT_CONFIG, DetectConfig
 from rankd.judge.layer import ADVICE, STATE_EVERY, LayerJudge
-from rankd.judge.runs import Recall, RunJudges
+from rankd.judge.runs import Recall, RunJudges, recall_judge
 from rankd.judge.state import STATE_VERSION, StateError
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "Recall",
     "RunJudges",
     "StateError",
+    "recall_judge",
 ]

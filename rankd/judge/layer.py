@@ -66,7 +66,10 @@ class LayerJudge:
     def reconfigure(self, config: DetectConfig, measurement: Measurement) -> list[Alert]:
         """Goes on under `config`, from `measurement` on. Rules whose settings changed start anew from the readings they
         remember, new ones from none; the alerts of the former, and of rules that are off now, end."""
+        if config is self.config:
+            return []
         if config == self.config:
+            self.config = config
             return []
         detectors, notices = self._detectors, self._notices
         self.config = config

@@ -21,28 +21,32 @@ class Recall(Protocol):
         self, run: str, layer: str, role: str, *, whole: bool = False
     ) -> tuple[bytes | None, Iterable[Measurement]] | None:
         """The last state of its judge, and its measurements after that one, in order; with `whole`, None and all its
-        measurements. None where nothing is recorded. What it raises passes through `update`, which may be called again.
-        """
+        measurements. None where nothing is recorded. What it raises passes through."""
 
 
 class RunJudges:
-    """A LayerJudge for every (run, layer, role). With `recall`, a layer goes on where its record ends, bit for bit."""
+    """A LayerJudge for every (run, layer, role). One that was recalled and taken before its layer's first measurement
+    goes on where the layer's record ends, bit for bit; others begin anew."""
 
-    def __init__(self, config: DetectConfig = DEFAULT_CONFIG, recall: Recall | None = None) -> None:
+    def __init__(self, config: DetectConfig = DEFAULT_CONFIG) -> None:
         self._config = config
-        self._recall = recall
         self._runs: dict[str, dict[tuple[str, str], LayerJudge]] = {}
 
     def update(self, measurement: Measurement) -> list[Alert]:
-        judges = self._runs.setdefault(measurement.run, {})
-        key = (measurement.layer, measurement.role)
-        judge = judges.get(key)
-        if judge is not None:
-            return judge.update(measurement)
-        judge = self._begin(measurement.run, measurement.layer, measurement.role)
-        alerts = judge.reconfigure(self._config, measurement) + judge.update(measurement)
-        judges[key] = judge
-        return alerts
+        run, layer, role = measurement.run, measurement.layer, measurement.role
+        judges = self._runs.setdefault(run, {})
+        judge = judges.get((layer, role))
+        if judge is None:
+            judge = judges[layer, role] = _new_judge(run, layer, role, self._config)
+        return judge.reconfigure(self._config, measurement) + judge.update(measurement)
+
+    def knows(self, run: str, layer: str, role: str) -> bool:
+        """Whether the layer has a judge: it is too late to recall one."""
+        return (layer, role) in self._runs.get(run, {})
+
+    def take(self, judge: LayerJudge) -> None:
+        """Go on with a judge that was recalled, unless its layer has one by now."""
+        self._runs.setdefault(judge.run, {}).setdefault((judge.layer, judge.role), judge)
 
     def state(self, run: str, layer: str, role: str) -> bytes:
         """What `recall` is to give back, as of the layer's last measurement. KeyError for a layer never seen."""
@@ -63,27 +67,31 @@ class RunJudges:
         return [alert for judges in runs for judge in judges.values() for alert in judge.firing]
 
     def forget(self, run: str) -> None:
-        """Drops everything known of a run. With `recall` it comes back with the run's next measurements."""
+        """Drops everything known of a run."""
         self._runs.pop(run, None)
 
-    def _begin(self, run: str, layer: str, role: str) -> LayerJudge:
-        """As it was after the last recorded measurement of the layer."""
-        if self._recall is None or (recalled := self._recall(run, layer, role)) is None:
-            return self._new(run, layer, role)
-        state, measurements = recalled
-        judge = None
-        if state is not None:
-            try:
-                judge = LayerJudge.restored(run, layer, role, state)
-            except StateError as error:
-                log.warning("layer=%r run=%r: %s; judged anew from all its measurements", layer, run, error)
-                _, measurements = self._recall(run, layer, role, whole=True) or (None, ())
-        judge = judge or self._new(run, layer, role)
-        for measurement in measurements:
-            judge.update(measurement)  # its alerts are in the record
-        return judge
 
-    def _new(self, run: str, layer: str, role: str) -> LayerJudge:
-        judge = LayerJudge(run, layer, role, self._config)
-        judge.num_since_state = STATE_EVERY
-        return judge
+def recall_judge(run: str, layer: str, role: str, config: DetectConfig, recall: Recall) -> LayerJudge:
+    """The layer's judge as it was after its last recorded measurement, under the settings it had then; under `config`
+    where nothing is recorded."""
+    recalled = recall(run, layer, role)
+    if recalled is None:
+        return _new_judge(run, layer, role, config)
+    state, measurements = recalled
+    judge = None
+    if state is not None:
+        try:
+            judge = LayerJudge.restored(run, layer, role, state)
+        except StateError as error:
+            log.warning("layer=%r run=%r: %s; judged anew from all its measurements", layer, run, error)
+            _, measurements = recall(run, layer, role, whole=True) or (None, ())
+    judge = judge or _new_judge(run, layer, role, config)
+    for measurement in measurements:
+        judge.update(measurement)  # its alerts are in the record
+    return judge
+
+
+def _new_judge(run: str, layer: str, role: str, config: DetectConfig) -> LayerJudge:
+    judge = LayerJudge(run, layer, role, config)
+    judge.num_since_state = STATE_EVERY
+    return judge

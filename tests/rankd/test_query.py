@@ -1,7 +1,7 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,18 @@ import zmq
 import zmq.asyncio
 from router import Router
 
+from rankd import query as query_module
 from rankd.answers import Answers
+from rankd.auth import Grant
 from rankd.config import Limits
 from rankd.current import Current
-from rankd.door import Door
+from rankd.door import Door, Source
 from rankd.query import QueryServer
 from rankd.records import Alert, Measurement
 from rankd.stages.record import Record
 from rankd.streams import Streams
 from rankd_client.endpoints import endpoints_of
-from rankd_client.wire import Query, Reply, decode_reply, encode_query
+from rankd_client.wire import Query, Reply, decode_reply, encode_query, query_id_of
 
 STREAM_ID = "0123456789abcdef"
 
@@ -35,11 +37,20 @@ class Asker:
         return decode_reply(await asyncio.wait_for(self.socket.recv_multipart(), 30))
 
 
+class ByNumber(Door):
+    """The holder of one key asks queries with numbers below 1,000, that of another the rest."""
+
+    def enter(self, frames: Sequence[zmq.Frame]) -> Source:
+        name = "flood" if query_id_of([frames[0].bytes]) < 1000 else "honest"
+        return Source(Grant(name, public_key=name, rights=frozenset({"admin"})))
+
+
 @contextlib.asynccontextmanager
-async def answering(directory: Path) -> AsyncIterator[Asker]:
-    """A query server on a real ROUTER, over a record of three measurements and an alert."""
+async def answering(directory: Path, first: Sequence[list[bytes]] = ()) -> AsyncIterator[Asker]:
+    """A query server on a real ROUTER, over a record of three measurements and an alert; `first`: what waits for
+    it when it begins."""
     endpoints = endpoints_of(f"ipc://{directory}")
-    router = Router(endpoints.query, send_hwm=8)
+    router = Router(endpoints.query, send_hwm=1000 if first else 8)
     counters: Counter[str] = Counter()
     current = Current(Streams(STREAM_ID), Limits(), counters)
     record = Record(current.streams, current, counters)
@@ -49,7 +60,11 @@ async def answering(directory: Path) -> AsyncIterator[Asker]:
     answers = Answers(current, counters)
     asker = Asker(router.context.socket(zmq.DEALER), counters)
     asker.socket.connect(endpoints.query)
-    serving = asyncio.create_task(QueryServer(router.socket, answers, counters, Door()).serve())
+    for frames in first:
+        await asker.socket.send_multipart(frames)
+    if first:
+        await router.socket.poll()
+    serving = asyncio.create_task(QueryServer(router.socket, answers, counters, ByNumber()).serve())
     try:
         yield asker
         assert not serving.done(), "a malformed query must not end the loop"
@@ -120,3 +135,24 @@ async def test_one_who_does_not_read_the_replies_loses_them(socket_dir: Path) ->
         async with asyncio.timeout(60):
             while not asker.counters["dropped_replies"]:
                 await asker.socket.send_multipart(greedy)
+
+
+async def test_each_user_is_answered_in_turn_however_much_another_asks(socket_dir: Path) -> None:
+    flood = [encode_query(Query("resume", number, "measurement", "r", 1)) for number in range(1, 41)]
+    async with answering(socket_dir, [*flood, encode_query(Query("state", 1000))]) as asker:
+        async with asyncio.timeout(30):
+            answered = [decode_reply(await asker.socket.recv_multipart()).query_id for _ in range(41)]
+    assert answered.index(1000) < 3 and sorted(answered) == [*range(1, 41), 1000]
+
+
+async def test_what_is_more_than_there_is_room_for_is_told_so(
+    socket_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query_module, "MAX_WAITING", 10)
+    flood = [encode_query(Query("state", number)) for number in range(1, 41)]
+    async with answering(socket_dir, [*flood, encode_query(Query("state", 1000))]) as asker:
+        async with asyncio.timeout(30):
+            replies = [decode_reply(await asker.socket.recv_multipart()) for _ in range(41)]
+        busy = [reply.query_id for reply in replies if reply.error]
+        assert {reply.error for reply in replies} == {"", "busy"} and 1000 not in busy
+        assert asker.counters["num_refused_busy"] == len(busy) > 0

@@ -42,6 +42,8 @@ CODES: dict[str, str] = {
     "body_too_large": "an event's or reply's body is at most 4 MiB",
     "bad_body": "a body holds what JSON can: no binary, NaN or infinity, at most 16 levels",
     "unknown_query": "a query's verb is one of this protocol",
+    "busy": "the daemon has room for another query that waits",
+    "unavailable": "the daemon can read its history",
 }
 
 

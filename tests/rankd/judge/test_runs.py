@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rankd.detectors import DETECTORS
-from rankd.judge import STATE_EVERY, DetectConfig, RunJudges
+from rankd.judge import STATE_EVERY, DetectConfig, RunJudges, recall_judge
 from rankd.records import Alert, Measurement
 
 KEY = ("r", "h.0", "weight")
@@ -41,6 +41,13 @@ class Recorded:
     ) -> tuple[bytes | None, list[Measurement]]:
         self.calls.append((run, layer, role, whole))
         return (None, self.before + self.after) if whole else (self.state, self.after)
+
+
+def come_back(recorded: Recorded, config: DetectConfig = DetectConfig()) -> RunJudges:  # noqa: B008 frozen
+    """Judges under `config` after a stop, of which the layer's is recalled."""
+    judges = RunJudges(config)
+    judges.take(recall_judge(*KEY, config, recorded))
+    return judges
 
 
 def judge_all(judges: RunJudges, measurements: Iterable[Measurement]) -> list[list[Alert]]:
@@ -82,7 +89,7 @@ def test_a_layer_goes_on_bit_for_bit_from_any_state_and_what_came_after(
     alerts = judge_all(never_stopped, history[:recorded])
     state = never_stopped.state(*KEY) if recorded else None
     alerts += judge_all(never_stopped, history[recorded:])
-    again = RunJudges(RESTLESS, Recorded(state, history[recorded:stop]))
+    again = come_back(Recorded(state, history[recorded:stop]), RESTLESS)
     assert judge_all(again, history[stop:]) == alerts[stop:]
     assert again.firing() == never_stopped.firing()
     assert again.state(*KEY) == never_stopped.state(*KEY)
@@ -101,7 +108,7 @@ def test_bytes_of_no_or_another_state_mean_judging_anew_from_all_measurements(
         st.one_of(st.binary(max_size=40), st.just(good[:place]), st.just(b"\xff" + good[1:])), "damaged"
     )
     recall = Recorded(damaged, history[-1:], before=history[:-1])
-    again = RunJudges(RESTLESS, recall)
+    again = come_back(recall, RESTLESS)
     bad = measured(10**6, finite=False)
     assert again.update(bad) == never_stopped.update(bad)
     assert recall.calls == [(*KEY, False), (*KEY, True)]
@@ -140,7 +147,7 @@ def test_after_a_stop_states_are_due_where_they_would_have_been() -> None:
     history = collapse()
     judges = RunJudges()
     judge_all(judges, history[:1])
-    again = RunJudges(recall=Recorded(judges.state(*KEY), history[1:30]))
+    again = come_back(Recorded(judges.state(*KEY), history[1:30]))
     due = []
     for number, measurement in enumerate(history[30:], 31):
         again.update(measurement)
@@ -151,40 +158,39 @@ def test_after_a_stop_states_are_due_where_they_would_have_been() -> None:
 
 def test_a_forgotten_run_comes_back() -> None:
     history = collapse()
-    judges = RunJudges(recall=(recall := Recorded(None, [])))
+    judges = RunJudges()
     expected = [alert for alerts in judge_all(judges, history[:100]) for alert in alerts]
-    recall.state, recall.after = judges.state(*KEY), []
+    recorded = Recorded(judges.state(*KEY), [])
     judges.forget("r")
     judges.forget("unknown")
-    assert judges.firing() == []
+    assert judges.firing() == [] and not judges.knows(*KEY)
+    judges.take(recall_judge(*KEY, DetectConfig(), recorded))
     expected += [alert for alerts in judge_all(judges, history[100:]) for alert in alerts]
     assert expected == [alert for alerts in judge_all(RunJudges(), history) for alert in alerts]
     assert len(expected) == 1
 
 
-def test_each_layer_and_role_is_recalled_once() -> None:
-    recall = Recorded(None, [])
-    judges = RunJudges(recall=recall)
-    for step in range(3):
-        judges.update(measured(step))
-        judges.update(measured(step, role="gradient"))
-        judges.update(measured(step, layer="h.1"))
-    assert recall.calls == [(*KEY, False), ("r", "h.0", "gradient", False), ("r", "h.1", "weight", False)]
-
-
-def test_a_record_that_cannot_be_read_is_asked_again() -> None:
-    class Unreadable(Recorded):
-        def __call__(self, *key: str, whole: bool = False) -> tuple[bytes | None, list[Measurement]]:
-            if not self.calls:
-                self.calls.append(("", "", "", whole))
-                raise OSError("busy")
-            return super().__call__(*key, whole=whole)
-
+def test_a_judge_that_is_recalled_too_late_changes_nothing() -> None:
+    """Two measurements of a layer that were under way at once: the second finds what the first brought back."""
     history = collapse()
-    judges = RunJudges(recall=Unreadable(None, history[:-2]))
-    with pytest.raises(OSError, match="busy"):
-        judges.update(history[-2])
+    judges = come_back(Recorded(None, history[:-2]))
+    late = recall_judge(*KEY, DetectConfig(), Recorded(None, []))
+    assert judges.knows(*KEY) and not judges.knows("r", "h.0", "gradient")
+    judges.take(late)
     assert [alert.rule for alert in judges.update(history[-2])] == ["effective_rank_drop"]
+
+
+def test_a_record_that_cannot_be_read_is_who_asks_to_deal_with() -> None:
+    def recall(run: str, layer: str, role: str, *, whole: bool = False) -> None:
+        raise OSError("busy")
+
+    with pytest.raises(OSError, match="busy"):
+        recall_judge(*KEY, DetectConfig(), recall)
+
+
+def test_nothing_recorded_is_a_layer_that_begins() -> None:
+    judge = recall_judge(*KEY, DetectConfig(), lambda run, layer, role, whole=False: None)
+    assert judge.num_since_state == STATE_EVERY and judge.firing == []
 
 
 # Other settings than those of the record
@@ -194,7 +200,7 @@ def restarted(config: DetectConfig, history: list[Measurement], former: DetectCo
     """Under `config` after `history` was judged under `former`, with a state of its middle."""
     before = RunJudges(former)
     judge_all(before, history[: len(history) // 2])
-    return RunJudges(config, Recorded(before.state(*KEY), history[len(history) // 2 :]))
+    return come_back(Recorded(before.state(*KEY), history[len(history) // 2 :]), config)
 
 
 FIRED = collapse()
@@ -214,7 +220,7 @@ def test_alerts_of_rules_that_are_off_or_set_otherwise_end_once(changes: dict[st
     assert ended.message == "h.0: the settings of this rule changed"
     state = judges.due(*KEY)
     assert state is not None, "recorded with the end, which would else be said again after the next stop"
-    again = RunJudges(config, Recorded(state, []))
+    again = come_back(Recorded(state, []), config)
     assert again.update(measured(step + 1, 85.0)) == judges.update(measured(step + 1, 85.0))
 
 

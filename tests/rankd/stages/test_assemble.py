@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from rankd.config import Limits
 from rankd.quota import NO_QUOTA, Quota
 from rankd.records import Snapshot
-from rankd.stages.assemble import MAX_PIECES_PER_LAYER, Assemble
+from rankd.shards import MAX_PIECES_PER_LAYER
+from rankd.stages.assemble import Assemble
 from rankd_client.wire import DTYPES, MIN_CHUNK_BYTES, Chunk, Shard, WireError
 
 A, B = b"a" * 16, b"b" * 16
@@ -390,16 +391,11 @@ def test_a_namespace_has_room_for_so_many_bytes_and_gets_it_back() -> None:
 
 
 def test_what_the_history_has_is_known_after_a_restart() -> None:
-    asked: list[str] = []
-
-    def last_steps(run: str) -> dict[tuple[str, str], int]:
-        asked.append(run)
-        return {("w", "weight"): 7}
-
-    assemble = Assemble(Limits(), Counter(), last_steps)
-    again = assemble.add("r", A, chunk(ones(4), (2, 2), step=7), 0.0)
+    assemble = Assemble(Limits(), Counter())
+    assert not assemble.knows("r")
+    again = assemble.add("r", A, chunk(ones(4), (2, 2), step=7), 0.0, {("w", "weight"): 7})
     assert (again.snapshot, again.repeat, again.settled) == (None, True, True)
+    assert assemble.knows("r")
     assert assemble.add("r", A, chunk(ones(4), (2, 2), step=8), 0.0).snapshot is not None
     assert assemble.add("r", A, chunk(ones(4), (2, 2), step=7), 0.0).snapshot is not None, "the run went back"
     assert assemble.add("r", A, chunk(ones(4), (2, 2), step=7, role="gradient"), 0.0).snapshot is not None
-    assert set(asked) == {"r"}

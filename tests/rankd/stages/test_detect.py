@@ -41,6 +41,9 @@ def test_goes_on_from_what_is_recorded() -> None:
     assert state is not None
     detect(second)
     assert detect.due(second) is None
-    again = Detect(DetectConfig(), lambda run, layer, role, whole=False: (state, [second]))
+    again = Detect(DetectConfig())
+    assert not again.knows(first)
+    again.take(again.recall(first, lambda run, layer, role, whole=False: (state, [second])))
+    assert again.knows(first)
     (ended,) = again(measurement("x", 3))
     assert (ended.rule, ended.state) == ("nonfinite", "resolved")

@@ -44,6 +44,8 @@ RAISED_BY_THE_DAEMON = {
     "measure_failed",
     "not_allowed",
     "quota_exceeded",
+    "busy",
+    "unavailable",
 }
 """Rules about a conversation, which single messages cannot break: tested with the stages that keep it."""
 

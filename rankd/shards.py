@@ -1,0 +1,147 @@
+"""One layer of one step, as its shards come: what fits, what is complete, and the matrix that they make. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from rankd.records import LayerStep, Snapshot
+from rankd_client.wire import DTYPES, Chunk, Shard, WireError
+
+_BITS: dict[int, tuple[type[np.unsignedinteger], int]] = {
+    2: (np.uint16, 0x7FFF),
+    4: (np.uint32, 0x7FFF_FFFF),
+    8: (np.uint64, 0x7FFF_FFFF_FFFF_FFFF),
+}
+_INFINITY_BITS = {"float64": 0x7FF << 52, "float32": 0xFF << 23, "float16": 0x1F << 10, "bfloat16": 0xFF << 7}
+
+MAX_PIECES_PER_LAYER = 1 << 14
+"""Rectangles or ranges of all shards of a layer, because a peer may say hello anew for each shard of 1,024 of them, and
+each new shard is compared with all there are: 0.1 s at most."""
+
+
+@dataclass(slots=True)
+class OpenShard:
+    """The bytes of one client's part, from the first on. `pieces` is n × 4: rectangles, or flat ranges as rectangles of
+    one row; none for the whole matrix."""
+
+    shard: Shard
+    pieces: npt.NDArray[np.int64]
+    data: npt.NDArray[np.uint8]
+    num_received: int = 0
+    largest_bits: int = 0
+    """Bit pattern, sign removed, of the largest magnitude so far: ordered like the magnitudes, NaN above Infinity."""
+
+    @property
+    def complete(self) -> bool:
+        return self.num_received == self.data.nbytes
+
+    def store(self, chunk: Chunk) -> None:
+        """Take the next bytes."""
+        end = chunk.offset + len(chunk.payload)
+        self.data[chunk.offset : end] = np.frombuffer(chunk.payload, np.uint8)
+        self.num_received = end
+        bits, mask = _BITS[chunk.item_bytes]
+        largest = int((self.data[chunk.offset : end].view(bits) & bits(mask)).max())
+        self.largest_bits = max(self.largest_bits, largest)
+
+
+@dataclass(slots=True)
+class OpenLayer:
+    """`shards` by the session of the client that sends each; `heard_at` is when the last bytes came."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    source_dtype: str
+    heard_at: float
+    shards: dict[bytes, OpenShard] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        if not all(shard.complete for shard in self.shards.values()):
+            return False
+        return self.num_bytes == math.prod(self.shape) * DTYPES[self.dtype].item_bytes
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(shard.data.nbytes for shard in self.shards.values())
+
+    def continues(self, shard: OpenShard, chunk: Chunk) -> bool:
+        """Whether `chunk` speaks of the same shard as those before it."""
+        return (self.shape, self.dtype, self.source_dtype, shard.shard, shard.data.nbytes) == (
+            chunk.shape,
+            chunk.dtype,
+            chunk.source_dtype,
+            chunk.shard,
+            chunk.total_bytes,
+        )
+
+    def check(self, chunk: Chunk) -> None:
+        """Raises WireError where a shard that begins with `chunk` cannot stand beside the others: another kind of
+        matrix or of cut, an element in common, or too many pieces."""
+        if (self.shape, self.dtype) != (chunk.shape, chunk.dtype) or not self._fits(chunk.shard):
+            raise WireError("shard_conflict", f"layer {chunk.layer!a} step {chunk.step}: shards disagree or overlap")
+
+    def open(self, session: bytes, chunk: Chunk) -> OpenShard:
+        """The shard that begins with `chunk`, which was checked."""
+        shard = OpenShard(chunk.shard, _pieces(chunk.shard), np.empty(chunk.total_bytes, np.uint8))
+        self.shards[session] = shard
+        return shard
+
+    def snapshot(self, key: LayerStep) -> Snapshot:
+        """Of a complete layer. One that is not finite or all zero comes without its bytes."""
+        run, name, role, step = key
+        largest_bits = max(shard.largest_bits for shard in self.shards.values())
+        finite = largest_bits < _INFINITY_BITS[self.dtype]
+        zero = largest_bits == 0
+        return Snapshot(
+            run=run,
+            layer=name,
+            step=step,
+            shape=self.shape,
+            wire_dtype=self.dtype,
+            source_dtype=self.source_dtype or self.dtype,
+            data=self._joined() if finite and not zero else np.empty(0, np.uint8),
+            role=role,
+            finite=finite,
+            zero=zero,
+        )
+
+    def _fits(self, shard: Shard) -> bool:
+        others = self.shards.values()
+        if any(other.shard.whole or shard.whole or bool(other.shard.ranges) != bool(shard.ranges) for other in others):
+            return False
+        taken = np.concatenate([np.empty((0, 4), np.int64), *(other.pieces for other in others)])
+        new = _pieces(shard)
+        num_pieces = len(taken) + len(new)
+        if num_pieces > MAX_PIECES_PER_LAYER:
+            raise WireError("assembly_full", f"{num_pieces} pieces in a layer; at most {MAX_PIECES_PER_LAYER}")
+        (r0, r1, c0, c1), (s0, s1, d0, d1) = new.T[:, :, None], taken.T
+        return not ((r0 < s1) & (s0 < r1) & (c0 < d1) & (d0 < c1)).any()
+
+    def _joined(self) -> npt.NDArray[np.uint8]:
+        """The whole matrix's bytes. One shard that is the whole is handed on as it is, without a copy."""
+        first = next(iter(self.shards.values()))
+        if first.shard.whole:
+            return first.data
+        bits, _ = _BITS[DTYPES[self.dtype].item_bytes]
+        matrix = np.empty((self.shape[0], math.prod(self.shape[1:])), bits)
+        flat = matrix.reshape(-1)
+        for shard in self.shards.values():
+            source, at = shard.data.view(bits), 0
+            for start, end in shard.shard.ranges:
+                flat[start:end] = source[at : at + end - start]
+                at += end - start
+            for r0, r1, c0, c1 in shard.shard.rectangles:
+                size = (r1 - r0) * (c1 - c0)
+                matrix[r0:r1, c0:c1] = source[at : at + size].reshape(r1 - r0, c1 - c0)
+                at += size
+        return flat.view(np.uint8)
+
+
+def _pieces(shard: Shard) -> npt.NDArray[np.int64]:
+    pieces = shard.rectangles or [(0, 1, start, end) for start, end in shard.ranges]
+    return np.array(pieces, np.int64).reshape(-1, 4)
