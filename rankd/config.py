@@ -37,6 +37,12 @@ class Limits:
     total_credit_bytes: int = 1 << 30
     """Credit of all connections together: what may lie in receive queues at worst. Bounds the number of connections."""
 
+    max_connections: int = 1024
+    """Of each socket. Pushing ones also need credit, 4 MiB each at least."""
+
+    max_connections_per_peer: int = 256
+    """Of one address (a host, or all that come through one gateway), over ipc of one user; for each socket."""
+
     chunk_bytes: int = DEFAULT_CHUNK_BYTES
 
     max_layer_bytes: int = 1 << 30
@@ -97,6 +103,7 @@ class Limits:
             ("credit_bytes", "total_credit_bytes"),
             ("max_layer_bytes", "max_assembly_bytes"),
             ("max_layer_bytes", "max_mailbox_bytes"),
+            ("max_connections_per_peer", "max_connections"),
         ):
             if getattr(self, smaller) > getattr(self, larger):
                 raise ConfigError(

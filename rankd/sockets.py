@@ -13,6 +13,7 @@ import socket
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -133,11 +134,13 @@ class Sockets:
         return opened
 
     def _listen(self, config: ServeConfig, authority: Authority) -> None:
-        limits = {
+        kinds = {
             "push": push_limits(config.limits.credit_bytes, config.limits.total_credit_bytes),
             "alerts": ALERTS_LIMITS,
             "query": QUERY_LIMITS,
         }
+        most = {name: getattr(config.limits, name) for name in ("max_connections", "max_connections_per_peer")}
+        limits = {name: replace(kind, **most) for name, kind in kinds.items()}
         for name, inner in (("push", self.push), ("alerts", self.alerts), ("query", self.query)):
             path = f"{self._directory}/{name}"
             inner.setsockopt(zmq.MAXMSGSIZE, limits[name].max_frame_bytes + FRAME_SLACK_BYTES)

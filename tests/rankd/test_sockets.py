@@ -6,13 +6,14 @@ import signal
 import stat
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import zmq
 
-from rankd.config import ConfigError, ServeConfig
+from rankd.config import ConfigError, ServeConfig, serve_config
 from rankd.sockets import BindError, Sockets, send_now
 from rankd_client.endpoints import endpoints_of
 
@@ -77,6 +78,26 @@ async def test_a_port_in_use_is_refused_and_its_owner_goes_on() -> None:
         with pytest.raises(BindError, match=r"push=tcp://127\.0\.0\.1:\d+ is in use; is another rankd running there\?"):
             Sockets(ServeConfig(*sockets.addresses.values(), http="off"))
         assert await answers(sockets)
+
+
+async def test_so_many_connections_of_one_peer_as_the_settings_allow(socket_dir: Path) -> None:
+    counters: Counter[str] = Counter()
+    limits = {"max_connections_per_peer": 2}
+    sockets = Sockets(serve_config({"url": f"ipc://{socket_dir}", "http": "off", "limits": limits}), counters=counters)
+    clients = [sockets.context.socket(zmq.DEALER) for _ in range(3)]
+    one_more = clients[-1].get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    try:
+        for client in clients[:2]:
+            client.connect(sockets.addresses["push"])
+            await client.send(b"x")
+            assert (await asyncio.wait_for(sockets.push.recv_multipart(), 30))[1:] == [b"x"]
+        clients[-1].connect(sockets.addresses["push"])
+        await asyncio.wait_for(one_more.recv_multipart(), 30)
+        assert counters["num_cut_too_many_connections"] == 1
+    finally:
+        for client in clients:
+            client.close(linger=0)
+        sockets.close(linger_ms=0)
 
 
 async def test_an_unknown_host_is_named() -> None:
