@@ -9,8 +9,9 @@ import secrets
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from rankd.answers import Answers
 from rankd.auth import Authority, Keyring
@@ -18,7 +19,7 @@ from rankd.config import Limits, ServeConfig
 from rankd.current import Current
 from rankd.executors import EXECUTORS, MeasureError, choose_device
 from rankd.faults import DAEMON_RUN, ClockWatch, Faults
-from rankd.health import describe, why_not_ready
+from rankd.health import Health
 from rankd.history import History
 from rankd.mailbox import Mailbox
 from rankd.openness import Openness
@@ -56,12 +57,10 @@ class Daemon:
 
     def __init__(self, config: ServeConfig) -> None:
         self.config = config
-        self.started = time.monotonic()
         self.stop = asyncio.Event()
         self.drained = True
         """False where the daemon stopped before it had measured all that was waiting."""
         self.counters: Counter[str] = Counter()
-        self.stalled: str | None = None
         self._loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as cleanup:
             self._build(config, config.limits, self.counters, cleanup)
@@ -82,10 +81,6 @@ class Daemon:
         cleanup.callback(self.executor.close)
         self.sockets = Sockets(config, self.authority, counters, self._fault_from_thread)
         cleanup.callback(self.sockets.close)
-        self.http = HttpListener(
-            config, self.authority.http_token, partial(describe, self), partial(why_not_ready, self), counters
-        )
-        cleanup.callback(self.http.close)
         self.current = Current(streams, limits, counters)
         doors, quota = self.sockets.doors, self._quota
         self.receive = Receive(
@@ -106,12 +101,27 @@ class Daemon:
         self.publish = Publish(self.sockets.alerts, streams, time.time, counters, doors["alerts"])
         answers = Answers(self.current, counters, self.history.reading)
         self.query = QueryServer(self.sockets.query, answers, counters, doors["query"])
+        self.health = Health(self.stop, self.presence, self.faults, self._gauges(), counters)
+        self.http = HttpListener(
+            config, self.authority.http_token, self.health.describe, self.health.why_not_ready, counters
+        )
+        cleanup.callback(self.http.close)
+
+    def _gauges(self) -> dict[str, Callable[[], Any]]:
+        return {
+            "stream_id": lambda: self.history.streams.stream_id,
+            "device": lambda: str(self.executor.device),
+            "num_waiting": lambda: len(self.mailbox),
+            "waiting_bytes": lambda: self.mailbox.num_bytes,
+            "assembly_bytes": lambda: self.assemble.num_bytes,
+            "num_unwritten": lambda: self.record.num_pending,
+        }
 
     async def intake(self) -> None:
         """Chunks in, whole snapshots into the mailbox. Never waits for analysis."""
         while True:
             peer, chunk = await self.receive.next()
-            last_steps = None if self.assemble.knows(peer.run) else await self._last_steps(peer.run)
+            last_steps = None if self.assemble.knows(peer.run) else await self.history.last_steps(peer.run)
             try:
                 assembled = self.assemble.add(peer.run, peer.session, chunk, time.monotonic(), last_steps)
             except WireError as error:
@@ -172,8 +182,8 @@ class Daemon:
                 self.receive.drop(revoked)
                 self.sockets.gate.cut_users(revoked, "revoked")
             self._fault("clock", clock.check())
-            self.stalled = stall.check(self.mailbox.num_unfinished, self.mailbox.num_done, now)
-            self._fault("stalled", self.stalled)
+            self.health.stalled = stall.check(self.mailbox.num_unfinished, self.mailbox.num_done, now)
+            self._fault("stalled", self.health.stalled)
             for alert in self.faults.expire():
                 self.record.alert(alert)
             for (_, layer, role, step), sessions in self.assemble.expire(now):
@@ -245,10 +255,6 @@ class Daemon:
         self._deliver(self.record.take_outcome())
         self.publish.heartbeat(state="stopping")
         self.receive.goodbye()
-
-    async def _last_steps(self, run: str) -> Mapping[tuple[str, str], int] | None:
-        """(layer, role) → step of what was recorded last of a run from before the start."""
-        return await self.history.ask(lambda archive: archive.last_steps(run))
 
     async def _recall(self, measurement: Measurement) -> None:
         """A layer from before the start goes on where its record ends; one that cannot be read begins anew."""

@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from asyncio import Event
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
 
-if TYPE_CHECKING:
-    from rankd.daemon import Daemon
-
-
-def describe(daemon: Daemon) -> dict[str, Any]:
-    """The body of /healthz."""
-    return {
-        "status": "stopping" if daemon.stop.is_set() else "degraded" if daemon.faults else "ok",
-        "uptime_seconds": round(time.monotonic() - daemon.started, 3),
-        "stream_id": daemon.history.streams.stream_id,
-        "device": str(daemon.executor.device),
-        "faults": daemon.faults.listing(),
-        "num_waiting": len(daemon.mailbox),
-        "waiting_bytes": daemon.mailbox.num_bytes,
-        "assembly_bytes": daemon.assemble.num_bytes,
-        "num_unwritten": daemon.record.num_pending,
-        **daemon.counters,
-    }
+from rankd.faults import Faults
+from rankd.presence import Presence
 
 
-def why_not_ready(daemon: Daemon) -> str | None:
-    """For /readyz: None while pushes are taken and measured."""
-    if daemon.stop.is_set():
-        return "stopping"
-    return daemon.stalled if daemon.presence.announced else "starting"
+class Health:
+    """`gauges` are read whenever somebody asks."""
+
+    def __init__(
+        self,
+        stop: Event,
+        presence: Presence,
+        faults: Faults,
+        gauges: Mapping[str, Callable[[], Any]],
+        counters: Counter[str],
+    ) -> None:
+        self.stalled: str | None = None
+        """What stands still, if anything does."""
+        self._stop = stop
+        self._presence = presence
+        self._faults = faults
+        self._gauges = gauges
+        self._counters = counters
+        self._started = time.monotonic()
+
+    def describe(self) -> dict[str, Any]:
+        """The body of /healthz."""
+        return {
+            "status": "stopping" if self._stop.is_set() else "degraded" if self._faults else "ok",
+            "uptime_seconds": round(time.monotonic() - self._started, 3),
+            "faults": self._faults.listing(),
+            **{name: read() for name, read in self._gauges.items()},
+            **self._counters,
+        }
+
+    def why_not_ready(self) -> str | None:
+        """For /readyz: None while pushes are taken and measured."""
+        if self._stop.is_set():
+            return "stopping"
+        return self.stalled if self._presence.announced else "starting"

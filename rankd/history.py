@@ -80,6 +80,10 @@ class History:
         except StoreError:
             return None
 
+    async def last_steps(self, run: str) -> Mapping[tuple[str, str], int] | None:
+        """(layer, role) → the step recorded last; None as in `ask`."""
+        return await self.ask(lambda archive: archive.last_steps(run))
+
     def look_anew(self) -> None:
         """Let go of the file that is read: after a fault another may be in its place, and SQLite's index of the log is
         shared by all connections of a process as long as one of them is open."""

@@ -48,6 +48,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *CLI,
         *DAEMON_SOCKETS,
         "rankd.executors",
+        "rankd.health",
         "rankd.mailbox",
         "rankd.reading",
         "rankd.stages.measure",

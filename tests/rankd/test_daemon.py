@@ -16,7 +16,6 @@ from rankd.archive import Archive
 from rankd.config import ServeConfig, serve_config
 from rankd.daemon import Daemon, Ready
 from rankd.faults import DAEMON_RUN
-from rankd.health import describe
 from rankd.sockets import BindError
 from rankd.store.reader import Reader
 from rankd_client.wire import (
@@ -242,7 +241,7 @@ async def test_a_snapshot_whose_shards_do_not_all_come_is_refused_in_time(
     running = asyncio.create_task(daemon.run(announced.append))
     try:
         await asyncio.to_thread(trainer)
-        assert describe(daemon)["assembly_bytes"] == 0 and describe(daemon)["status"] == "ok"
+        assert daemon.health.describe()["assembly_bytes"] == 0 and daemon.health.describe()["status"] == "ok"
     finally:
         daemon.stop.set()
         await asyncio.wait_for(running, 60)
