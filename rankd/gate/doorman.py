@@ -62,8 +62,7 @@ class Doorman:
         for _ in range(ACCEPTS_AT_ONCE):
             if self._paused_until is not None or listener not in self._listeners:
                 return
-            if not has_spare_files(self._any_fd):
-                self.pause(now)
+            if not self.has_files(now):
                 return
             try:
                 accepted, address = listener.socket.accept()
@@ -71,7 +70,7 @@ class Doorman:
                 return
             except OSError as error:
                 if error.errno in NO_ROOM:
-                    self.pause(now)
+                    self._pause(now)
                     return
                 continue  # gone before it came in
             if (connection := self._admit(listener, accepted, address)) is not None:
@@ -93,20 +92,18 @@ class Doorman:
         if not listener.num_by_peer[connection.peer]:
             del listener.num_by_peer[connection.peer]
 
-    def pause(self, now: float) -> None:
-        """There are no more descriptors: do not ask again at once."""
-        if self._paused_until is None:
-            for listener in self._listeners:
-                self._selector.unregister(listener.socket)
-            self._on_fault("open_files", "the limit on open files is reached; new connections wait")
-        self._paused_until = now + PAUSE_SECONDS
+    def has_files(self, now: float) -> bool:
+        """Whether there are descriptors for one more; where not, nobody comes in for a while."""
+        if has_spare_files(self._any_fd):
+            return True
+        self._pause(now)
+        return False
 
     def look(self, now: float) -> None:
         """Now and then: whether there are descriptors again."""
         if self._paused_until is None or now < self._paused_until:
             return
-        if not has_spare_files(self._any_fd):
-            self._paused_until = now + PAUSE_SECONDS
+        if not self.has_files(now):
             return
         self._paused_until = None
         for listener in self._listeners:
@@ -120,6 +117,14 @@ class Doorman:
                 self._selector.unregister(listener.socket)
             listener.socket.close()
         self._listeners.clear()
+
+    def _pause(self, now: float) -> None:
+        """There are no more descriptors: do not ask again at once."""
+        if self._paused_until is None:
+            for listener in self._listeners:
+                self._selector.unregister(listener.socket)
+            self._on_fault("open_files", "the limit on open files is reached; new connections wait")
+        self._paused_until = now + PAUSE_SECONDS
 
     def _admit(self, listener: Listener, accepted: socket.socket, address: object) -> Connection | None:
         try:

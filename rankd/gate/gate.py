@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import selectors
 import socket
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any
@@ -17,22 +15,18 @@ from typing import Any
 import zmq
 
 from rankd.gate.connection import SCRATCH_BYTES, Connection, Listener
+from rankd.gate.cuts import Cuts
 from rankd.gate.doorman import Doorman
+from rankd.gate.errands import Errands
+from rankd.gate.inside import Inside
 from rankd.gate.limits import GateLimits
 from rankd.gate.patience import Patience
-from rankd.gate.peers import has_spare_files
 
 log = logging.getLogger("rankd.gate")
 
 SWEEP_SECONDS = 0.25
 RETRY_SECONDS = 0.02
 """Between attempts to connect inside, where libzmq has a backlog or too many came at once."""
-
-REASONS = (
-    "bad_command", "bad_frame", "bad_greeting", "bad_handshake", "bad_subscription", "fault", "other_user", "slow",
-    "stuck", "too_long", "too_many_connections", "too_many_frames", "too_many_subscriptions", "wrong_mechanism",
-)  # fmt: skip
-"""Each is counted as `num_cut_REASON`; those given to `cut` come on top."""
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
@@ -54,27 +48,22 @@ class Gate:
         on_crash: Callable[[BaseException], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._directory = directory
+        self._inside = Inside(directory)
         self._counters = counters
         self._on_crash = on_crash
         self._clock = clock
-        for name in ("num_connections", "num_connections_open", *(f"num_cut_{reason}" for reason in REASONS)):
-            counters[name] += 0  # now: a key that appears later would disturb whoever walks over them
+        for name in ("num_connections", "num_connections_open"):
+            counters[name] += 0
+        self._cuts = Cuts(counters)
         self._selector = selectors.DefaultSelector()
-        self._waker, self._woken = socket.socketpair()
-        self._waker.setblocking(False)
-        self._woken.setblocking(False)
-        self._selector.register(self._woken, READ)
+        self._errands = Errands(self._selector)
         self._lock = threading.Lock()
-        self._doorman = Doorman(self._selector, self._woken.fileno(), on_fault, self._refused, self._end, self._lock)
-        self._calls: deque[Callable[[], None]] = deque()
+        any_fd = self._errands.fileno()
+        self._doorman = Doorman(self._selector, any_fd, on_fault, self._cuts.count, self._end, self._lock)
         self._patience: dict[Connection, Patience] = {}
-        self._by_name: dict[str, Connection] = {}
-        self._by_fd: dict[int, Connection] = {}
         self._waiting: dict[Connection, None] = {}
         self._unconnected: dict[Connection, None] = {}
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
-        self._num_names = 0
         self._stops_at: float | None = None
         self._swept_at = self._retried_at = 0.0
         self._thread = threading.Thread(target=self._run, name="rankd-gate", daemon=True)
@@ -89,46 +78,33 @@ class Gate:
 
     def connection(self, frame: zmq.Frame) -> Connection | None:
         """The connection by which a frame came that was just received (copy=False); None for one of no peer's."""
-        try:
-            fd = int(frame.get("__fd"))
-        except (zmq.ZMQError, ValueError):
-            return None
-        known = self._by_fd.get(fd)
-        if known is None:
-            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as inner:
-                known = self._by_name.get(str(inner.getpeername()))
-            if known is not None:
-                known.inner_fd = fd
-                self._by_fd[fd] = known
-                if known.inner is None:  # closed in between
-                    del self._by_fd[fd]
-        return known
+        return self._inside.connection(frame)
 
     def delivered(self, connection: Connection, num_frames: int) -> None:
         """So many frames of `connection` were received (without the routing id): as much may follow."""
         connection.deliver(num_frames)
         few = len(connection.framing.ends) <= connection.listener.limits.window_frames // 2
         if connection.has_ended or (self._waiting and few):
-            self._call(lambda: self._resume(connection))
+            self._errands.give(lambda: self._resume(connection))
 
     def cut(self, connection: Connection, reason: str) -> None:
         """End this connection and no other."""
-        self._counters[f"num_cut_{reason}"] += 0
-        self._call(lambda: self._cut(connection, reason, "by the daemon"))
+        self._cuts.expect(reason)
+        self._errands.give(lambda: self._cut(connection, reason, "by the daemon"))
 
     def cut_users(self, user_ids: Set[str], reason: str) -> None:
         """End the connections made with these keys."""
-        self._counters[f"num_cut_{reason}"] += 0
+        self._cuts.expect(reason)
 
         def cut_all() -> None:
             for connection in [known for known in self._patience if known.user_id in user_ids]:
                 self._cut(connection, reason, f"key {connection.user_id}")
 
-        self._call(cut_all)
+        self._errands.give(cut_all)
 
     def stop_accepting(self) -> None:
         """No more connections; those there go on."""
-        self._call(self._doorman.close)
+        self._errands.give(self._doorman.close)
 
     def close(self, linger_seconds: float) -> None:
         """What libzmq has sent goes out for at most so long. To be called when libzmq's sockets are closed."""
@@ -142,14 +118,8 @@ class Gate:
             for connection in [known for known in self._patience if known.inner is None]:
                 self._drop(connection)
 
-        self._call(stop)
+        self._errands.give(stop)
         self._thread.join()
-
-    def _call(self, call: Callable[[], None]) -> None:
-        """Have the gate's thread do it."""
-        self._calls.append(call)
-        with contextlib.suppress(OSError):  # full: it is awake; closed: too late
-            self._waker.send(b"\0")
 
     def _run(self) -> None:
         try:
@@ -164,15 +134,13 @@ class Gate:
         hurry = self._unconnected or self._stops_at is not None
         for key, events in self._selector.select(RETRY_SECONDS if hurry else SWEEP_SECONDS):
             if key.data is None:
-                with contextlib.suppress(OSError):
-                    self._woken.recv(4096)
+                self._errands.calm()
             elif isinstance(key.data, Listener):
                 for connection in self._doorman.accept(key.data, self._clock()):
                     self._take_in(connection)
             else:
                 self._serve(key.data, key.fileobj, events)
-        while self._calls:
-            self._calls.popleft()()
+        self._errands.run()
         now = self._clock()
         if self._unconnected and now - self._retried_at >= RETRY_SECONDS:
             self._retried_at = now
@@ -219,31 +187,10 @@ class Gate:
             self._refuse(connection, breach.reason, breach.detail)
 
     def _open_inner(self, connection: Connection) -> None:
-        """Connect to libzmq, from a name by which its end tells whose messages it has; later where there is no room."""
-        if not has_spare_files(self._woken.fileno()):
-            self._doorman.pause(self._clock())
-            return
-        if not connection.listener.bucket.take(self._clock()):
-            return
-        self._num_names += 1
-        name = f"{self._directory}/{self._num_names}"
-        inner = socket.socket(socket.AF_UNIX)
-        try:
-            inner.setblocking(False)
-            inner.bind(name)
-            inner.connect(connection.listener.inner_path)
-        except BlockingIOError:
-            inner.close()
-            return
-        except OSError:
-            inner.close()
-            raise
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)  # noqa: PTH108
-        connection.inner, connection.inner_name = inner, name
-        self._by_name[name] = connection
-        connection.flush_inner()
+        """Later where there is no room."""
+        now = self._clock()
+        if self._doorman.has_files(now) and connection.listener.bucket.take(now) and self._inside.connect(connection):
+            connection.flush_inner()
 
     def _resume(self, connection: Connection) -> None:
         """Room was made: let in who waits for some, in the order in which they came to wait."""
@@ -294,7 +241,7 @@ class Gate:
         self._doorman.look(now)
         for connection, patience in list(self._patience.items()):
             if patience.has_left(now):
-                self._forget(connection)
+                self._inside.forget(connection)
                 connection.shut_inner(anyway=True)
             reason = patience.overdue(connection.framing, now)
             if reason is not None and connection.has_ended:
@@ -317,16 +264,10 @@ class Gate:
             self._cut(connection, reason, detail)
 
     def _refuse(self, connection: Connection, reason: str, detail: str) -> None:
-        self._refused(connection.listener, connection.name, reason, detail)
+        self._cuts.count(connection.listener, connection.name, reason, detail)
         for end in (connection.outer, connection.inner):  # closed under the selector otherwise
             self._watch(connection, end, False, False)
         connection.cut()
-
-    def _refused(self, listener: Listener, name: str, reason: str, detail: str) -> None:
-        key = f"num_cut_{reason}"
-        self._counters[key] += 1
-        if str(self._counters[key]).strip("0") == "1":  # the first, then ever rarer: no peer can fill a disk
-            log.warning("cut off %s at %s: %s times=%d %s", name, listener.name, reason, self._counters[key], detail)
 
     def _drop(self, connection: Connection) -> None:
         for end in (connection.outer, connection.inner):
@@ -334,21 +275,14 @@ class Gate:
         del self._patience[connection]
         self._waiting.pop(connection, None)
         self._unconnected.pop(connection, None)
-        self._forget(connection)
+        self._inside.forget(connection)
         self._doorman.leave(connection)
         self._counters["num_connections_open"] = len(self._patience)
         connection.close()
-
-    def _forget(self, connection: Connection) -> None:
-        """No message is its own from now on."""
-        self._by_name.pop(connection.inner_name, None)
-        if self._by_fd.get(connection.inner_fd) is connection:
-            del self._by_fd[connection.inner_fd]
 
     def _close_all(self) -> None:
         self._doorman.close()
         for connection in list(self._patience):
             self._drop(connection)
         self._selector.close()
-        self._waker.close()
-        self._woken.close()
+        self._errands.close()

@@ -1,0 +1,71 @@
+"""The way in to libzmq, taken so that each of its messages tells by which connection it came."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from pathlib import Path
+
+import zmq
+
+from rankd.gate.connection import Connection
+
+
+class Inside:
+    """Each connection has a name of its own in `directory`, there for a moment. It is what `getpeername` says at
+    libzmq's end, whose descriptor comes with every message.
+
+    `connection` may be called from any thread, the others from the gate's alone.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._num_names = 0
+        self._by_name: dict[str, Connection] = {}
+        self._by_fd: dict[int, Connection] = {}
+
+    def connect(self, connection: Connection) -> bool:
+        """Connect it to libzmq; False where there is no room in the backlog. Raises OSError where nobody listens."""
+        self._num_names += 1
+        name = f"{self._directory}/{self._num_names}"
+        inner = socket.socket(socket.AF_UNIX)
+        try:
+            inner.setblocking(False)
+            inner.bind(name)
+            inner.connect(connection.listener.inner_path)
+        except BlockingIOError:
+            inner.close()
+            return False
+        except OSError:
+            inner.close()
+            raise
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)  # noqa: PTH108
+        connection.inner, connection.inner_name = inner, name
+        self._by_name[name] = connection
+        return True
+
+    def connection(self, frame: zmq.Frame) -> Connection | None:
+        """The connection by which a frame came that was just received (copy=False); None for one of no peer's."""
+        try:
+            fd = int(frame.get("__fd"))
+        except (zmq.ZMQError, ValueError):
+            return None
+        known = self._by_fd.get(fd)
+        if known is None:
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as inner:
+                known = self._by_name.get(str(inner.getpeername()))
+            if known is not None:
+                known.inner_fd = fd
+                self._by_fd[fd] = known
+                if known.inner is None:  # closed in between
+                    del self._by_fd[fd]
+        return known
+
+    def forget(self, connection: Connection) -> None:
+        """No message is its own from now on."""
+        self._by_name.pop(connection.inner_name, None)
+        if self._by_fd.get(connection.inner_fd) is connection:
+            del self._by_fd[connection.inner_fd]
