@@ -1,0 +1,116 @@
+"""A link from its start to its end: daemons that come, fall silent, leave and come back."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from link_ends import MIB, PATIENCE_SECONDS, Router, Setup
+
+from rankd_client.link import loop
+from rankd_client.wire import MIN_CHUNK_BYTES, Bye, Chunk, Heartbeat, Hello, Refusal, Welcome
+
+
+def test_a_daemon_that_came_back_gets_everything_again(address: str, setup: Setup) -> None:
+    first = Router(address)
+    content = setup.put("whole", 1)
+    setup.put("part", 2, 12 * MIB)
+    first.welcome(credit_bytes=32 + 5 * MIB, heartbeat_seconds=0.5)
+    assert first.chunk().layer == "whole"
+    assert first.chunk().layer == "part"
+    first.close()
+    second = Router(address)  # hears a heartbeat or a chunk of somebody who has not greeted it, or a hello
+    setup.put("new", 3)
+    hello = second.receive(beats=True)
+    if not isinstance(hello, Hello):
+        second.send(Refusal("no_hello", ""))
+        hello = second.receive()
+    assert hello == setup.hello
+    second.send(Welcome("11" * 8, 64 * MIB, MIN_CHUNK_BYTES, 60.0))
+    chunks = [second.chunk() for _ in range(5)]
+    assert [(chunk.layer, chunk.offset // MIB) for chunk in chunks] == [
+        ("whole", 0),
+        ("part", 0),
+        ("part", 4),
+        ("part", 8),
+        ("new", 0),
+    ]
+    assert bytes(chunks[0].payload) == content
+    second.close()
+
+
+def test_silence_makes_a_new_connection(router: Router, setup: Setup) -> None:
+    router.welcome(heartbeat_seconds=0.05)
+    first = router.peer
+    setup.put("a", 1)
+    assert router.chunk().layer == "a"
+    router.welcome()  # after three intervals of nothing
+    assert router.peer != first
+    assert router.chunk().layer == "a"
+
+
+def test_both_sides_beat(router: Router, setup: Setup) -> None:
+    router.welcome(heartbeat_seconds=0.2)
+    for _ in range(5):  # longer than silence would be allowed
+        assert isinstance(router.receive(beats=True), Heartbeat)
+        router.send(Heartbeat())
+    assert setup.link.connected
+
+
+def test_a_daemon_that_does_not_answer_is_asked_again(
+    router: Router, setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup.link._hello_seconds = 0.1
+    hello = router.receive()
+    assert isinstance(hello, Hello) and router.welcome() == hello
+
+
+def test_a_refused_connection_is_tried_again_ever_more_rarely(router: Router, setup: Setup) -> None:
+    for _ in range(3):
+        assert isinstance(router.receive(), Hello)
+        router.send(Refusal("too_many_connections", "full"))
+    assert isinstance(router.receive(), Hello)
+    assert setup.link._retry_seconds == pytest.approx(loop.RETRY_SECONDS * 8)
+
+
+def test_stop_sends_what_is_pending_and_says_bye(router: Router, setup: Setup) -> None:
+    router.welcome()
+    for layer in range(50):
+        setup.put(f"layer {layer}", 1)
+    setup.link.stop(PATIENCE_SECONDS)
+    layers = []
+    while isinstance(message := router.receive(), Chunk):
+        layers.append(message.layer)
+    assert layers == [f"layer {layer}" for layer in range(50)]
+    assert isinstance(message, Bye)
+
+
+def test_stop_right_after_the_start_waits_for_the_first_attempt(router: Router, setup: Setup) -> None:
+    setup.put("a", 1)
+    setup.link.stop(PATIENCE_SECONDS)
+    router.welcome()
+    assert isinstance(router.receive(), Chunk)
+    assert isinstance(router.receive(), Bye)
+
+
+def test_bye_of_the_daemon_is_told_and_it_is_greeted_when_it_is_back(
+    router: Router, setup: Setup, caplog: pytest.LogCaptureFixture
+) -> None:
+    router.welcome()
+    router.send(Bye())
+    router.welcome()
+    setup.put("a", 1)
+    assert router.chunk().layer == "a"
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2 and "has ended; training goes on" in lines[0] and "connected to" in lines[1]
+
+
+def test_an_absent_daemon_is_told_once(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    setup = Setup(address)
+    for step in range(20):
+        setup.put("a", step)
+    setup.link.stop(0.5)
+    setup.link.join(PATIENCE_SECONDS)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "no daemon is there yet; training goes on" in caplog.text
+    assert setup.outbox.num_replaced == 19
