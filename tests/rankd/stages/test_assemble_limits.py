@@ -1,0 +1,103 @@
+"""What is refused because there is too much of it, or it comes in no order, and whose place it takes."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from chunks import HALF, A, assembler, chunk, ones
+
+from rankd.config import Limits
+from rankd.quota import NO_QUOTA, Quota
+from rankd.stages.assemble import Assemble
+from rankd_client.wire import Chunk, Shard, WireError
+
+REFUSED: dict[str, tuple[dict[str, Any], list[Chunk], Chunk]] = {
+    "chunk_order: begins in the middle": ({}, [], chunk(ones(2), (2, 2), offset=8)),
+    "chunk_order: a gap": ({}, [chunk(ones(1), (2, 2))], chunk(ones(1), (2, 2), offset=8)),
+    "chunk_order: twice": (
+        {},
+        [chunk(ones(1), (2, 2)), chunk(ones(1), (2, 2), offset=4)],
+        chunk(ones(1), (2, 2), offset=4),
+    ),
+    "chunk_order: another shape": ({}, [chunk(ones(2), (2, 2))], chunk(ones(2), (4, 1), offset=8)),
+    "chunk_order: another shard": ({}, [chunk(ones(1), (2, 2), shard=HALF)], chunk(ones(2), (2, 2), offset=4)),
+    "layer_too_large: whole": ({"max_layer_bytes": 15}, [], chunk(ones(4), (2, 2))),
+    "layer_too_large: a shard of it": ({"max_layer_bytes": 15}, [], chunk(ones(1), (2, 2), shard=HALF)),
+    "assembly_full: bytes": (
+        {"max_layer_bytes": 16, "max_assembly_bytes": 31},
+        [chunk(ones(1), (2, 2), layer="other")],
+        chunk(ones(1), (2, 2)),
+    ),
+    "assembly_full: number": ({"max_open_layers": 1}, [chunk(ones(1), (2, 2), layer="other")], chunk(ones(1), (2, 2))),
+    "too_many_layers: another": (
+        {"max_layers_per_run": 1},
+        [chunk(ones(1), (1, 1), layer="o")],
+        chunk(ones(1), (1, 1)),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refusals_come_before_anything_is_held(case: str) -> None:
+    limits, before, refused = REFUSED[case]
+    assemble = assembler(**limits)
+    for item in before:
+        assemble.add("r", A, item, 0.0)
+    num_bytes = assemble.num_bytes
+    with pytest.raises(WireError) as raised:
+        assemble.add("r", A, refused, 0.0)
+    assert raised.value.code == case.partition(":")[0]
+    assert assemble.num_bytes == num_bytes
+
+
+def test_a_refused_chunk_takes_no_place_of_a_run() -> None:
+    assemble = assembler(max_runs=1, max_layer_bytes=15)
+    with pytest.raises(WireError, match="layer_too_large"):
+        assemble.add("hostile", A, chunk(ones(4), (2, 2)), 0.0)
+    assert assemble.add("r", A, chunk(ones(1), (1, 1)), 0.0).snapshot is not None
+    with pytest.raises(WireError, match="too_many_runs"):
+        assemble.add("another", A, chunk(ones(1), (1, 1)), 0.0)
+
+
+def test_a_silent_run_gives_up_its_place_unless_connected() -> None:
+    assemble = assembler(max_runs=2, run_idle_seconds=10.0)
+    assemble.add("old", A, chunk(ones(1), (2, 2)), 0.0)
+    assert assemble.idle_run(100.0) is None, "there is room"
+    assemble.add("new", A, chunk(ones(1), (2, 2)), 5.0)
+    assert assemble.idle_run(10.0) is None
+    assert assemble.idle_run(10.1) == "old"
+    assert assemble.idle_run(15.1, {"old"}) == "new"
+    assert assemble.idle_run(99.0, {"old", "new"}) is None
+    assert assemble.num_bytes == 32
+    assemble.forget("old")
+    assert assemble.num_bytes == 16
+    assemble.add("another", A, chunk(ones(1), (1, 1)), 0.0)
+
+
+def of_namespace(name: str, quota: Quota) -> Callable[[str], Quota]:
+    return lambda namespace: quota if namespace == name else NO_QUOTA
+
+
+def test_a_namespace_has_room_for_so_many_runs_and_the_others_do_not_pay() -> None:
+    assemble = Assemble(Limits(), Counter(), quota=of_namespace("ns", Quota(max_runs=2)))
+    for run in ("@ns/a", "@ns/b"):
+        assert assemble.add(run, A, chunk(ones(4), (2, 2)), 0.0).snapshot is not None
+    with pytest.raises(WireError, match=r"quota_exceeded: namespace 'ns' has 2 runs"):
+        assemble.add("@ns/c", A, chunk(ones(4), (2, 2)), 0.0)
+    for run in ("@ns/a", "@other/c", "c"):
+        assert assemble.add(run, A, chunk(ones(4), (2, 2), step=2), 0.0).snapshot is not None
+    assemble.forget("@ns/a")
+    assert assemble.add("@ns/c", A, chunk(ones(4), (2, 2)), 0.0).snapshot is not None
+
+
+def test_a_namespace_has_room_for_so_many_bytes_and_gets_it_back() -> None:
+    assemble = Assemble(Limits(), Counter(), quota=of_namespace("ns", Quota(max_bytes=100)))
+    half = Shard(rectangles=((0, 4, 0, 2),))
+    assemble.add("@ns/a", A, chunk(ones(8), (4, 4), shard=half), 0.0)
+    assemble.add("@ns/b", A, chunk(ones(8), (4, 4), shard=half), 0.0)
+    with pytest.raises(WireError, match=r"quota_exceeded: namespace 'ns' has a quota of 100 bytes"):
+        assemble.add("@ns/a", A, chunk(ones(16), (4, 4), layer="v"), 0.0)
+    assert assemble.add("a", A, chunk(ones(16), (4, 4), layer="v"), 0.0).snapshot is not None
+    assert len(list(assemble.expire(1000.0))) == 2
+    assert assemble.add("@ns/a", A, chunk(ones(16), (4, 4), layer="v"), 0.0).snapshot is not None
