@@ -117,6 +117,12 @@ def open_writer(data: Path) -> Iterator[Callable[..., Writing]]:
 
 
 @pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rankd.store.writer.FIRST_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("rankd.store.writer.LAST_RETRY_SECONDS", 0.1)
+
+
+@pytest.fixture
 def look(data: Path) -> Callable[..., list[Any]]:
     """Rows that a query gives on the file, over a connection of its own."""
 

@@ -1,36 +1,29 @@
-"""The disk fails in every way there is: nothing that was told as written is lost, nothing is written twice, and it goes
-on by itself once the disk does."""
+"""The disk fails, or the process is killed: nothing that was told as written is lost, nothing is written twice, and it
+goes on by itself once the disk does."""
 
 from __future__ import annotations
 
 import os
 import random
 import resource
-import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from history_rows import Look, Open, numbers
 
-from rankd.store import ledger, writer
+from rankd.store import ledger
 from rankd.store.entries import AlertEntry, Entry
-from rankd.store.errors import StoreError, StoreInUse
+from rankd.store.errors import StoreError
 from rankd.store.schema import FILE_NAME
 
-Look = Callable[..., list[Any]]
-Open = Callable[..., Any]
-
-
-@pytest.fixture(autouse=True)
-def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "FIRST_RETRY_SECONDS", 0.05)
-    monkeypatch.setattr(writer, "LAST_RETRY_SECONDS", 0.1)
+pytestmark = pytest.mark.usefixtures("quick_retries")
 
 
 @contextmanager
@@ -54,10 +47,6 @@ def file_limit(num_bytes: int) -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
-
-
-def numbers(look: Look) -> list[int]:
-    return [n for (n,) in look("SELECT n FROM measurement ORDER BY n")]
 
 
 def test_locked_file(make: Any, open_writer: Open, look: Look, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,209 +106,6 @@ def test_small_disk(tmp_path: Path, filled_with: str, faults: str) -> None:
     if "unshare" in done.stderr or "mount:" in done.stderr:
         pytest.skip("not allowed to mount")
     assert (done.returncode, done.stdout) == (0, f"{faults} True\n"), done.stderr
-
-
-@pytest.mark.parametrize(
-    ("when", "damage"),
-    [
-        ("at start", "header"),
-        ("at start", "truncated"),
-        ("at start", "no database"),
-        ("at start", "noise"),
-        ("while running", "noise"),
-        ("while running", "truncated"),
-        ("while running", "no database"),
-    ],
-)
-def test_damaged_file(make: Any, open_writer: Open, look: Look, data: Path, damage: str, when: str) -> None:
-    first = open_writer()
-    first.write(*make.entries(3000))
-    first.close(30)
-    path = data / FILE_NAME
-    if when == "while running":
-        running = open_writer(clock=lambda: 1.0)
-        running.flush(30)
-    spoil(path, damage)
-    if when != "while running":
-        running = open_writer(clock=lambda: 1.0)
-    running.write(*make.entries(3000, first=3001))
-    aside = running.moved_aside
-    assert aside is not None and aside.name == f"{FILE_NAME}.damaged-19700101T000001"
-    assert aside.exists()
-    assert numbers(look) == list(range(3001, 6001))
-    assert look("SELECT num_measurements FROM run") == [(6000,)]
-    assert look("SELECT value FROM meta WHERE key = 'stream_id'") != [(first.stream_id,)]
-    assert look("PRAGMA integrity_check") == [("ok",)]
-    if when == "at start":
-        assert running.told.faults == []
-    else:
-        assert running.told.wait_for_faults(2) == ["damaged", None]
-        assert aside.name in str(running.told.faults[0])
-
-
-def spoil(path: Path, damage: str) -> None:
-    """In place: a running writer has the file open."""
-    size = path.stat().st_size
-    with path.open("r+b") as file:
-        if damage == "noise":
-            noise = random.Random(0)
-            for page in range(1, size // 4096):
-                file.seek(4096 * page)
-                file.write(noise.randbytes(4096))
-        elif damage == "header":
-            file.write(b"\xff" * 100)
-        elif damage == "truncated":
-            file.truncate(4096 * 3)
-        else:
-            file.truncate(0)
-            file.write(b"Dear diary, today I was put in place of a database. " * 200)
-
-
-def test_second_damaged_file_of_a_second_has_its_own_name(open_writer: Open, data: Path) -> None:
-    for count in range(2):
-        data.mkdir(mode=0o700, exist_ok=True)
-        (data / FILE_NAME).write_bytes(b"no database" * 1000)
-        writer = open_writer(clock=lambda: 1.0)
-        suffix = "" if count == 0 else "-2"
-        assert writer.moved_aside is not None
-        assert writer.moved_aside.name == f"{FILE_NAME}.damaged-19700101T000001{suffix}"
-        writer.close(30)
-
-
-def test_file_that_is_taken_away(make: Any, open_writer: Open, look: Look, data: Path) -> None:
-    running = open_writer()
-    running.write(*make.entries(3))
-    for name in (FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm"):
-        (data / name).unlink()
-    running.write(*make.entries(2, first=4))
-    assert running.told.wait_for_faults(2) == ["gone", None]
-    assert running.told.faults[0].begun_anew
-    assert numbers(look) == [4, 5]
-
-
-def test_directory_that_is_taken_away(make: Any, open_writer: Open, look: Look, data: Path) -> None:
-    running = open_writer()
-    running.write(*make.entries(3))
-    data.rename(data.with_name("elsewhere"))
-    running.write(*make.entries(2, first=4))
-    assert running.told.wait_for_faults(2) == ["gone", None]
-    assert numbers(look) == [4, 5]
-    assert [n for (n,) in look("SELECT n FROM measurement", path=data.with_name("elsewhere") / FILE_NAME)] == [1, 2, 3]
-    with pytest.raises(StoreInUse):
-        open_writer()
-
-
-@pytest.mark.parametrize("names", [("-wal",), ("-shm",), ("-wal", "-shm")])
-def test_log_that_is_taken_away(make: Any, open_writer: Open, look: Look, data: Path, names: tuple[str, ...]) -> None:
-    """It is still open: nothing is lost, not by who is killed afterwards either."""
-    running = open_writer()
-    running.write(*make.entries(300))
-    for name in names:
-        (data / f"{FILE_NAME}{name}").unlink()
-    running.write(*make.entries(2, first=301))
-    assert running.told.wait_for_faults(2) == ["io", None]
-    assert "what it held is in the database" in str(running.told.faults[0])
-    assert not running.told.faults[0].begun_anew
-    copy = data.with_name("copy")  # what a crash would leave
-    shutil.copytree(data, copy)
-    assert [n for (n,) in look("SELECT n FROM measurement ORDER BY n", path=copy / FILE_NAME)] == list(range(1, 303))
-    assert numbers(look) == list(range(1, 303))
-    assert look("PRAGMA integrity_check") == [("ok",)]
-
-
-def test_former_log_that_is_put_back(make: Any, open_writer: Open, look: Look, data: Path) -> None:
-    """Its pages are older than those of the file: they must not be taken for the newest."""
-    running = open_writer()
-    running.write(*make.entries(300))
-    log = data / f"{FILE_NAME}-wal"
-    former = log.read_bytes()
-    running.write(*make.entries(300, first=301))
-    log.unlink()
-    log.write_bytes(former)
-    running.write(*make.entries(2, first=601))
-    assert running.told.wait_for_faults(2) == ["io", None]
-    assert numbers(look) == list(range(1, 603))
-    assert look("PRAGMA integrity_check") == [("ok",)]
-
-
-def test_removed_lock_is_taken_again(make: Any, open_writer: Open, data: Path) -> None:
-    running = open_writer()
-    (data / "lock").unlink()
-    running.write(*make.entries(1))
-    with pytest.raises(StoreInUse):
-        open_writer()
-    assert running.told.faults == []
-
-
-def test_second_writer_behind_a_removed_lock(make: Any, open_writer: Open, look: Look, data: Path) -> None:
-    """The first is fenced off: rows of the second are never taken for its own."""
-    first = open_writer()
-    first.write(*make.entries(3))
-    (data / "lock").unlink()
-    second = open_writer()
-    second.write(*make.entries(3, run="r", layers=("second",), first=4))
-    for entry in make.entries(3, first=4):
-        first.submit(entry)
-    assert first.told.wait_for_faults(1) == ["busy"]
-    assert second.close(30)
-    assert not first.flush(0.5)
-    assert len(first.told.committed) == 3 and first.num_pending == 3
-    query = "SELECT n, name FROM measurement JOIN layer USING (layer_id) WHERE n > 3 ORDER BY n"
-    assert look(query) == [(4, "second"), (5, "second"), (6, "second")]
-    assert "a daemon uses it" in str(first.told.faults[0])
-    first.close(0.1)
-
-
-def test_mark_of_another_writer(make: Any, open_writer: Open, look: Look, data: Path) -> None:
-    """Whatever became of the lock."""
-    running = open_writer()
-    running.write(*make.entries(3))
-    look("INSERT OR REPLACE INTO meta VALUES ('writer', 'another')")
-    for entry in make.entries(1, first=4):
-        running.submit(entry)
-    assert running.told.wait_for_faults(1) == ["busy"]
-    assert "another daemon writes this history" in str(running.told.faults[0])
-    assert running.num_pending == 1 and numbers(look) == [1, 2, 3]
-    running.close(0.1)
-    restarted = open_writer()
-    restarted.write(*make.entries(1, first=4))
-    assert numbers(look) == [1, 2, 3, 4]
-
-
-def test_another_history_in_its_place(make: Any, open_writer: Open, look: Look, data: Path) -> None:
-    """Its numbers are not ours: it is left alone until a restart."""
-    former = open_writer()
-    former.write(*make.entries(10, layers=("former",)))
-    former.close(30)
-    copy = (data / FILE_NAME).read_bytes()
-    (data / FILE_NAME).unlink()
-    running = open_writer()
-    running.write(*make.entries(3))
-    for name in (FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm"):
-        (data / name).unlink()
-    (data / FILE_NAME).write_bytes(copy)
-    for entry in make.entries(2, first=4):
-        running.submit(entry)
-    assert running.told.wait_for_faults(2) == ["gone", "busy"]
-    assert running.num_pending == 2
-    assert look("SELECT count(*), max(name) FROM measurement JOIN layer USING (layer_id)") == [(10, "former")]
-    running.close(0.1)
-
-
-def test_database_of_another_program_in_its_place(make: Any, open_writer: Open, data: Path) -> None:
-    running = open_writer()
-    running.write(*make.entries(3))
-    for name in (FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm"):
-        (data / name).unlink()
-    connection = sqlite3.connect(data / FILE_NAME)
-    connection.execute("CREATE TABLE precious (value)")
-    connection.close()
-    running.submit(make.entries(1, first=4)[0])
-    assert running.told.wait_for_faults(2) == ["gone", "io"]
-    assert "another program" in str(running.told.faults[1])
-    (data / FILE_NAME).unlink()
-    assert running.flush(30)
-    assert running.told.wait_for_faults(3)[-1] is None
 
 
 def test_commit_of_unknown_outcome_is_not_doubled(
