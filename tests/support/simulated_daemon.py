@@ -129,6 +129,13 @@ def tracker(*kinds: str, run: str | None = None, layers: tuple[str, ...] | None 
     return StreamTracker(Wanted(run, layers, kinds or ("alert",)))
 
 
+def again(subscriber: StreamTracker, *kinds: str) -> StreamTracker:
+    """A new life of the subscriber, which dealt with everything that it was given."""
+    following = tracker(*kinds)
+    following.restore(subscriber.places(), subscriber.complete, set(subscriber.owed))
+    return following
+
+
 def joined(daemon: Daemon, *kinds: str, **wanted: Any) -> StreamTracker:
     """A tracker that has had its state and one heartbeat."""
     subscriber = tracker(*kinds, **wanted)
