@@ -67,8 +67,6 @@ class Connection:
         self.inner: socket.socket | None = None
         self.inner_name = ""
         """What `getpeername` says at libzmq's end."""
-        self.inner_fd = -1
-        """libzmq's descriptor, once a message told it."""
         self.peer = peer
         self.name = name
         self.user_id = ""

@@ -26,7 +26,7 @@ class Cuts:
 
     def expect(self, reason: str) -> None:
         """Now: a key that appears later would disturb whoever walks over them."""
-        self._counters[f"num_cut_{reason}"] += 0
+        self._counters.setdefault(f"num_cut_{reason}", 0)
 
     def count(self, listener: Listener, name: str, reason: str, detail: str) -> None:
         key = f"num_cut_{reason}"

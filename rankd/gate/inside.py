@@ -23,7 +23,6 @@ class Inside:
         self._directory = directory
         self._num_names = 0
         self._by_name: dict[str, Connection] = {}
-        self._by_fd: dict[int, Connection] = {}
 
     def connect(self, connection: Connection) -> bool:
         """Connect it to libzmq; False where there is no room in the backlog. Raises OSError where nobody listens."""
@@ -53,19 +52,17 @@ class Inside:
             fd = int(frame.get("__fd"))
         except (zmq.ZMQError, ValueError):
             return None
-        known = self._by_fd.get(fd)
-        if known is None:
-            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as inner:
-                known = self._by_name.get(str(inner.getpeername()))
-            if known is not None:
-                known.inner_fd = fd
-                self._by_fd[fd] = known
-                if known.inner is None:  # closed in between
-                    del self._by_fd[fd]
-        return known
+        # Asked each time: the number of a descriptor that libzmq closed by itself soon names another connection's. And
+        # without a duplicate, for which there may be no room.
+        try:
+            inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd)
+            try:
+                return self._by_name.get(str(inner.getpeername()))
+            finally:
+                inner.detach()
+        except OSError:  # closed meanwhile
+            return None
 
     def forget(self, connection: Connection) -> None:
         """No message is its own from now on."""
         self._by_name.pop(connection.inner_name, None)
-        if self._by_fd.get(connection.inner_fd) is connection:
-            del self._by_fd[connection.inner_fd]

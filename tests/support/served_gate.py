@@ -88,7 +88,8 @@ class Served:
             peer.sendall(piece)
         answer = b""
         while b"Socket-Type" not in answer:
-            answer += peer.recv(1000)
+            answer += (more := peer.recv(1000))
+            assert more, "cut off"
         return peer
 
     def dealer(self) -> zmq.Socket[Any]:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import socket
 import struct
+import threading
+from pathlib import Path
 from typing import Any
 
+import zmq
 from served_gate import LIMITS, SIGNATURE
+
+from rankd.gate.connection import Connection, Listener
+from rankd.gate.inside import Inside
 
 
 def test_each_message_tells_its_connection(make: Any) -> None:
@@ -24,6 +31,36 @@ def test_each_message_tells_its_connection(make: Any) -> None:
         for peer in peers:
             peer.close()
         served.eventually(lambda: served.counters["num_connections_open"] == 0)
+
+
+def test_a_descriptor_that_libzmq_closed_by_itself_comes_to_name_another_connection(socket_dir: Path) -> None:
+    """As after a bad CURVE box of a peer that reads nothing, so that the gate does not see the end: the next one's
+    messages were taken for the first one's."""
+
+    class Frame(zmq.Frame):
+        def get(self, option: int | str) -> str:
+            assert option == "__fd"
+            return str(end.fileno())
+
+    inside = Inside(socket_dir)
+    listener = Listener("push", socket.socket(socket.AF_UNIX), f"{socket_dir}/inner", "NULL", LIMITS)
+    listener.socket.bind(listener.inner_path)
+    listener.socket.listen()
+    end, connections = socket.socket(socket.AF_UNIX), []
+    for name in ("a", "b"):
+        connections.append(Connection(listener, socket.socket(socket.AF_UNIX), "uid 0", name, threading.Lock()))
+        assert inside.connect(connections[-1])
+        accepted, _ = listener.socket.accept()
+        os.dup2(accepted.fileno(), end.fileno())
+        accepted.close()
+        assert inside.connection(Frame(b"x")) is connections[-1]
+    inside.forget(connections[1])
+    assert inside.connection(Frame(b"x")) is None
+    for connection in connections:
+        connection.close()
+    assert os.fstat(end.fileno()), "it is libzmq's to close"
+    for left in (end, listener.socket):
+        left.close()
 
 
 def test_connections_that_come_too_fast_wait_their_turn(make: Any) -> None:
