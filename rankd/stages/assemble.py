@@ -21,10 +21,9 @@ LayerRole = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """What one chunk led to: a whole snapshot, a repeat of one taken before (`settled`: and dealt with), or neither."""
+    """What one chunk led to: a whole snapshot, a repeat of one that was dealt with (`settled`), or neither."""
 
     snapshot: Snapshot | None = None
-    repeat: bool = False
     settled: bool = False
 
 
@@ -74,7 +73,7 @@ class Assemble:
             waiting = self._waiting.get(key)
             if waiting is not None:
                 waiting.add(session)
-            return Assembled(repeat=True, settled=waiting is None)
+            return Assembled(settled=waiting is None)
         layer, shard = self._place(key, session, chunk, now)
         self._runs[run] = known
         shard.store(chunk)

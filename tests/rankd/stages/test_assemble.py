@@ -34,11 +34,11 @@ def test_a_repeat_waits_with_the_first_until_settled() -> None:
     taken = assemble.add("r", A, item, 0.0).snapshot
     assert taken is not None
     added = assemble.add("r", B, item, 0.0)
-    assert (added.snapshot, added.repeat, added.settled) == (None, True, False)
+    assert (added.snapshot, added.settled, assemble.counters["num_repeats"]) == (None, False, 1)
     assert assemble.settle((*taken.key, taken.step)) == {A, B}
     added = assemble.add("r", B, item, 0.0)
-    assert (added.repeat, added.settled) == (True, True)
-    assert assemble.counters["num_repeats"] == 2 and assemble.num_bytes == 0
+    assert (added.settled, assemble.counters["num_repeats"]) == (True, 2)
+    assert assemble.num_bytes == 0
     assert assemble.settle((*taken.key, taken.step)) == set()
 
 
@@ -103,7 +103,7 @@ def test_what_the_history_has_is_known_after_a_restart() -> None:
     assemble = Assemble(Limits(), Counter())
     assert not assemble.knows("r")
     again = assemble.add("r", A, chunk(ones(4), (2, 2), step=7), 0.0, {("w", "weight"): 7})
-    assert (again.snapshot, again.repeat, again.settled) == (None, True, True)
+    assert (again.snapshot, again.settled) == (None, True)
     assert assemble.knows("r")
     assert assemble.add("r", A, chunk(ones(4), (2, 2), step=8), 0.0).snapshot is not None
     assert assemble.add("r", A, chunk(ones(4), (2, 2), step=7), 0.0).snapshot is not None, "the run went back"
