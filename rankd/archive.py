@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,21 @@ class Archive:
         """(layer, role) → step of what was recorded of it last."""
         return self._open().last_steps(run)
 
-    def recall(self, run: str, layer: str, role: str, *, whole: bool = False) -> tuple[bytes | None, list[Measurement]]:
+    def recall(
+        self, run: str, layer: str, role: str, *, whole: bool = False
+    ) -> tuple[bytes | None, Iterable[Measurement]]:
         """What the layer's detectors remembered, and what was measured since; `whole`: nothing, and all there is."""
         reader = self._open()
-        if not whole:
-            return reader.judge(run, layer, role)
-        return None, [row for _, row in reader.measurements(run, layers=[glob.escape(layer)], role=role)]
+        if whole:
+            every = reader.measurements(run, layers=[glob.escape(layer)], role=role)
+            return None, self._progressing(row for _, row in every)
+        state, since = reader.judge(run, layer, role)
+        return state, self._progressing(since)
+
+    def _progressing(self, rows: Iterable[Measurement]) -> Iterator[Measurement]:
+        for row in rows:
+            self.progress += 1
+            yield row
 
     def events(self, topic: Topic, stream_id: str, from_seq: int, max_events: int) -> list[Event]:
         """The events of a topic that are on disk, of this stream or a former one."""

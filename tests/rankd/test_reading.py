@@ -83,18 +83,23 @@ async def test_a_disk_that_hangs_holds_up_who_asked_and_then_nobody(
     assert num_asked == 1, "what nobody waits for any more is not read"
 
 
-async def test_a_long_answer_is_none_that_hangs(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_answer_is_none_that_hangs(asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when the detectors of a layer are fed everything that was ever recorded of it, and others wait for it."""
-    monkeypatch.setattr(reading, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(reading, "PATIENCE_SECONDS", 0.1)
+    writer = Writer(tmp_path, HistoryConfig(), lambda entries: None, lambda error: None)
+    writer.start()
+    for n in range(2, 31):
+        writer.submit(Entry(n, Measurement("r", "w", n, (2, 3), True, False, {})))
+    assert writer.flush(30) and writer.close(30)
     pause = threading.Event()
 
-    def work(archive: Archive) -> int:
-        for _ in range(20):
-            archive.streams()
-            pause.wait(0.01)
-        return 1
+    def feed(archive: Archive, whole: bool) -> int:
+        _, rows = archive.recall("r", "w", "weight", whole=whole)
+        return sum(not pause.wait(0.01) for _ in rows)
 
-    assert await asyncio.gather(*(asked.reading.ask(work) for _ in range(3))) == [1, 1, 1]
+    for whole in (True, False):
+        answers = [asked.reading.ask(lambda archive, whole=whole: feed(archive, whole)) for _ in range(3)]
+        assert await asyncio.gather(*answers) == [30] * 3
     assert not asked.told
 
 
