@@ -60,7 +60,10 @@ class Writer:
         self._waiting: deque[tuple[float, AnyEntry]] = deque()
         self._batch: list[tuple[float, AnyEntry]] = []
         self._superseded: Counter[LayerKey] = Counter()
-        self._switches: list[Switch] = []
+        self._switches: list[tuple[int, Switch]] = []
+        """Each with how many entries had been submitted: it is not to be on disk before the last of them."""
+        self._num_submitted = self._num_taken = 0
+        """Of all entries ever; taken are those written, under way, or given up."""
         self._num_flushing = 0
         self._is_telling = False
         self._close_by: float | None = None
@@ -97,6 +100,7 @@ class Writer:
             raise RuntimeError("the history's writer failed") from self._failure
         with self._changed:
             self._waiting.append((time.monotonic(), entry))
+            self._num_submitted += 1
             dropped = self._drop() if self.num_pending > self._config.max_pending else []
             self._changed.notify_all()
         return dropped
@@ -107,9 +111,10 @@ class Writer:
             self._superseded[run, layer, role] += 1
 
     def switch_stream(self, stream_id: str, bases: Mapping[tuple[str, str], int]) -> None:
-        """Begin a stream with the next commit that works; in it, an event is numbered n − base of its (kind, run)."""
+        """Begin a stream with the commit that holds the last of what was submitted until now; in it, an event is
+        numbered n − base of its (kind, run)."""
         with self._changed:
-            self._switches.append((stream_id, dict(bases)))
+            self._switches.append((self._num_submitted, (stream_id, dict(bases))))
             self._changed.notify_all()
 
     def oldest_pending_seconds(self) -> float:
@@ -154,6 +159,7 @@ class Writer:
         going |= {at for at, _ in zip(others, range(num - len(going)), strict=False)}
         dropped = [entry for at, (_, entry) in enumerate(self._waiting) if at in going]
         self._waiting = deque(item for at, item in enumerate(self._waiting) if at not in going)
+        self._num_taken += len(dropped)
         return dropped
 
     def _has_work(self) -> bool:
@@ -194,8 +200,10 @@ class Writer:
             if not self._batch:
                 num = min(len(self._waiting), MAX_BATCH)
                 self._batch = [self._waiting.popleft() for _ in range(num)]
+                self._num_taken += num
             caught_up = not self._waiting
-            superseded, switches = self._superseded.copy(), list(self._switches)
+            superseded = self._superseded.copy()
+            switches = [switch for num_before, switch in self._switches if num_before <= self._num_taken]
         try:
             if self._batch or superseded or switches or self._fault is not None:
                 self._commit(superseded, switches)

@@ -151,6 +151,39 @@ def test_switched_stream_is_kept_with_its_bases(make: Any, open_writer: Open, lo
     assert open_writer().stream_id == "third"
 
 
+def test_a_stream_is_on_disk_no_sooner_than_what_was_told_in_it(
+    make: Any, data: Path, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon killed in between would go on in the new stream, and give its numbers out a second time."""
+    monkeypatch.setattr("rankd.store.writer.MAX_BATCH", 2)
+    seen: list[tuple[int, int]] = []
+
+    def look_on(entries: Any) -> None:
+        (rows,), (streams,) = look("SELECT count(*) FROM measurement"), look("SELECT count(*) FROM stream")
+        seen.append((*rows, *streams))
+
+    writer = Writer(data, HistoryConfig(), look_on, lambda error: None)
+    entries = make.entries(8)
+    for entry in entries[:5]:
+        writer.submit(entry)
+    writer.switch_stream("second", {("measurement", "r"): 1})
+    for entry in entries[5:]:
+        writer.submit(entry)
+    writer.start()
+    assert writer.flush(30) and writer.close(30)
+    assert seen == [(2, 1), (4, 1), (6, 2), (8, 2)]
+
+
+def test_a_stream_waits_for_nothing_that_was_given_up(make: Any, data: Path, look: Look) -> None:
+    writer = Writer(data, HistoryConfig(max_pending=2), lambda entries: None, lambda error: None)
+    given_up = [dropped for entry in make.entries(5) for dropped in writer.submit(entry)]
+    assert len(given_up) == 3
+    writer.switch_stream("second", {})
+    writer.start()
+    assert writer.flush(30) and writer.close(30)
+    assert look("SELECT count(*) FROM stream") == [(2,)]
+
+
 def test_room_is_made_by_the_oldest_without_alerts(make: Any, data: Path) -> None:
     writer = Writer(data, HistoryConfig(max_pending=3), lambda entries: None, lambda error: None)
     alerting = Entry(1, make.measurement(), ((1, make.alert()),))
