@@ -62,19 +62,20 @@ class _Active:
     text: str
     since: float
     seen: float
-    """When it was last said to be on."""
+    """When it was last said to be on, in monotonic seconds."""
 
 
 class Faults:
     """Which faults are on. Each change gives the Alert to be recorded and published, layer and step null.
 
     origin: the stream's id or another that is this daemon's own; with the time it keeps ids from being used twice.
-    clock: seconds since the Unix epoch. For one thread.
+    wall: seconds since the Unix epoch. monotonic: seconds that no setting of the clock changes. For one thread.
     """
 
-    def __init__(self, origin: str, clock: Callable[[], float]) -> None:
+    def __init__(self, origin: str, wall: Callable[[], float], monotonic: Callable[[], float]) -> None:
         self._origin = origin
-        self._clock = clock
+        self._wall = wall
+        self._monotonic = monotonic
         self._active: dict[str, _Active] = {}
         self._restored: set[str] = set()
         self._num_set: dict[str, int] = {}
@@ -83,13 +84,13 @@ class Faults:
         """`name`, one of KINDS, is on. None where it is on already; what is listed then has the new text."""
         former = self._active.get(name)
         if former is not None:
-            self._active[name] = _Active(former.alert_id, text, former.since, self._clock())
+            self._active[name] = _Active(former.alert_id, text, former.since, self._monotonic())
             self._restored.discard(name)
             return None
         count = self._num_set[name] = self._num_set.get(name, 0) + 1
-        now = self._clock()
+        now = self._wall()
         key = json.dumps([DAEMON_RUN, self._origin, name, count, now])
-        active = _Active(hashlib.sha256(key.encode()).hexdigest()[:16], text, now, now)
+        active = _Active(hashlib.sha256(key.encode()).hexdigest()[:16], text, now, self._monotonic())
         self._active[name] = active
         return self._alert(name, active, "firing", KINDS[name].severity, text)
 
@@ -109,7 +110,7 @@ class Faults:
             name = str(body["rule"]).removeprefix("daemon_")
             if name in KINDS and body["state"] == "firing" and name not in self._active:
                 since = float(body["time"] or 0.0)
-                self._active[name] = _Active(str(body["alert_id"]), str(body["message"]), since, since)
+                self._active[name] = _Active(str(body["alert_id"]), str(body["message"]), since, self._monotonic())
                 self._restored.add(name)
 
     def settle(self) -> list[Alert]:
@@ -118,7 +119,7 @@ class Faults:
 
     def expire(self) -> list[Alert]:
         """Ends what happened and has not happened again for as long as its kind lasts: to be called now and then."""
-        now = self._clock()
+        now = self._monotonic()
         over = []
         for name, active in self._active.items():
             lasts_seconds = KINDS[name].lasts_seconds
@@ -156,7 +157,7 @@ class Faults:
             baseline=None,
             message=text,
             advice=KINDS[name].advice if state == "firing" else "",
-            time=self._clock(),
+            time=self._wall(),
         )
 
 

@@ -12,7 +12,7 @@ class Clock:
 
 def test_a_fault_fires_once_and_is_resolved_under_the_same_id() -> None:
     clock = Clock(1000.0)
-    faults = Faults("stream", clock)
+    faults = Faults("stream", clock, clock)
     assert faults.clear("history") is None and not faults
     fired = faults.set("history", "no space left on device")
     assert fired is not None
@@ -34,22 +34,22 @@ def test_a_fault_fires_once_and_is_resolved_under_the_same_id() -> None:
 
 def test_ids_differ_by_fault_time_and_daemon_and_not_otherwise() -> None:
     clock = Clock(1.0)
-    faults = Faults("a", clock)
+    faults = Faults("a", clock, clock)
     made = [faults.set("device", ""), faults.clear("device"), faults.set("device", ""), faults.set("clock", "")]
     first, _, second, other = [alert.alert_id for alert in made if alert is not None]
-    elsewhere = Faults("b", clock).set("device", "")
-    again = Faults("a", clock).set("device", "other words")
-    later = Faults("a", Clock(2.0)).set("device", "")
+    elsewhere = Faults("b", clock, clock).set("device", "")
+    again = Faults("a", clock, clock).set("device", "other words")
+    later = Faults("a", Clock(2.0), Clock(2.0)).set("device", "")
     assert elsewhere and again and later
     assert again.alert_id == first
     assert len({first, second, other, elsewhere.alert_id, later.alert_id}) == 5
 
 
 def test_what_a_former_process_left_firing_goes_on_or_ends() -> None:
-    before = Faults("a", Clock(1.0))
+    before = Faults("a", Clock(1.0), Clock(1.0))
     left = [before.set(name, f"{name} is bad") for name in ("history", "device")]
     bodies = [alert.to_json() for alert in left if alert is not None]
-    faults = Faults("a", Clock(9.0))
+    faults = Faults("a", Clock(9.0), Clock(9.0))
     faults.restore([*bodies, {**bodies[0], "rule": "daemon_of_another_version"}])
     assert faults.set("history", "bad again") is None, "it was on all the time"
     ended = faults.settle()
@@ -62,13 +62,13 @@ def test_what_a_former_process_left_firing_goes_on_or_ends() -> None:
 
 
 def test_what_happened_is_over_when_it_does_not_happen_again() -> None:
-    clock = Clock(0.0)
-    faults = Faults("a", clock)
+    clock, wall = Clock(0.0), Clock(1e9)
+    faults = Faults("a", wall, clock)
     lasts = KINDS["measure"].lasts_seconds
     assert lasts is not None and KINDS["history"].lasts_seconds is None
     faults.set("history", "full")
     faults.set("measure", "too large")
-    clock.now = lasts - 1
+    clock.now, wall.now = lasts - 1, 0.0  # set back by decades: a minute stays a minute
     assert faults.expire() == []
     faults.set("measure", "too large again")
     clock.now = 2 * lasts - 2
@@ -79,7 +79,7 @@ def test_what_happened_is_over_when_it_does_not_happen_again() -> None:
 
 
 def test_follow_sets_and_clears() -> None:
-    faults = Faults("a", Clock(1.0))
+    faults = Faults("a", Clock(1.0), Clock(1.0))
     states = [alert and alert.state for alert in (faults.follow("clock", text) for text in (None, "x", "y", None))]
     assert states == [None, "firing", None, "resolved"]
 
