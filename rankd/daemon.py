@@ -16,6 +16,7 @@ from typing import Any
 from rankd.answers import Answers
 from rankd.auth import Authority, Keyring
 from rankd.config import Limits, ServeConfig
+from rankd.crossing import Crossing
 from rankd.current import Current
 from rankd.executors import EXECUTORS, MeasureError, choose_device
 from rankd.faults import DAEMON_RUN, ClockWatch, Faults
@@ -61,7 +62,7 @@ class Daemon:
         self.drained = True
         """False where the daemon stopped before it had measured all that was waiting."""
         self.counters: Counter[str] = Counter()
-        self._loop = asyncio.get_running_loop()
+        self.crossing = Crossing()
         with contextlib.ExitStack() as cleanup:
             self._build(config, config.limits, self.counters, cleanup)
             self._cleanup = cleanup.pop_all()
@@ -76,7 +77,8 @@ class Daemon:
         self.history = History(config.data, config.history, counters, self.authority.disk_quotas, self._unread)
         cleanup.callback(self.history.close)
         streams = self.history.streams
-        self.faults = Faults(secrets.token_hex(8), time.time)  # the stream outlives us, and our counts begin anew
+        # An origin of its own: the stream outlives us, and our counts begin anew.
+        self.faults = Faults(secrets.token_hex(8), time.time, time.monotonic)
         self.executor = EXECUTORS[config.executor](choose_device(config.device), self._fault_from_thread)
         cleanup.callback(self.executor.close)
         self.sockets = Sockets(config, self.authority, counters, self._fault_from_thread)
@@ -197,15 +199,16 @@ class Daemon:
         """Call `announce` once pushes are taken; serve until `stop` is set or SIGTERM or SIGINT comes; then finish what
         is waiting, within `drain_seconds`."""
         for signum in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(signum, self.stop.set)
+            asyncio.get_running_loop().add_signal_handler(signum, self.stop.set)
         if self.config.while_stdin:
-            stop_with_stdin(self._loop, self.stop)
+            stop_with_stdin(self.stop)
         with self._cleanup:
             self._begin()
             async with asyncio.TaskGroup() as tasks:
                 analysis = tasks.create_task(self.analysis())
                 intake = tasks.create_task(self.intake())
                 side = [self.delivery(), self.housekeeping(), self.query.serve(), self.publish.watch_subscriptions()]
+                side.append(self.crossing.watch())
                 # A layer that takes minutes is no reason to be started anew: it would begin again. That this loop turns
                 # is what is told; a loop of ours that fails ends the process.
                 side.append(self.presence.notifier.keep_alive(lambda: True))
@@ -230,8 +233,8 @@ class Daemon:
         """Go on where the last daemon was; say what is wrong from the start."""
         self.history.begin(
             self.current,
-            on_committed=lambda entries: self._loop.call_soon_threadsafe(self.record.committed, entries),
-            on_fault=lambda error: self._loop.call_soon_threadsafe(self._history_fault, error),
+            on_committed=partial(self.crossing.call, self.record.committed),
+            on_fault=partial(self.crossing.call, self._history_fault),
         )
         self.faults.restore(self.current.firing(DAEMON_RUN))
         if (file := self.history.moved_aside) is not None:
@@ -294,4 +297,4 @@ class Daemon:
             self._fault("history_moved", str(error))
 
     def _fault_from_thread(self, name: str, text: str | None) -> None:
-        self._loop.call_soon_threadsafe(self._fault, name, text)
+        self.crossing.call(self._fault, name, text)

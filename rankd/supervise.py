@@ -36,7 +36,7 @@ def raise_open_files() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def stop_with_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+def stop_with_stdin(stop: asyncio.Event) -> None:
     """Set `stop` when standard input ends. Whoever started us holds the other end: when that process is gone, however
     it ended, so are we."""
 
@@ -45,7 +45,7 @@ def stop_with_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> Non
             loop.remove_reader(stdin)
             stop.set()
 
-    stdin = sys.stdin.fileno()
+    loop, stdin = asyncio.get_running_loop(), sys.stdin.fileno()
     loop.add_reader(stdin, read)
 
 

@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "asyncio": (
         *CLI,
         *DAEMON_SOCKETS,
+        "rankd.crossing",
         "rankd.executors",
         "rankd.health",
         "rankd.mailbox",
