@@ -55,7 +55,7 @@ class PositionsFile:
     def _hold(self) -> int:
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise ValueError(f"since_last={str(self.path)!r}: cannot be written: {error.strerror}") from None
         try:
@@ -108,7 +108,9 @@ class PositionsFile:
             "begun": list(position.begun),
         }
         temporary = Path(f"{self.path}.new")
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()  # an earlier life's; or a link, where others can write: what it leads to is not ours
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "w", encoding="utf-8") as file:
             json.dump(value, file)
             file.flush()

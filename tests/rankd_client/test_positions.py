@@ -134,3 +134,17 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "directory").mkdir()
     with pytest.raises(ValueError, match="cannot be read"):
         PositionsFile(tmp_path / "directory", WANTED)
+
+
+def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
+    """In a directory that others can write to."""
+    others = tmp_path / "others"
+    others.write_text("theirs")
+    (tmp_path / "positions.json.new").symlink_to(others)
+    file = PositionsFile(tmp_path / "positions.json", WANTED)
+    file.save(Position({STREAM: {("alert", "r"): 1}}))
+    assert others.read_text() == "theirs" and not (tmp_path / "positions.json").is_symlink()
+    file.close()
+    (tmp_path / "elsewhere.json.lock").symlink_to(others)
+    with pytest.raises(ValueError, match=r"elsewhere\.json': cannot be written"):
+        PositionsFile(tmp_path / "elsewhere.json", WANTED)

@@ -76,6 +76,11 @@ class StreamTracker:
         """The daemon's heartbeats have stopped, or never began."""
         return self._presence.absent
 
+    @property
+    def lost_streams(self) -> list[str]:
+        """Current meanwhile, and no part of the history that came back: nothing of them can be asked for."""
+        return self._showing.lost_streams
+
     def places(self) -> Places:
         """Where to go on, by stream."""
         return self._topics.places()

@@ -46,7 +46,8 @@ class Ledger:
                 if stream_id == mark.stream_id:
                     position.places[stream_id][key] = mark.seq - 1
                     break
-                position.places[stream_id].pop(key, None)
+                if mark.stream_id not in self._tracker.lost_streams:
+                    position.places[stream_id].pop(key, None)
         if not self._saved or position != self._position:
             self._position = position
             self._save()

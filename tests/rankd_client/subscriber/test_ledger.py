@@ -81,6 +81,27 @@ def test_an_item_that_is_not_dealt_with_holds_its_topic_back_in_later_streams_to
     assert [(item.alert_id, item.stream_id) for item in following.items] == [("first", STREAM), ("second", OTHER)]
 
 
+def test_an_item_of_a_lost_stream_costs_no_place_in_the_one_that_came_back(tmp_path: Path) -> None:
+    """The daemon died while its history could not be written, and a slow sink still has what it told meanwhile."""
+    daemon = Daemon(tell_streams=True)
+    life = Life(daemon, tmp_path / "positions")
+    for number in range(5):
+        daemon.publish(alert_id=f"{number}")
+    life.hear(daemon)
+    assert [life.settle() for _ in range(5)] == ["0", "1", "2", "3", "4"]
+    daemon.detach(OTHER)
+    daemon.publish(alert_id="lost")
+    life.hear(daemon)
+    daemon.crash()
+    daemon.publish(alert_id="5")
+    life.hear(daemon)
+    assert [item.alert_id for item in life.items] == ["lost", "5"]
+    life.ledger.refresh(life.items)
+    life.ledger.close()
+    following = Life(daemon, tmp_path / "positions")
+    assert [(item.alert_id, item.seq) for item in following.items] == [("5", 6)]
+
+
 def test_a_file_that_cannot_be_written_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     daemon = Daemon()
     life = Life(daemon, tmp_path / "positions")
