@@ -24,7 +24,6 @@ from rankd.auth import Authority
 from rankd.config import ConfigError, ServeConfig
 from rankd.door import Door
 from rankd.gate import ALERTS_LIMITS, QUERY_LIMITS, Gate, push_limits
-from rankd.gate.peers import raise_file_limit
 from rankd_client.endpoints import MAX_SOCKET_PATH_BYTES, EndpointError, check_owner
 from rankd_client.keys import needs_key
 from rankd_client.wire.messages import Payload
@@ -82,7 +81,6 @@ class Sockets:
         on_fault: Callable[[str, str | None], None] = lambda kind, text: None,
     ) -> None:
         authority = authority or Authority(None)
-        raise_file_limit()
         self._directory, lock = make_private_directory()
         self._locks = [lock]
         self._bound: dict[str, socket.socket] = {}

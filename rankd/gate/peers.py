@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import socket
 import struct
 
@@ -39,13 +38,3 @@ def has_spare_files(fd: int) -> bool:
         for copy in copies:
             os.close(copy)
     return True
-
-
-def raise_file_limit() -> None:
-    """The soft limit on open files is for programs that use select(2); take what we are allowed."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (OSError, ValueError):  # macOS says "unlimited" and does not mean it
-            return
