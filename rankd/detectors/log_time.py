@@ -37,14 +37,12 @@ DEFAULT_READINGS = Readings()
 
 @dataclass(slots=True)
 class Raised:
-    """A firing alert: its frozen reference, for how many readings in a row the value has been back near it, and the
-    readings that count for settling elsewhere (those before the firing do, those before the run went back do not)."""
+    """A firing alert: its frozen reference, and for how many readings in a row the value has been back near it."""
 
     step: int
     reference_step: int
     reference: float
     threshold: float
-    num_recent: int
     num_back: int = 0
 
 
@@ -99,7 +97,7 @@ class LogTimeDetector:
         if self._raised is None:
             return None
         if self._raised.step < step:
-            self._raised.num_recent = self._raised.num_back = 0
+            self._raised.num_back = self._count_back(self._raised)
             return None
         raised, self._raised = self._raised, None
         last = self._memory.at(step)
@@ -121,7 +119,7 @@ class LogTimeDetector:
             streaks[index] += 1
             if streaks[index] >= self._readings.on and change > largest:
                 reference = memory.levels[place]
-                raised, largest = Raised(step, memory.steps[place], reference, threshold, len(memory)), change
+                raised, largest = Raised(step, memory.steps[place], reference, threshold), change
         if raised is None:
             return None
         self._raised = raised
@@ -130,17 +128,25 @@ class LogTimeDetector:
     def _follow(self, raised: Raised, step: int) -> Verdict | None:
         level = self._memory.levels[-1]
         near, enough = raised.threshold / 2, self._readings.off
-        raised.num_recent += 1
         raised.num_back = raised.num_back + 1 if self._beyond(raised, level) <= near else 0
         if raised.num_back >= enough:
             detail = f"{self.metric} came back to {_number(level)} ({_number(raised.reference)} before it moved)"
             return self._end("resolved", raised, level, detail)
         recent = self._memory.levels[-enough:]
-        settled = raised.num_recent >= enough and max(recent) - min(recent) <= near
+        settled = len(recent) >= enough and max(recent) - min(recent) <= near
         if settled and all(self._beyond(raised, past) > 0 for past in recent):
             self._rebase_step = step
             return self._end("rebased", raised, level, f"{self._change(raised, level)}; it settled at this new level")
         return None
+
+    def _count_back(self, raised: Raised) -> int:
+        """Of the readings since the firing, how many of the last in a row are near the reference."""
+        place = len(self._memory)
+        while place and self._memory.steps[place - 1] > raised.step:
+            if self._beyond(raised, self._memory.levels[place - 1]) > raised.threshold / 2:
+                break
+            place -= 1
+        return len(self._memory) - place
 
     def _beyond(self, raised: Raised, level: float) -> float:
         return self._direction * (level - raised.reference)

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgpack
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 _COLUMN = 1
 """msgpack's extension type for a column of numbers, by its place among the columns."""
 

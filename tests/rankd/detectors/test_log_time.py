@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from rankd.detectors import DEFAULT_CONFIG, make_detectors
 from rankd.detectors.log_time import LogTimeDetector, Scale
+from rankd.detectors.memory import THINNED_RATIO
 from rankd.records import Verdict
 
 SCALES = (Scale(1.05, 0.06), Scale(1.15, 0.08))
@@ -179,19 +180,19 @@ def test_going_back_before_the_firing_ends_the_alert_and_forgets_the_fault() -> 
 
 def test_going_back_after_the_firing_keeps_the_alert_and_its_reference() -> None:
     detector = drop()
-    # The way back had begun at 1211 and is counted anew: 20 from 1215 on.
+    # The way back had begun at 1211, and what is left of it counts.
     feed(detector, [100.0] * 200 + [85.0] * 10 + [99.0] * 15, 1000)
     assert detector.rewind(1215) is None
     verdicts = feed(detector, [99.0] * 30, 1215)
-    assert states(verdicts) == [(1234, "resolved")]
+    assert states(verdicts) == [(1230, "resolved")]
     assert verdicts[0][1].baseline == pytest.approx(100.0)
 
 
-def test_settling_too_is_counted_anew_after_going_back() -> None:
+def test_settling_counts_the_readings_that_are_left_after_going_back() -> None:
     detector = drop()
     feed(detector, [100.0] * 200 + [85.0] * 15, 1000)
     assert detector.rewind(1210) is None
-    assert states(feed(detector, [85.0] * 30, 1210)) == [(1229, "rebased")]
+    assert states(feed(detector, [85.0] * 30, 1210)) == [(1220, "rebased")], "low since 1201"
 
 
 def test_going_back_before_a_rebase_forgets_it() -> None:
@@ -208,12 +209,22 @@ def test_going_back_after_a_rebase_keeps_the_new_level() -> None:
     assert feed(detector, [85.0] * 100, 1230) == []
 
 
+@pytest.mark.parametrize("back_to", [2500, 1900, 1000, 300])
+def test_however_far_a_run_goes_back_a_fall_right_after_it_is_seen(back_to: int) -> None:
+    detector = drop()
+    assert feed(detector, [100.0] * 3000, 1) == []
+    assert detector.rewind(back_to) is None
+    assert states(feed(detector, [85.0] * 10, back_to)) == [(back_to + 3, "firing")]
+
+
 def test_memory_is_bounded_and_still_reaches_back() -> None:
     detector = drop()
     assert feed(detector, [100.0] * 6000, 1) == []
     kept = np.frombuffer(detector.state()["steps"], "<i8")
-    assert kept[0] <= 6000 / 1.5 < 6000 / 1.15
-    assert len(kept) < 0.4 * 6000
+    beyond = kept[kept <= 6000 / 1.5]
+    # All of the last third, and of those before it one each THINNED_RATIO; an eighth may wait to be thinned.
+    assert len(kept) - len(beyond) == 2000
+    assert len(beyond) < 200 + math.log(4000 / 200) / math.log(THINNED_RATIO) + 6000 / 8
     assert states(feed(detector, [85.0] * 5, 6001)) == [(6004, "firing")]
 
 

@@ -31,7 +31,7 @@ def test_another_version_is_named() -> None:
     data = pack_state({}, {})
     assert data[0] == STATE_VERSION
     assert msgpack.unpackb(data[5:]) == [{}, {}, []]
-    with pytest.raises(StateError, match="has version 07; expected 01"):
+    with pytest.raises(StateError, match="has version 07; expected 02"):
         unpack_state(b"\x07" + data[1:])
     with pytest.raises(StateError, match="has version none"):
         unpack_state(b"")
