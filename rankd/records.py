@@ -31,6 +31,9 @@ METRIC_NAMES = (
 )
 """The keys of `rankd.metrics.METRICS`, for those who do without torch."""
 
+CONTRACT_METRICS = ("stable_rank", "effective_rank", "spectral_norm")
+"""Those that every row has."""
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -122,7 +125,7 @@ class Measurement:
     def from_json(cls, row: Mapping[str, Any]) -> Measurement:
         """The measurement of a row as `to_json` writes it. Needed are run, step, layer, rows, cols and the first three
         metrics below, each of which may be null; whatever else is there but unknown is kept. All zero is a finite row
-        with an effective rank or a norm of 0: a matrix with any element but 0 has neither.
+        in which those three, as far as they are numbers, are 0.
 
         Raises ValueError naming the key, its value and what was expected.
         """
@@ -139,13 +142,14 @@ class Measurement:
         if shape[0] != row["rows"] or math.prod(shape[1:]) != row["cols"]:
             raise ValueError(f"shape is {list(shape)}; expected one of {row['rows']} rows and {row['cols']} columns")
         finite = row.get("finite", True)
+        known = [metrics[name] for name in CONTRACT_METRICS if metrics[name] is not None]
         return cls(
             run=row["run"],
             layer=row["layer"],
             step=row["step"],
             shape=shape,
             finite=finite,
-            zero=finite and 0 in (metrics["effective_rank"], metrics["spectral_norm"]),
+            zero=finite and known != [] and not any(known),
             metrics=metrics,
             role=row.get("role", "weight"),
             method=row.get("method", ""),
@@ -164,8 +168,9 @@ class Measurement:
             "layer": self.layer,
             "rows": self.shape[0],
             "cols": math.prod(self.shape[1:]),
-            **self.metrics,
+            **{name: value for name, value in self.metrics.items() if name in CONTRACT_METRICS},
             "finite": self.finite,
+            **{name: value for name, value in self.metrics.items() if name not in CONTRACT_METRICS},
             "role": self.role,
             "shape": list(self.shape),
             "method": self.method,
@@ -277,4 +282,4 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 """The keys of a measurement's JSON row: what each has to be, and that in words."""
 
-_NEEDED = ("run", "step", "layer", "rows", "cols", "stable_rank", "effective_rank", "spectral_norm")
+_NEEDED = ("run", "step", "layer", "rows", "cols", *CONTRACT_METRICS)

@@ -44,6 +44,9 @@ def replay(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of \\[detect], before the file's; may be repeated."),
     ] = None,
+    ema_severity: Annotated[
+        str | None, typer.Option(help="Severity of the classic EMA rule, as with `rankd serve`: --set ema=… in short.")
+    ] = None,
     run: Annotated[list[str] | None, typer.Option(help="Only runs like this glob; may be repeated.")] = None,
     layer: Annotated[list[str] | None, typer.Option(help="Only layers like this glob; may be repeated.")] = None,
     severity: Annotated[str, typer.Option(help="Nothing below: info, warning or critical.")] = "info",
@@ -56,7 +59,7 @@ def replay(
     from rankd.replay import replay as judge
 
     concerns = severity_filter(severity)
-    detect = _read_settings(config, changes or [])
+    detect = _read_settings(config, [*(changes or []), *([f"ema={ema_severity}"] if ema_severity else [])])
     counts = _Counts()
     with ExitStack() as opened:
         inputs = _Inputs(data, run or [], layer or [], skip_bad, opened)

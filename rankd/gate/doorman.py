@@ -30,15 +30,15 @@ TCP_OPTIONS = tuple(
 
 
 class Doorman:
-    """Accepts for the gate, on its thread. `refused(listener, name, reason, detail)` is told of whom it sends away;
-    `end(connection, reason, detail)` ends one that makes way for another."""
+    """Accepts for the gate, on its thread. `refused(listener, peer, name, reason, detail)` is told of whom it sends
+    away; `end(connection, reason, detail)` ends one that makes way for another."""
 
     def __init__(
         self,
         selector: selectors.BaseSelector,
         any_fd: int,
         on_fault: Callable[[str, str | None], None],
-        refused: Callable[[Listener, str, str, str], None],
+        refused: Callable[[Listener, str, str, str, str], None],
         end: Callable[[Connection, str, str], None],
         lock: threading.Lock,
     ) -> None:
@@ -139,7 +139,7 @@ class Doorman:
             return None
         reason, detail = self._why_not(listener, peer, uid)
         if reason:
-            self._refused(listener, name, reason, detail)
+            self._refused(listener, peer, name, reason, detail)
             accepted.close()
             return None
         connection = Connection(listener, accepted, peer, name, self._lock)

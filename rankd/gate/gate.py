@@ -54,7 +54,7 @@ class Gate:
         self._clock = clock
         for name in ("num_connections", "num_connections_open"):
             counters[name] += 0
-        self._cuts = Cuts(counters)
+        self._cuts = Cuts(counters, clock)
         self._selector = selectors.DefaultSelector()
         self._errands = Errands(self._selector)
         self._lock = threading.Lock()
@@ -264,7 +264,7 @@ class Gate:
             self._cut(connection, reason, detail)
 
     def _refuse(self, connection: Connection, reason: str, detail: str) -> None:
-        self._cuts.count(connection.listener, connection.name, reason, detail)
+        self._cuts.count(connection.listener, connection.peer, connection.name, reason, detail)
         for end in (connection.outer, connection.inner):  # closed under the selector otherwise
             self._watch(connection, end, False, False)
         connection.cut()

@@ -35,7 +35,8 @@ class HttpListener:
             raise BindError(f"http={config.http} cannot be bound: {error.strerror}; {hint}") from None
         host, port = self._socket.getsockname()[:2]
         self.address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        open_to_all = config.insecure or is_loopback_host(host)
+        # With keys a listener on loopback too: a proxy on this host may pass on what comes from elsewhere.
+        open_to_all = config.insecure or (is_loopback_host(host) and not config.asks_for_keys)
         # The name that was given may stand for the address that was bound, and this host's for any of its addresses.
         names = [*config.http_hosts, config.http.rpartition(":")[0], config.advertise or socket.gethostname()]
         access = Access(host, names, None if open_to_all else token)

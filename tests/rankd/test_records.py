@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankd.metrics import METRICS
-from rankd.records import METRIC_NAMES, Measurement
+from rankd.records import CONTRACT_METRICS, METRIC_NAMES, Measurement
 
 ROW: dict[str, Any] = {
     **{"run": "lm-42", "step": 3, "layer": "h.0", "rows": 8, "cols": 6},
@@ -38,7 +38,8 @@ def test_a_row_gives_the_measurement_back(
     texts: list[str],
 ) -> None:
     run, layer, role, method, source_dtype, wire_dtype = texts
-    zero = finite and 0 in (metrics["effective_rank"], metrics["spectral_norm"])
+    known = [metrics[name] for name in CONTRACT_METRICS if metrics[name] is not None]
+    zero = finite and known != [] and not any(known)
     extra = {"loss": 0.5, "error": {"effective_rank": [1, None]}}
     measurement = Measurement(
         *(run, layer, step, shape, finite, zero, metrics, role, method, source_dtype, wire_dtype, 0.25, time),
@@ -68,8 +69,9 @@ def test_integers_are_numbers_too_and_become_floats() -> None:
     ("changes", "zero"),
     [
         ({"effective_rank": 0, "spectral_norm": 0, "stable_rank": 0}, True),
-        ({"effective_rank": 1.0, "spectral_norm": 0.0}, True),
-        ({"effective_rank": 0.0, "spectral_norm": None}, True),
+        ({"effective_rank": 0, "spectral_norm": 9.2e-16, "stable_rank": 0}, False),
+        ({"effective_rank": 0.0, "spectral_norm": None, "stable_rank": None}, True),
+        ({"effective_rank": None, "spectral_norm": None, "stable_rank": None}, False),
         ({"effective_rank": 0, "finite": False}, False),
         ({"stable_rank": 0.0}, False),
         ({"effective_rank": None, "spectral_norm": None}, False),
@@ -114,3 +116,9 @@ def test_a_wrong_row_is_named(changes: dict[str, Any], words: str) -> None:
 def test_a_missing_key_is_named(key: str) -> None:
     with pytest.raises(ValueError, match=f"^{key} is missing; expected at least run, step, layer, rows, cols, "):
         Measurement.from_json({other: value for other, value in ROW.items() if other != key})
+
+
+def test_the_keys_that_every_row_has_come_first_and_in_the_contracts_order() -> None:
+    keys = ["run", "step", "layer", "rows", "cols", "stable_rank", "effective_rank", "spectral_norm", "finite"]
+    row = Measurement("r", "w", 1, (2, 3), True, False, dict.fromkeys(METRIC_NAMES, 1.0)).to_json()
+    assert list(row)[: len(keys)] == keys and set(METRIC_NAMES) < row.keys()

@@ -1,11 +1,16 @@
-"""Connections are ended one by one, counted, and told of ever more rarely."""
+"""Connections are ended one by one and counted; each peer is named once, and a flood makes few lines."""
 
 from __future__ import annotations
 
+import socket
+from collections import Counter
 from typing import Any
 
 import pytest
-from served_gate import was_cut
+from served_gate import LIMITS, was_cut
+
+from rankd.gate.connection import Listener
+from rankd.gate.cuts import LINES_AT_ONCE, LINES_PER_SECOND, MAX_NAMED, Cuts
 
 
 def test_many_faults_make_few_lines(make: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -16,6 +21,28 @@ def test_many_faults_make_few_lines(make: Any, caplog: pytest.LogCaptureFixture)
             assert was_cut(peer)
     assert served.counters["num_cut_bad_greeting"] == 1200
     assert [record.message.split("times=")[1].split()[0] for record in caplog.records] == ["1", "10", "100", "1000"]
+
+
+def test_each_peer_is_named_once_for_each_reason_and_no_disk_is_filled(caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    counters: Counter[str] = Counter()
+    cuts = Cuts(counters, lambda: now[0])
+    listener = Listener("push", socket.socket(), "", "NULL", LIMITS)
+    for _ in range(3):
+        for host in ("192.0.2.1", "192.0.2.2"):
+            for reason in ("slow", "too_long"):
+                cuts.count(listener, host, f"{host}:7", reason, "detail")
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 4 and lines[0] == "cut off 192.0.2.1:7 at push: slow times=1 detail"
+    for number in range(2000):
+        cuts.count(listener, f"host {number}", "", "slow", "")
+    assert len(caplog.records) <= LINES_AT_ONCE + 4, "and the thousandth time, as for one peer"
+    now[0] = 2 / LINES_PER_SECOND
+    for number in range(2000, 2010):
+        cuts.count(listener, f"host {number}", "", "slow", "")
+    assert len(caplog.records) <= LINES_AT_ONCE + 6
+    assert counters["num_cut_slow"] == 2016 and len(cuts._named) <= MAX_NAMED
+    listener.socket.close()
 
 
 def test_cut_ends_one_of_two_connections_of_the_same_peer(make: Any) -> None:
