@@ -99,6 +99,13 @@ class FaultLog:
             self._down, self._told_at = True, now
             warn(f"{self._address}: {escape(why, 600)}; training goes on, trying again")
 
+    def refused(self, code: str, why: str) -> None:
+        """The daemon is there and says why it does not take us: told also where it was told that nobody answers."""
+        if self._down:
+            self.once(f"refused-{code}", f"{self._address}: {why}; training goes on, trying again")
+        else:
+            self.down(why)
+
     def up(self) -> None:
         if self._down:
             self._down = False

@@ -66,3 +66,24 @@ def test_a_log_handler_that_raises_is_not_heard_of() -> None:
     finally:
         log.removeHandler(handler)
     assert handler.num_calls == 4
+
+
+def test_why_a_daemon_refuses_us_is_said_once_even_where_it_was_told_to_be_away(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    faults = FaultLog("ipc://d")
+    faults.down("no daemon is there yet")
+    for _ in range(3):
+        faults.refused("not_allowed", "not_allowed: this key may not push")
+    assert [record.getMessage() for record in caplog.records] == [
+        "rankd: ipc://d: no daemon is there yet; training goes on, trying again",
+        "rankd: ipc://d: not_allowed: this key may not push; training goes on, trying again",
+    ]
+    caplog.clear()
+    faults = FaultLog("ipc://d")
+    faults.refused("not_allowed", "why")
+    faults.up()
+    assert [record.getMessage() for record in caplog.records] == [
+        "rankd: ipc://d: why; training goes on, trying again",
+        "rankd: connected to ipc://d",
+    ]

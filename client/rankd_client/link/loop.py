@@ -285,6 +285,6 @@ class Link:
             self._outbox.settle(refusal.layer, refusal.role, refusal.step)
             self._faults.once(f"refused-{refusal.code}", f"the daemon refused {escape(refusal.layer, 200)} ({why})")
             return
-        self._faults.down(f"the daemon refused the connection ({why})")
+        self._faults.refused(refusal.code, f"the daemon refused the connection ({why})")
         self._close(self._retry_seconds)
         self._retry_seconds = min(2 * self._retry_seconds, MAX_RETRY_SECONDS)
