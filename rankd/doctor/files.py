@@ -8,9 +8,9 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from rankd.gate.peers import NUM_SPARE_FILES
+
 CONNECT_SECONDS = 1.0
-SPARE_FILES = 8
-"""With no more than this many left, a connection that needs several may find none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,8 @@ class OpenFiles:
 
     @property
     def used_up(self) -> bool:
-        return self.num_open + SPARE_FILES >= self.limit
+        """Whether so few are left that the gate takes no connection."""
+        return self.limit - self.num_open < NUM_SPARE_FILES
 
 
 def open_files_of(address: str) -> OpenFiles | None:
