@@ -1,7 +1,7 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +37,41 @@ class Asker:
         return decode_reply(await asyncio.wait_for(self.socket.recv_multipart(), 30))
 
 
+class HeldAnswers(Answers):
+    """Those of a daemon that is busy with the first until `released`."""
+
+    def __init__(self, current: Current, counters: Counter[str]) -> None:
+        super().__init__(current, counters)
+        self.released = asyncio.Event()
+
+    async def state(self, *arguments: Any) -> Any:
+        await self.released.wait()
+        return await super().state(*arguments)
+
+    async def since(self, *arguments: Any) -> Any:
+        await self.released.wait()
+        return await super().since(*arguments)
+
+
 class ByNumber(Door):
-    """The holder of one key asks queries with numbers below 1,000, that of another the rest."""
+    """The holder of one key asks queries with numbers below 1,000, that of another the rest; `on_other` is called when
+    one of those has come."""
+
+    def __init__(self, on_other: Callable[[], None]) -> None:
+        super().__init__()
+        self.on_other = on_other
 
     def enter(self, frames: Sequence[zmq.Frame]) -> Source:
         name = "flood" if query_id_of([frames[0].bytes]) < 1000 else "honest"
+        if name == "honest":
+            self.on_other()
         return Source(Grant(name, public_key=name, rights=frozenset({"admin"})))
 
 
 @contextlib.asynccontextmanager
 async def answering(directory: Path, first: Sequence[list[bytes]] = ()) -> AsyncIterator[Asker]:
-    """A query server on a real ROUTER, over a record of three measurements and an alert; `first`: what waits for
-    it when it begins."""
+    """A query server on a real ROUTER, over a record of three measurements and an alert. `first` is asked before it
+    begins, and all there before any of it is answered; the last of it is the other user's."""
     endpoints = endpoints_of(f"ipc://{directory}")
     router = Router(endpoints.query, send_hwm=1000 if first else 8)
     counters: Counter[str] = Counter()
@@ -57,14 +80,15 @@ async def answering(directory: Path, first: Sequence[list[bytes]] = ()) -> Async
     fired = Alert("id", "r", "w", 3, "critical", "firing", "nonfinite", None, None, None, "m", "a")
     for step in (1, 2, 3):
         record(Measurement("r", "w", step, (2, 2), True, False, {}), [fired] if step == 3 else [])
-    answers = Answers(current, counters)
+    answers = HeldAnswers(current, counters)
+    if not first:
+        answers.released.set()
     asker = Asker(router.context.socket(zmq.DEALER), counters)
     asker.socket.connect(endpoints.query)
     for frames in first:
         await asker.socket.send_multipart(frames)
-    if first:
-        await router.socket.poll()
-    serving = asyncio.create_task(QueryServer(router.socket, answers, counters, ByNumber()).serve())
+    door = ByNumber(answers.released.set)
+    serving = asyncio.create_task(QueryServer(router.socket, answers, counters, door).serve())
     try:
         yield asker
         assert not serving.done(), "a malformed query must not end the loop"
