@@ -67,7 +67,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Rows]:
         ({"layers": ["block.1.w"], "limit": SLICE // 3}, lambda n, m: n % 4 == 2 and n // 4 < SLICE // 3),
         ({"current": True}, lambda n, m: True),
     ],
-    ids=str,
+    ids=lambda case: str(case) if isinstance(case, dict) else "",
 )
 def test_what_is_asked_for_comes_once_and_in_order(
     many: tuple[Path, Rows], options: dict[str, Any], wanted: Callable[[int, Measurement], bool]
