@@ -22,8 +22,9 @@ help:  ## list the verbs
 demo: $(INSTALLED)  ## a real training run with a collapsing layer, watched by a real daemon
 	@$(RUN) -m rankd demo
 
-test: $(INSTALLED)  ## the whole test suite; ARGS="-k wire" narrows it
-	@$(RUN) -m pytest $(ARGS)
+# Much of the suite waits for processes and their patience: several tests at once, how many tests/conftest.py says.
+test: $(INSTALLED)  ## the whole test suite; ARGS="-k wire" narrows it, ARGS="-n 0" runs one test after the other
+	@$(RUN) -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
 check: $(INSTALLED)  ## lint, format and types
 	@$(RUN) -m ruff check .

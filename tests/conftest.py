@@ -16,6 +16,18 @@ import zmq
 from rankd_client.wire import Ack, Bye, Chunk, Heartbeat, Hello, Message, Welcome, decode, encode
 
 DEADLINE_SECONDS = 30
+MAX_WORKERS = 4
+"""Each takes some hundred MB, and so does each process that a test starts."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: tests wait for half of their time."""
+    return min(len(os.sched_getaffinity(0)) + 1, MAX_WORKERS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones first, in the order they come in: none of them is still at work when all others are done."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ def assert_kept(rows: dict[str, dict[str, Any]], *names: str) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.long
 def test_nothing_is_lost_by_a_few_kills() -> None:
     rows = rows_of("kills.py", "--kills", "3", "--measurements", "120", "--layers", "6", "--pause", "0.05")
     assert_kept(rows, *rows)
@@ -48,6 +49,7 @@ def test_a_few_trainers_at_once_make_no_errors_and_all_is_on_disk() -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.long
 def test_stuck_subscribers_cost_the_others_no_measurement() -> None:
     rows = rows_of("subscribers.py", "--subscribers", "10", "--stuck", "2", "--window-seconds", "3")
     assert_kept(rows, "gaps", "trainer_errors", "daemon_exit_code")
@@ -55,6 +57,7 @@ def test_stuck_subscribers_cost_the_others_no_measurement() -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.long
 def test_a_short_soak_leaves_no_file_open() -> None:
     rows = rows_of("soak.py", "--minutes", "0.15", "--kill-seconds", "4", "--life-seconds", "2")
     assert_kept(rows, "open_files_when_all_have_left", "trainer_errors", "daemon_exit_codes")

@@ -69,6 +69,7 @@ def run(program: str, *arguments: str, **more: str) -> subprocess.CompletedProce
     return done
 
 
+@pytest.mark.long
 def test_results_and_randomness_are_the_same_to_the_bit(serve: Any, directory: Path) -> None:
     alone = run(TRAIN, "none").stdout
     assert len(alone) == 65
@@ -214,6 +215,7 @@ print(resident_bytes() - before)
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 @pytest.mark.parametrize("url", ["ipc://{directory}/nobody", "tcp://127.0.0.1:9"])
 def test_memory_is_bounded_over_two_thousand_pushes_to_nobody(directory: Path, url: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 LIMIT_SECONDS = 400  # ends a demo that hangs; what it takes is the business of whoever runs it
 
 
