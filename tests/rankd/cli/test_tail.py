@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,21 @@ def tail(url: str, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
+def at_once(url: str, *each: list[str]) -> list[subprocess.CompletedProcess[str]]:
+    """As many tails as there are lists of options. Most of what each does is wait for a line that does not come."""
+    with ThreadPoolExecutor() as threads:
+        return list(threads.map(lambda options: tail(url, *options), each))
+
+
 def test_what_is_firing_comes_first_in_json_and_escaped_for_people(url: str) -> None:
-    rows = tail(url, "--json", "--run", "one", "--severity", "critical")
+    rows, lines, other = at_once(
+        url, ["--json", "--run", "one", "--severity", "critical"], ["--run", "one"], ["--run", "another", "--json"]
+    )
     assert (rows.returncode, rows.stderr) == (0, "")
     (alert,) = map(json.loads, rows.stdout.splitlines())
     assert (alert["rule"], alert["layer"], alert["run"], alert["state"]) == ("nonfinite", "\x1b[2J", "one", "firing")
-    lines = tail(url, "--run", "one").stdout
-    assert lines.startswith("CRITICAL one step 2 \\x1b[2J: ") and "\x1b" not in lines
-    assert tail(url, "--run", "another", "--json").stdout == ""
+    assert lines.stdout.startswith("CRITICAL one step 2 \\x1b[2J: ") and "\x1b" not in lines.stdout
+    assert other.stdout == ""
 
 
 @pytest.mark.parametrize(
@@ -102,22 +110,23 @@ def test_what_a_severity_hides_is_left_for_the_tail_that_shows_it(
         trainer.push(layer, step, values, (1, 2))
         trainer.hear_end_of(layer, step)
 
-    def shown(*options: str) -> list[list[str]]:
-        result = tail(url, "--json", "--since-last", *options)
-        assert (result.returncode, result.stderr) == (0, "")
-        rows = map(json.loads, result.stdout.splitlines())
-        return [[row["layer"], row["state"], row["severity"]] for row in rows]
+    def shown(*each: list[str]) -> list[list[list[str]]]:
+        results = at_once(url, *(["--json", "--since-last", *options] for options in each))
+        assert [(result.returncode, result.stderr) for result in results] == [(0, "")] * len(each)
+        rows = [map(json.loads, result.stdout.splitlines()) for result in results]
+        return [[[row["layer"], row["state"], row["severity"]] for row in of_one] for of_one in rows]
 
     fired, ended = ["w", "firing", "critical"], ["w", "resolved", "info"]
-    assert shown() == shown("--severity", "critical") == []
+    everything: list[str] = []
+    critical, file = ["--severity", "critical"], ["--positions", str(tmp_path / "own")]
+    assert shown(everything, critical) == [[], []]
     push("w", 1, NAN)
-    assert shown("--severity", "critical") == [fired]
+    assert shown(critical) == [[fired]]
     push("w", 2, GOOD)
-    assert shown("--severity", "critical")[-1][:2] == ended[:2]
-    assert [row[:2] for row in shown()] == [fired[:2], ended[:2]]
-    assert shown() == shown("--severity", "critical") == []
-    file = ["--positions", str(tmp_path / "own")]
-    assert shown(*file) == []
+    ends, both = shown(critical, everything)
+    assert ends[-1][:2] == ended[:2]
+    assert [row[:2] for row in both] == [fired[:2], ended[:2]]
+    assert shown(everything, critical, file) == [[], [], []]
     other = tail(url, *file, "--severity", "critical")
     assert other.returncode == 2 and "is of a subscription to" in other.stderr and '"severity"' in other.stderr
     assert daemon.end()[0] == 0
