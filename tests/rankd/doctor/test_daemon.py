@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from rankd.auth.keyring import new_pair
 from rankd.cli import app
-from rankd.doctor import Finding, daemon, files
+from rankd.doctor import Finding, daemon, files, web
 from rankd.doctor.daemon import check_daemon
 from rankd.gate.peers import NUM_SPARE_FILES
 
@@ -22,6 +22,14 @@ def findings(url: str, key: Path | None = None) -> dict[str, Finding]:
 @pytest.fixture
 def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(daemon, "PATIENCE_SECONDS", 0.3)
+
+
+@pytest.fixture
+def long_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a daemon that is well, and slow only because the tests' machine is."""
+    monkeypatch.setattr(daemon, "PATIENCE_SECONDS", 30.0)
+    monkeypatch.setattr(daemon, "SLOW_SECONDS", 30.0)
+    monkeypatch.setattr(web, "PATIENCE_SECONDS", 30.0)
 
 
 @pytest.fixture
@@ -55,6 +63,7 @@ def discovery(file: Path, addresses: list[str]) -> str:
     return file.as_uri()
 
 
+@pytest.mark.usefixtures("long_patience")
 def test_a_daemon_that_is_well(serve: Callable[..., Any], socket_dir: Path) -> None:
     serve("--url", f"ipc://{socket_dir}")
     found = findings(f"ipc://{socket_dir}")
@@ -95,6 +104,7 @@ def test_a_key_file_that_cannot_be_read(tmp_path: Path, routers: Callable[..., l
     assert not found["key"].ok and "no.key" in found["key"].text
 
 
+@pytest.mark.usefixtures("long_patience")
 def test_the_key_of_a_namespace_hears_the_heartbeats_of_its_own(serve: Callable[..., Any], tmp_path: Path) -> None:
     for name, *options in (("alice", "--namespace", "team"), ("root", "--rights", "admin"), ("carl",)):
         options += ["--keys", str(tmp_path / "ring"), "-o", str(tmp_path / f"{name}.key")]
@@ -134,6 +144,7 @@ def test_a_clock_apart_drops_and_faults_are_problems() -> None:
     assert finding.ok and "only admins" in finding.text
 
 
+@pytest.mark.usefixtures("long_patience")
 def test_the_command(
     serve: Callable[..., Any], socket_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
