@@ -120,6 +120,12 @@ def test_a_late_joiner_hears_what_fires(serve: Any) -> None:
             assert list(other) == []  # a run's name is no other run's prefix
 
 
+def health_of(served: Any) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{served.ready['http']}/healthz", timeout=WAIT_SECONDS) as answer:
+        health: dict[str, Any] = json.load(answer)
+        return health
+
+
 TRAINER = """
 import sys, torch
 from rankd_client import Client
@@ -146,8 +152,7 @@ def test_several_trainers_at_once(serve: Any) -> None:
     for row in rows:
         steps[row["run"], row["layer"]].append(row["step"])
     assert all(found == list(range(20)) for found in steps.values())
-    with urllib.request.urlopen(f"{served.ready['http']}/healthz") as answer:
-        health = json.load(answer)
+    health = health_of(served)
     assert (health["status"], health["num_measurements"]) == ("ok", 300)
 
 
@@ -219,12 +224,15 @@ def test_a_stuck_subscriber_slows_nobody(serve: Any) -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_stopping_measures_what_waits_and_tells_subscribers(serve: Any, signum: int) -> None:
-    served = serve()
+    served = serve("--http", "127.0.0.1:0")
     with subscribe(served.url, streams=("measurement",), timeout=WAIT_SECONDS) as items:
         with Client("stop", served.url, max_overhead=None, max_push_bytes=256 << 20) as client:
             client.push({f"w{i}": torch.randn(400, 400) for i in range(20)}, step=1)
-            next(items)  # the first is done, and the others are with the daemon or on their way
-            time.sleep(0.5)
+            next(items)  # the subscription has arrived
+            until = time.monotonic() + WAIT_SECONDS
+            while health_of(served).get("num_received_bytes") != 20 * 400 * 400 * 2:
+                assert time.monotonic() < until
+                time.sleep(0.02)
             assert served.stop(signum) == 0
         assert "stopping" in served.log.read_text()
         rest = [next(items) for _ in range(19)]

@@ -70,9 +70,12 @@ async def test_a_time_that_is_over_before_it_is_sure_is_an_error_all_the_same(
     monkeypatch.delenv("RANKD_KEY", raising=False)
     monkeypatch.setattr(door, "NUM_LOOKS", 1000)
     daemon = serve("--url", "tcp://127.0.0.1:0", *ring)
-    items = asubscribe(**addresses(daemon, None), timeout=2.0)
+    items = asubscribe(**addresses(daemon, None), timeout=TIMEOUT)
+    waiting = asyncio.create_task(anext(items))
+    await asyncio.to_thread(wait_until, lambda: bool(items._sockets._door.suspicion))
+    items._sockets._clock = lambda: time.monotonic() + TIMEOUT
     with pytest.raises(SubscriptionError, match="without a key"):
-        await anext(items)
+        await waiting
     assert items.closed
 
 
