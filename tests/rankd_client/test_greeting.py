@@ -143,7 +143,7 @@ def greeted_by(answer: bytes) -> str | None:
 
         def serve() -> None:
             peer, _ = server.accept()
-            with peer, contextlib.suppress(ConnectionError):
+            with peer, contextlib.suppress(OSError):  # whoever has read enough is gone
                 peer.sendall(answer)
                 peer.shutdown(socket.SHUT_WR)
                 while peer.recv(100):
