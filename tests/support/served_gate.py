@@ -24,7 +24,8 @@ def ready(kind: bytes = b"DEALER", more: bytes = b"") -> bytes:
     return b"\x04" + bytes([len(body)]) + body
 
 
-LIMITS = dataclasses.replace(push_limits(16 << 20, 64 << 20), handshake_seconds=1.0)
+LIMITS = dataclasses.replace(push_limits(16 << 20, 64 << 20), handshake_seconds=WAIT_SECONDS)
+"""Patient with peers that are slow because the machine is."""
 
 
 class Noticed(Counter[str]):

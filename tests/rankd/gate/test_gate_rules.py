@@ -62,7 +62,7 @@ def test_a_routing_id_of_the_peers_choice_is_refused(make: Any) -> None:
 
 
 def test_who_does_not_finish_the_handshake_is_cut_off(make: Any) -> None:
-    served = make()
+    served = make(dataclasses.replace(LIMITS, handshake_seconds=0.2))
     for start in (b"", b"\xff", SIGNATURE, SIGNATURE + GREETING_REST):
         with served.raw() as peer:
             peer.sendall(start)

@@ -64,7 +64,7 @@ def test_a_descriptor_that_libzmq_closed_by_itself_comes_to_name_another_connect
 
 
 def test_connections_that_come_too_fast_wait_their_turn(make: Any) -> None:
-    served = make(dataclasses.replace(LIMITS, connections_per_second=10.0, handshake_seconds=0.3))
+    served = make(dataclasses.replace(LIMITS, connections_per_second=10.0, handshake_seconds=1.0))
     peers = [served.raw() for _ in range(120)]  # 100 at once, then 10 a second
     for peer in peers:
         peer.sendall(SIGNATURE)
