@@ -191,9 +191,11 @@ def test_a_revoked_key_ends_without_a_restart(guarded: Any, directory: Path) -> 
         items.close()
 
 
-def test_http_beyond_loopback_asks_for_the_token(serve: Any, directory: Path) -> None:
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
+def test_http_asks_who_is_elsewhere_for_the_token(serve: Any, directory: Path, host: str) -> None:
+    """On loopback, where a proxy may pass on what comes from elsewhere, as well."""
     keys("new", "k", "--keys", str(directory / "keys"), "-o", str(directory / "k.key"))
-    served = serve("--keys", str(directory / "keys"), "--http", "0.0.0.0:0")
+    served = serve("--keys", str(directory / "keys"), "--http", f"{host}:0")
     port = served.ready["http"].rpartition(":")[2]
 
     def get(**headers: str) -> int:
