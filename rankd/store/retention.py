@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from rankd.config import HistoryConfig
 from rankd.quota import namespace_of
 from rankd.store.database import used_bytes
+from rankd.store.folding import fold
 from rankd_client.wire import DAEMON_RUN
 
 log = logging.getLogger("rankd.store")
@@ -153,9 +154,10 @@ class Retention:
         return [_Run(run_id, _owner(name), last_time, num) for run_id, name, last_time, num in rows]
 
     def _delete(self, run_id: int, upto: int, ended_before: float) -> None:
-        """The run's rows up to number `upto`; and where none is left and it has ended, all else of it."""
+        """The run's rows up to number `upto`, or fewer; and where none is left and it has ended, all else of it."""
         execute = self._connection.execute
         execute("BEGIN IMMEDIATE")
+        upto = fold(self._connection, run_id, upto)
         slice_of_run = "FROM measurement WHERE run_id = ? AND n <= ?"
         execute(f"DELETE FROM spectrum WHERE (layer_id, n) IN (SELECT layer_id, n {slice_of_run})", (run_id, upto))
         execute(f"DELETE {slice_of_run}", (run_id, upto))
