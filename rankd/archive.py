@@ -10,10 +10,14 @@ from typing import Any
 
 from rankd.current import Current
 from rankd.records import Measurement
+from rankd.store.firing import firing_alerts
 from rankd.store.reader import Reader
 from rankd.store.schema import FILE_NAME
 from rankd.streams import Streams, Topic
 from rankd_client.wire import Event
+
+FORGOTTEN_STREAM = "0" * 16
+"""Where an alert that is on was told in a stream that the history no longer knows."""
 
 
 class Archive:
@@ -35,7 +39,7 @@ class Archive:
                 base = reader.base(streams.stream_id, kind, row.name) or 0
                 streams.load((kind, row.name), newest, base)
             current.load_run(row.name, row.last_step, row.num_measurements, row.num_layers)
-        for run, n, alert in reader.firing():
+        for run, n, alert in firing_alerts(reader):
             stream_id, seq = self._place(reader, ("alert", run), n)
             current.load_firing({**alert, "stream_id": stream_id, "seq": seq})
 
@@ -110,12 +114,13 @@ class Archive:
 
     @staticmethod
     def _place(reader: Reader, topic: Topic, n: int) -> tuple[str, int]:
-        """Under which stream and number event n was published: of the streams that had begun by then, the newest."""
+        """Under which stream and number event n was published: of the streams that had begun by then, the newest. Where
+        that one is forgotten: FORGOTTEN_STREAM, and n itself."""
         for stream_id in reader.streams():
             base = reader.base(stream_id, *topic) or 0
             if base < n:
                 return stream_id, n - base
-        return reader.stream_id, n
+        return FORGOTTEN_STREAM, n
 
 
 def _rows(

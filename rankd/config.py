@@ -117,10 +117,11 @@ class HistoryConfig:
     """The history on disk."""
 
     max_age_days: float = 365.0
-    """Measurements older than this are deleted; alerts stay with their run."""
+    """Measurements older than this are deleted; alerts go with the last of their run."""
 
     max_bytes: int = 10 << 30
-    """Of the database file. The oldest measurements go first: those of runs that have ended before those of others."""
+    """Of the database file. The namespace that has most in it gives first: its oldest measurements, those of runs that
+    have ended before those of others."""
 
     patience_seconds: float = 5.0
     """A commit that takes longer counts as failed: alerts go on without the history until it answers again."""

@@ -12,6 +12,7 @@ from rankd.records import Alert, Measurement
 from rankd.store.database import set_stream
 from rankd.store.entries import AlertEntry, Entry
 from rankd.store.ids import Ids, RunNumbers
+from rankd.store.size import alert_bytes, measurement_bytes
 
 COLUMNS = (
     "stable_rank",
@@ -26,6 +27,9 @@ COLUMNS = (
 ROWS_AT_ONCE = 64
 """Rows of one INSERT: each gives up the interpreter's lock and has to win it back from threads that compute."""
 
+KEPT_STREAMS = 100
+"""As many as a daemon tells of (`rankd.answers.MAX_STREAMS`): nobody asks for others, each with rows for every run."""
+
 LayerKey = tuple[str, str, str]
 """(run, layer, role)."""
 
@@ -38,6 +42,11 @@ class _Seen:
     last_time: float
     last_step: int | None = None
     num: int = 0
+    measurement_bytes: int = 0
+    alert_bytes: int = 0
+
+    def of_run(self) -> tuple[float | int | None, ...]:
+        return self.first_time, self.last_time, self.last_step, self.measurement_bytes, self.alert_bytes
 
 
 @dataclass(slots=True)
@@ -80,7 +89,7 @@ class Batch:
         ended = [(alert_id,) for alert_id, raised in self._firing.items() if raised is None]
         connection.executemany("DELETE FROM firing WHERE alert_id = ?", ended)
         raised = [(alert_id, *raised) for alert_id, raised in self._firing.items() if raised is not None]
-        connection.executemany("INSERT OR REPLACE INTO firing VALUES (?, ?, ?)", raised)
+        connection.executemany("INSERT OR REPLACE INTO firing (alert_id, run_id, n) VALUES (?, ?, ?)", raised)
         judges = [(layer_id, *judge) for layer_id, judge in self._judges.items()]
         connection.executemany("INSERT OR REPLACE INTO judge VALUES (?, ?, ?)", judges)
         connection.executemany(
@@ -90,11 +99,9 @@ class Batch:
         runs = [(seen, self.ids.run(name)) for name, seen in self._runs.items()]
         connection.executemany(
             "UPDATE run SET first_time = coalesce(first_time, ?), last_time = ?, last_step = coalesce(?, last_step), "
+            "measurement_bytes = measurement_bytes + ?, alert_bytes = alert_bytes + ?, "
             "num_measurements = ?, num_alerts = ? WHERE run_id = ?",
-            [
-                (seen.first_time, seen.last_time, seen.last_step, run.num_measurements, run.num_alerts, run.run_id)
-                for seen, run in runs
-            ],
+            [(*seen.of_run(), run.num_measurements, run.num_alerts, run.run_id) for seen, run in runs],
         )
         return len(self._measurements)
 
@@ -102,7 +109,7 @@ class Batch:
         of = measurement
         time = self.now if of.time is None else of.time
         layer_id = self.ids.layer(run.run_id, of.layer, of.role)
-        kind_id = self.ids.kind(of.shape, of.method, of.source_dtype, of.wire_dtype)
+        kind_id, num_bytes = self.ids.kind(run.run_id, n, of.shape, of.method, of.source_dtype, of.wire_dtype)
         metrics = map(of.metrics.get, COLUMNS)
         others = of.metrics.keys() - COLUMNS
         extra = {**{name: of.metrics[name] for name in sorted(others)}, **of.extra} if others else of.extra
@@ -110,6 +117,7 @@ class Batch:
         self._measurements.append(
             (layer_id, n, run.run_id, of.step, time, kind_id, of.finite, of.zero, *metrics, of.measure_seconds, text)
         )
+        num_bytes += measurement_bytes(0 if text is None else len(text), len(of.summary))
         if of.summary:
             self._spectra.append((layer_id, n, of.summary))
         for seen in (
@@ -117,6 +125,7 @@ class Batch:
             self._layers.setdefault(layer_id, _Seen(time, time)),
         ):
             seen.last_time, seen.last_step, seen.num = time, of.step, seen.num + 1
+            seen.measurement_bytes += num_bytes
         return layer_id
 
     def _add_alert(self, run: RunNumbers, n: int, alert: Alert) -> None:
@@ -127,7 +136,9 @@ class Batch:
         about = (alert.layer, alert.step, alert.rule, alert.state, alert.severity, alert.time)
         self._alerts.append((run.run_id, n, alert.alert_id, *about, text))
         self._firing[alert.alert_id] = (run.run_id, n) if alert.state == "firing" else None
-        self._runs.setdefault(alert.run, _Seen(alert.time, alert.time)).last_time = alert.time
+        seen = self._runs.setdefault(alert.run, _Seen(alert.time, alert.time))
+        seen.last_time = alert.time
+        seen.alert_bytes += alert_bytes(len((alert.layer or "").encode()), len(text.encode()))
 
 
 def add_superseded(connection: sqlite3.Connection, ids: Ids, counts: Mapping[LayerKey, int]) -> None:
@@ -139,12 +150,16 @@ def add_superseded(connection: sqlite3.Connection, ids: Ids, counts: Mapping[Lay
 
 
 def add_stream(connection: sqlite3.Connection, ids: Ids, stream_id: str, bases: Mapping[tuple[str, str], int]) -> None:
-    """Begin a stream, whose numbers are n − base, base by (kind, run); within the caller's transaction."""
+    """Begin a stream, whose numbers are n − base, base by (kind, run), and forget all but KEPT_STREAMS; within the
+    caller's transaction."""
     set_stream(connection, stream_id)
     connection.executemany(
         "INSERT OR REPLACE INTO base VALUES (?, ?, ?, ?)",
         [(stream_id, ids.run(run).run_id, kind, base) for (kind, run), base in bases.items() if base],
     )
+    old = "SELECT stream_id FROM stream WHERE position <= (SELECT max(position) FROM stream) - ?"
+    for table in ("base", "stream"):
+        connection.execute(f"DELETE FROM {table} WHERE stream_id IN ({old})", (KEPT_STREAMS,))
 
 
 def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:

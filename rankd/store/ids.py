@@ -6,8 +6,26 @@ import json
 import sqlite3
 from dataclasses import dataclass
 
+from rankd.store.size import kind_bytes
+
 MAX_REMEMBERED = 200_000
 """Layers and kinds; runs come and go, and each layer remembered takes about 0.3 kB."""
+
+KIND_AHEAD = 1024
+"""Measurements of a run for which a kind that comes again is kept beforehand, so that not each has to say so. A kind
+that never comes again is kept for its one measurement."""
+
+_FIND_KIND = """
+SELECT kind_id, last_n FROM kind
+WHERE run_id = ? AND shape = ? AND method = ? AND source_dtype = ? AND wire_dtype = ?
+"""
+_INSERT_KIND = "INSERT INTO kind (shape, method, source_dtype, wire_dtype, run_id, last_n) VALUES (?, ?, ?, ?, ?, ?)"
+
+
+@dataclass(slots=True)
+class _Kind:
+    kind_id: int
+    last_n: int
 
 
 @dataclass(slots=True)
@@ -26,7 +44,7 @@ class Ids:
         self._connection = connection
         self._runs: dict[str, RunNumbers] = {}
         self._layers: dict[tuple[int, str, str], int] = {}
-        self._kinds: dict[tuple[tuple[int, ...], str, str, str], int] = {}
+        self._kinds: dict[tuple[int, tuple[int, ...], str, str, str], _Kind] = {}
 
     def forget(self) -> None:
         """Between transactions: rows may have been deleted, or too many are remembered."""
@@ -58,17 +76,24 @@ class Ids:
             found = self._layers[key] = made or row[0]
         return found
 
-    def kind(self, shape: tuple[int, ...], method: str, source_dtype: str, wire_dtype: str) -> int:
-        key = (shape, method, source_dtype, wire_dtype)
+    def kind(
+        self, run_id: int, n: int, shape: tuple[int, ...], method: str, source_dtype: str, wire_dtype: str
+    ) -> tuple[int, int]:
+        """For measurement `n` of the run: the id, and the bytes that a new row took, 0 where there was one."""
+        key = (run_id, shape, method, source_dtype, wire_dtype)
         found = self._kinds.get(key)
+        num_bytes = 0
         if found is None:
-            query = "SELECT kind_id FROM kind WHERE shape = ? AND method = ? AND source_dtype = ? AND wire_dtype = ?"
-            values = (json.dumps(shape), method, source_dtype, wire_dtype)
-            row = self._connection.execute(query, values).fetchone()
-            insert = "INSERT INTO kind (shape, method, source_dtype, wire_dtype) VALUES (?, ?, ?, ?)"
-            made = row is None and self._insert(insert, values)
-            found = self._kinds[key] = made or row[0]
-        return found
+            texts = (json.dumps(shape), method, source_dtype, wire_dtype)
+            row = self._connection.execute(_FIND_KIND, (run_id, *texts)).fetchone()
+            if row is None:
+                row = self._insert(_INSERT_KIND, (*texts, run_id, n)), n
+                num_bytes = kind_bytes(sum(map(len, texts)))
+            found = self._kinds[key] = _Kind(*row)
+        if n > found.last_n:
+            found.last_n = n + KIND_AHEAD
+            self._connection.execute("UPDATE kind SET last_n = ? WHERE kind_id = ?", (found.last_n, found.kind_id))
+        return found.kind_id, num_bytes
 
     def _insert(self, statement: str, values: tuple[object, ...]) -> int:
         row_id = self._connection.execute(statement, values).lastrowid

@@ -5,19 +5,17 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rankd.config import HistoryConfig
 from rankd.quota import namespace_of
+from rankd.store import removal
 from rankd.store.database import used_bytes
-from rankd.store.folding import fold
+from rankd.store.removal import Removal
 from rankd_client.wire import DAEMON_RUN
 
 log = logging.getLogger("rankd.store")
-
-SLICE_ROWS = 2_000
-"""Measurements deleted in one transaction, some 20 ms: commits wait for it."""
 
 SLICE_PAGES = 500
 """Free pages given back to the file system in one transaction."""
@@ -27,6 +25,13 @@ ENDED_SECONDS = 3600.0
 
 LOW_WATER = 0.95
 """Share of a limit down to which rows are deleted once it was passed, so that it is not passed with the next row."""
+
+ALERT_SHARE = 0.5
+"""Of the bytes that a namespace has, what alerts may be before the oldest of them go. In most runs they are a
+hundredth; who floods the history with alerts pays with these."""
+
+KEPT_SHARE = 0.5
+"""Of `max_bytes`, what measurements and alerts may be whatever else is in the file."""
 
 STEADY_SECONDS = 3600.0
 JUMP_SECONDS = 60.0
@@ -61,15 +66,23 @@ class ClockTrust:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
+    """`measurement_bytes` is 0 only where there are none; so with alerts."""
+
     run_id: int
     namespace: str | None
     last_time: float
-    num_rows: int
+    num_measured: int
+    measurement_bytes: int
+    alert_bytes: int
 
 
 class Retention:
-    """Deletes the oldest rows, a slice at a time. The measurements of a run that has ended go before those of others;
-    its alerts go when its last measurement has gone. What is left of a run then is its name and its numbers."""
+    """Deletes the oldest rows, a slice at a time.
+
+    For want of bytes the namespace that has most in the file gives first: of its runs, those that have ended before
+    others. Its alerts go before its measurements only where they are more than half of what it has; but all that is
+    left of a run that has ended goes with its last measurement. Then there is its name, and its numbers.
+    """
 
     def __init__(
         self,
@@ -81,6 +94,7 @@ class Retention:
         disk_quotas: DiskQuotas | None = None,
     ) -> None:
         self._connection = connection
+        self._removal = Removal(connection)
         self._config = config
         self._trust = trust
         self._clock = clock
@@ -95,33 +109,37 @@ class Retention:
         return (believed and self._age(now - self._config.max_age_days * 86_400)) or self._bytes() or self._vacuum()
 
     def _age(self, cutoff: float) -> bool:
-        query = "SELECT run_id FROM run WHERE first_time < ? ORDER BY first_time LIMIT 1"
+        query = "SELECT run_id, last_time FROM run WHERE first_time < ? ORDER BY first_time LIMIT 1"
         row = self._connection.execute(query, (cutoff,)).fetchone()
         if row is None:
             return False
+        run_id, last_time = row
         query = "SELECT n, time FROM measurement WHERE run_id = ? ORDER BY n LIMIT ?"
         upto = 0
-        for n, row_time in self._connection.execute(query, (row[0], SLICE_ROWS)).fetchall():
+        rows = self._connection.execute(query, (run_id, removal.SLICE_ROWS)).fetchall()
+        for n, row_time in rows:
             if row_time is not None and row_time >= cutoff:
                 break
             upto = n
-        self._delete(row[0], upto, ended_before=cutoff)
+        if not rows and last_time < cutoff:
+            self._removal.purge(run_id)
+        else:
+            self._removal.measurements(run_id, upto)
         return True
 
     def _bytes(self) -> bool:
         total_bytes, free_bytes = used_bytes(self._connection)
-        num_bytes = total_bytes - free_bytes
+        is_over = self._is_over(None, total_bytes - free_bytes, self._config.max_bytes)
         quotas = {} if self._disk_quotas is None else self._disk_quotas()
-        if not quotas and not self._is_over(None, num_bytes, self._config.max_bytes):
+        if not quotas and not is_over:
             return False
         runs = self._runs()
-        if self._is_over(None, num_bytes, self._config.max_bytes) and self._delete_oldest(runs, runs):
+        ended_before = max((run.last_time for run in runs), default=0.0) - ENDED_SECONDS
+        if is_over and self._take_from_any(runs, ended_before):
             return True
-        row_bytes = num_bytes / max(1, sum(run.num_rows for run in runs))
         for namespace, quota_bytes in quotas.items():
             own = [run for run in runs if run.namespace == namespace]
-            held_bytes = sum(run.num_rows for run in own) * row_bytes
-            if self._is_over(namespace, held_bytes, quota_bytes) and self._delete_oldest(own, runs):
+            if self._is_over(namespace, _held_bytes(own), quota_bytes) and self._take(own, ended_before):
                 return True
         return False
 
@@ -131,56 +149,43 @@ class Retention:
         (self._over.add if over else self._over.discard)(namespace)
         return over
 
-    def _delete_oldest(self, runs: Iterable[_Run], everyone: Iterable[_Run]) -> bool:
-        filled = [run for run in runs if run.num_rows]
-        if not filled:
+    def _take_from_any(self, runs: Sequence[_Run], ended_before: float) -> bool:
+        """What the layers' detectors remember, roll-ups and names can fill the file alone; that is no reason to delete
+        everything that was measured."""
+        for run in runs:
+            if run.num_measured and not run.measurement_bytes and run.last_time < ended_before:
+                self._removal.purge(run.run_id)
+                return True
+        spare = _held_bytes(runs) <= self._config.max_bytes * KEPT_SHARE
+        owners = {run.namespace for run in runs}
+        namespaces = [[run for run in runs if run.namespace == owner] for owner in owners]
+        namespaces.sort(key=_held_bytes, reverse=True)
+        return any(self._take(own, ended_before, spare) for own in namespaces)
+
+    def _take(self, own: Sequence[_Run], ended_before: float, spare: bool = False) -> bool:
+        """A slice of what a namespace has; with `spare`, only of runs that have ended."""
+        alerts_bytes = sum(run.alert_bytes for run in own)
+        if not spare and alerts_bytes > _held_bytes(own) * ALERT_SHARE:
+            run_id = max(own, key=lambda run: run.alert_bytes).run_id
+            self._removal.alerts(run_id, self._removal.oldest("alert", run_id))
+            return True
+        measured = [run for run in own if run.measurement_bytes]
+        ended = [run for run in measured if run.last_time < ended_before]
+        if not measured or (spare and not ended):
             return False
-        ended_before = max(run.last_time for run in everyone) - ENDED_SECONDS
-        ended = [run for run in filled if run.last_time < ended_before]
-        chosen = min(ended, key=lambda run: run.last_time) if ended else max(filled, key=lambda run: run.num_rows)
-        query = "SELECT max(n) FROM (SELECT n FROM measurement WHERE run_id = ? ORDER BY n LIMIT ?)"
-        upto = self._connection.execute(query, (chosen.run_id, SLICE_ROWS)).fetchone()[0]
-        self._delete(chosen.run_id, upto or 0, ended_before)
-        return upto is not None
+        largest = max(measured, key=lambda run: run.measurement_bytes)
+        run_id = min(ended, key=lambda run: run.last_time, default=largest).run_id
+        self._removal.measurements(run_id, self._removal.oldest("measurement", run_id))
+        return True
 
     def _runs(self) -> list[_Run]:
-        """Those of which there is something left. Rows are counted by their numbers, which have few gaps."""
-        query = """
-            SELECT run_id, name, last_time,
-            coalesce(num_measurements + 1 - (SELECT min(n) FROM measurement m WHERE m.run_id = run.run_id), 0)
-            FROM run WHERE last_time IS NOT NULL
-        """
+        """Those of which there is something left. Counted bytes of a file of version 1 are a guess, hence the second
+        look at whether there is anything."""
+        bytes_of = "max(run.{0}_bytes, 1) * EXISTS (SELECT 1 FROM {0} t WHERE t.run_id = run.run_id)"
+        columns = ", ".join(map(bytes_of.format, ("measurement", "alert")))
+        query = f"SELECT run_id, name, last_time, num_measurements, {columns} FROM run WHERE last_time IS NOT NULL"
         rows = self._connection.execute(query).fetchall()
-        return [_Run(run_id, _owner(name), last_time, num) for run_id, name, last_time, num in rows]
-
-    def _delete(self, run_id: int, upto: int, ended_before: float) -> None:
-        """The run's rows up to number `upto`, or fewer; and where none is left and it has ended, all else of it."""
-        execute = self._connection.execute
-        execute("BEGIN IMMEDIATE")
-        upto = fold(self._connection, run_id, upto)
-        slice_of_run = "FROM measurement WHERE run_id = ? AND n <= ?"
-        execute(f"DELETE FROM spectrum WHERE (layer_id, n) IN (SELECT layer_id, n {slice_of_run})", (run_id, upto))
-        execute(f"DELETE {slice_of_run}", (run_id, upto))
-        query = "SELECT time FROM measurement WHERE run_id = ? ORDER BY n LIMIT 1"
-        oldest = execute(query, (run_id,)).fetchone()
-        last_time = execute("SELECT last_time FROM run WHERE run_id = ?", (run_id,)).fetchone()[0]
-        if oldest is None and last_time < ended_before:
-            self._purge(run_id)
-        else:
-            first_time = last_time if oldest is None else oldest[0]
-            execute("UPDATE run SET first_time = ? WHERE run_id = ?", (first_time, run_id))
-        execute("COMMIT")
-
-    def _purge(self, run_id: int) -> None:
-        execute = self._connection.execute
-        execute("DELETE FROM judge WHERE layer_id IN (SELECT layer_id FROM layer WHERE run_id = ?)", (run_id,))
-        for table in ("firing", "alert", "rollup", "layer"):
-            execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
-        execute(
-            "UPDATE run SET first_time = NULL, last_time = NULL, last_step = NULL, bin_steps = 1, "
-            "rolled_n = num_measurements WHERE run_id = ?",
-            (run_id,),
-        )
+        return [_Run(run_id, _owner(name), *others) for run_id, name, *others in rows]
 
     def _vacuum(self) -> bool:
         """Give free pages back: where the file is larger than it may be, or much of it is empty."""
@@ -195,3 +200,7 @@ class Retention:
 def _owner(run: str) -> str | None:
     """The namespace whose quota a run counts for; None for the daemon's own, which is nobody's."""
     return None if run == DAEMON_RUN else namespace_of(run)
+
+
+def _held_bytes(runs: Iterable[_Run]) -> int:
+    return sum(run.measurement_bytes + run.alert_bytes for run in runs)

@@ -5,13 +5,27 @@ from __future__ import annotations
 import sqlite3
 
 from rankd.config import ConfigError
+from rankd.store.size import MEASUREMENT_BYTES, TYPICAL_ALERT_BYTES
 
-VERSION = 1
+VERSION = 2
 
 FILE_NAME = "history.db"
 """In the data directory."""
 
-TABLES = """
+KIND = """
+-- What most measurements of a layer have in common, once a run. shape: a JSON list. last_n: no measurement of a later
+-- number is of this kind, so that it can go with that one. Kinds of run 0 are those of version 1, of any run; they
+-- stay.
+CREATE TABLE kind (
+    kind_id INTEGER PRIMARY KEY,
+    shape TEXT NOT NULL, method TEXT NOT NULL, source_dtype TEXT NOT NULL, wire_dtype TEXT NOT NULL,
+    run_id INTEGER NOT NULL, last_n INTEGER NOT NULL,
+    UNIQUE (run_id, shape, method, source_dtype, wire_dtype)
+);
+CREATE INDEX kind_by_age ON kind (run_id, last_n);
+"""
+
+TABLES = f"""
 -- 'stream_id': of the numbers in use. 'writer': the process that wrote last.
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
@@ -24,7 +38,10 @@ CREATE TABLE run (
     num_measurements INTEGER NOT NULL DEFAULT 0,
     num_alerts INTEGER NOT NULL DEFAULT 0,
     bin_steps INTEGER NOT NULL DEFAULT 1,   -- width of a bin of the roll-up, a power of two
-    rolled_n INTEGER NOT NULL DEFAULT 0     -- the roll-up holds the measurements up to this n
+    rolled_n INTEGER NOT NULL DEFAULT 0,    -- the roll-up holds the measurements up to this n
+    -- about what is in the file of it: measurements with spectra and kinds, and alerts (rankd/store/size.py)
+    measurement_bytes INTEGER NOT NULL DEFAULT 0,
+    alert_bytes INTEGER NOT NULL DEFAULT 0
 );
 
 -- Coverage: how new what we know of a layer is, and how much of it was passed over for something newer.
@@ -40,13 +57,7 @@ CREATE TABLE layer (
     UNIQUE (run_id, name, role)
 );
 
--- What most measurements of a layer have in common, once. shape: a JSON list.
-CREATE TABLE kind (
-    kind_id INTEGER PRIMARY KEY,
-    shape TEXT NOT NULL, method TEXT NOT NULL, source_dtype TEXT NOT NULL, wire_dtype TEXT NOT NULL,
-    UNIQUE (shape, method, source_dtype, wire_dtype)
-);
-
+{KIND}
 -- n numbers the measurements of a run in the order in which the detectors saw them. Clustered by layer, which is how
 -- they are looked at. extra: further keys of the JSON row, as JSON; error bars among them.
 CREATE TABLE measurement (
@@ -68,7 +79,10 @@ CREATE TABLE alert (
     rule TEXT NOT NULL, state TEXT NOT NULL, severity TEXT NOT NULL, time REAL, body TEXT NOT NULL,
     PRIMARY KEY (run_id, n)
 ) WITHOUT ROWID;
-CREATE TABLE firing (alert_id TEXT PRIMARY KEY, run_id INTEGER NOT NULL, n INTEGER NOT NULL) WITHOUT ROWID;
+-- body: of an alert that is on though its row was deleted.
+CREATE TABLE firing (
+    alert_id TEXT PRIMARY KEY, run_id INTEGER NOT NULL, n INTEGER NOT NULL, body TEXT
+) WITHOUT ROWID;
 
 -- The detectors of a layer as they were after its measurement n; what came after is fed to them again.
 CREATE TABLE judge (layer_id INTEGER PRIMARY KEY, n INTEGER NOT NULL, state BLOB NOT NULL);
@@ -93,6 +107,22 @@ CREATE TABLE rollup (
 ) WITHOUT ROWID;
 """
 
+# Bytes are counted from here on; those of older rows are guessed from their number.
+_FROM_1 = f"""
+ALTER TABLE run ADD COLUMN measurement_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE run ADD COLUMN alert_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE firing ADD COLUMN body TEXT;
+ALTER TABLE kind RENAME TO kind_of_1;
+{KIND}
+INSERT INTO kind SELECT kind_id, shape, method, source_dtype, wire_dtype, 0, 0 FROM kind_of_1;
+DROP TABLE kind_of_1;
+UPDATE run SET
+    measurement_bytes = {MEASUREMENT_BYTES} * coalesce(
+        num_measurements + 1 - (SELECT min(n) FROM measurement m WHERE m.run_id = run.run_id), 0),
+    alert_bytes = {TYPICAL_ALERT_BYTES} * coalesce(
+        num_alerts + 1 - (SELECT min(n) FROM alert a WHERE a.run_id = run.run_id), 0);
+"""
+
 
 class SchemaError(ConfigError):
     """The file is no history, or one of a newer rankd."""
@@ -111,5 +141,7 @@ def version_of(connection: sqlite3.Connection) -> int:
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the file to VERSION, in one transaction; a new file gets the tables. Raises SchemaError."""
-    if version_of(connection) == 0:
-        connection.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
+    version = version_of(connection)
+    if version < VERSION:
+        script = _FROM_1 if version else TABLES
+        connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {VERSION}; COMMIT;")

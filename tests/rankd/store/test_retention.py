@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rankd.config import HistoryConfig
-from rankd.store import retention
+from rankd.store import removal, retention
 from rankd.store.database import used_bytes
 from rankd.store.entries import Entry
 from rankd.store.retention import ClockTrust, Retention, _owner
@@ -20,7 +20,7 @@ DAY_SECONDS = 86_400.0
 
 @pytest.fixture(autouse=True)
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "SLICE_ROWS", 10)
+    monkeypatch.setattr(removal, "SLICE_ROWS", 10)
 
 
 def filled(make: Any, writer: Any, run: str, times: list[float], summary: bytes = b"") -> None:
