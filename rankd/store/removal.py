@@ -11,6 +11,9 @@ from rankd.store.size import alert_bytes, kind_bytes, measurement_bytes
 SLICE_ROWS = 2_000
 """Measurements deleted in one transaction, some 20 ms: commits wait for it."""
 
+SLICE_LAYERS = 64
+"""What the detectors remember of each can be 90 kB."""
+
 MAX_N = (1 << 63) - 1
 
 _SIZES = """
@@ -75,15 +78,34 @@ class Removal:
         execute("COMMIT")
 
     def purge(self, run_id: int) -> None:
-        """All else of a run that has no measurements, but for its name and its numbers."""
+        """A slice of all else of a run that has no measurements; in the end there are its name and its numbers. What
+        can be missed goes first. What the detectors remember goes at once, in that its layers are no longer the run's:
+        a run that comes back meanwhile finds all of it or nothing."""
         execute = self._connection.execute
+        if upto := self.oldest("alert", run_id):
+            self.alerts(run_id, upto)
+            return
         execute("BEGIN IMMEDIATE")
-        execute("DELETE FROM judge WHERE layer_id IN (SELECT layer_id FROM layer WHERE run_id = ?)", (run_id,))
-        for table in ("firing", "alert", "rollup", "layer", "kind"):
-            execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
-        execute(
-            "UPDATE run SET first_time = NULL, last_time = NULL, last_step = NULL, bin_steps = 1, "
-            "rolled_n = num_measurements, measurement_bytes = 0, alert_bytes = 0 WHERE run_id = ?",
-            (run_id,),
-        )
+        bins = "SELECT layer_id, bin FROM rollup WHERE run_id = ? LIMIT ?"
+        query = f"DELETE FROM rollup WHERE run_id = ? AND (layer_id, bin) IN ({bins})"
+        if not execute(query, (run_id, run_id, SLICE_ROWS)).rowcount:
+            execute("UPDATE layer SET run_id = -run_id WHERE run_id = ?", (run_id,))
+            for table in ("firing", "kind"):
+                execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
+            execute(
+                "UPDATE run SET first_time = NULL, last_time = NULL, last_step = NULL, bin_steps = 1, "
+                "rolled_n = num_measurements, measurement_bytes = 0, alert_bytes = 0 WHERE run_id = ?",
+                (run_id,),
+            )
         execute("COMMIT")
+
+    def purged_layers(self) -> bool:
+        """A slice of the layers that runs had before they were purged. Whether there was one."""
+        execute = self._connection.execute
+        rows = execute("SELECT layer_id FROM layer WHERE run_id < 0 LIMIT ?", (SLICE_LAYERS,)).fetchall()
+        if rows:
+            execute("BEGIN IMMEDIATE")
+            for table in ("judge", "layer"):
+                self._connection.executemany(f"DELETE FROM {table} WHERE layer_id = ?", rows)
+            execute("COMMIT")
+        return bool(rows)

@@ -106,7 +106,12 @@ class Retention:
         """One slice. Returns whether something was deleted: then there may be more."""
         now = self._clock()
         believed = self._trust.believed(now, self._steady())
-        return (believed and self._age(now - self._config.max_age_days * 86_400)) or self._bytes() or self._vacuum()
+        return (
+            self._removal.purged_layers()
+            or (believed and self._age(now - self._config.max_age_days * 86_400))
+            or self._bytes()
+            or self._vacuum()
+        )
 
     def _age(self, cutoff: float) -> bool:
         query = "SELECT run_id, last_time FROM run WHERE first_time < ? ORDER BY first_time LIMIT 1"

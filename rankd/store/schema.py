@@ -45,6 +45,7 @@ CREATE TABLE run (
 );
 
 -- Coverage: how new what we know of a layer is, and how much of it was passed over for something newer.
+-- run_id is that of a run, or negative where the layer is being deleted with all else of a run.
 CREATE TABLE layer (
     layer_id INTEGER PRIMARY KEY,
     run_id INTEGER NOT NULL REFERENCES run,
