@@ -198,7 +198,8 @@ class Retention:
         excess = free_bytes > 0 and total_bytes > self._config.max_bytes
         if not excess and free_bytes < max(total_bytes // 8, 16 << 20):
             return False
-        self._connection.execute(f"PRAGMA incremental_vacuum({SLICE_PAGES})").fetchall()
+        # as a script, which is run to its end: as a statement it is left after the first page
+        self._connection.executescript(f"PRAGMA incremental_vacuum({SLICE_PAGES})")
         return used_bytes(self._connection)[0] < total_bytes
 
 

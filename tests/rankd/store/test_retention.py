@@ -157,3 +157,14 @@ def test_quotas_reach_the_writer(make: Any, open_writer: Open, look: Look) -> No
 @pytest.mark.parametrize(("run", "namespace"), [("lm", ""), ("@ns/lm", "ns"), ("@ns/a/b", "ns"), ("@daemon", None)])
 def test_whose_quota_a_run_counts_for(run: str, namespace: str | None) -> None:
     assert _owner(run) == namespace
+
+
+def test_free_pages_are_given_back_many_at_a_time(make: Any, open_writer: Open, look: Look) -> None:
+    writer = open_writer()
+    filled(make, writer, "r", [1.0] * 2000, bytes(4000))
+    retained(writer, HistoryConfig(), 1.0, {"": 1})
+    total_bytes, free_bytes = used_bytes(writer._home.ledger._connection)
+    assert free_bytes > 0.9 * total_bytes
+    num = retained(writer, HistoryConfig(max_bytes=total_bytes // 2), 1.0)
+    assert num <= free_bytes / 4096 / retention.SLICE_PAGES + 1
+    assert used_bytes(writer._home.ledger._connection)[0] <= total_bytes // 2
