@@ -98,9 +98,9 @@ class Batch:
         )
         runs = [(seen, self.ids.run(name)) for name, seen in self._runs.items()]
         connection.executemany(
-            "UPDATE run SET first_time = coalesce(first_time, ?), last_time = ?, last_step = coalesce(?, last_step), "
-            "measurement_bytes = measurement_bytes + ?, alert_bytes = alert_bytes + ?, "
-            "num_measurements = ?, num_alerts = ? WHERE run_id = ?",
+            "UPDATE run SET first_time = min(coalesce(first_time, ?1), ?1), last_time = ?2, "
+            "last_step = coalesce(?3, last_step), measurement_bytes = measurement_bytes + ?4, "
+            "alert_bytes = alert_bytes + ?5, num_measurements = ?6, num_alerts = ?7 WHERE run_id = ?8",
             [(*seen.of_run(), run.num_measurements, run.num_alerts, run.run_id) for seen, run in runs],
         )
         return len(self._measurements)
@@ -124,6 +124,7 @@ class Batch:
             self._runs.setdefault(of.run, _Seen(time, time)),
             self._layers.setdefault(layer_id, _Seen(time, time)),
         ):
+            seen.first_time = min(seen.first_time, time)
             seen.last_time, seen.last_step, seen.num = time, of.step, seen.num + 1
             seen.measurement_bytes += num_bytes
         return layer_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from itertools import starmap
 
 from rankd.store.folding import fold
@@ -41,8 +42,9 @@ WHERE run_id = :run_id
 class Removal:
     """What a run has of a kind goes from its oldest number on, so that what is left has no holes."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, clock: Callable[[], float]) -> None:
         self._connection = connection
+        self._clock = clock
 
     def oldest(self, table: str, run_id: int) -> int:
         """The number up to which a slice of the run's measurements or alerts reaches; 0 where there is none."""
@@ -51,7 +53,7 @@ class Removal:
 
     def measurements(self, run_id: int, upto: int) -> None:
         """Those up to number `upto`, or fewer, with their spectra and with kinds that no others are of; and what is
-        said of the run's time is brought up to date."""
+        said of the run's first time is brought up to date, unless a clock that was ahead had set it."""
         execute = self._connection.execute
         execute("BEGIN IMMEDIATE")
         upto = fold(self._connection, run_id, upto)
@@ -64,7 +66,9 @@ class Removal:
         freed_bytes += sum(kind_bytes(length) for (length,) in execute(_KIND_SIZES, (run_id, oldest_n)))
         execute("DELETE FROM kind WHERE run_id = ? AND last_n < ?", (run_id, oldest_n))
         execute(_FREED.format("measurement"), {"run_id": run_id, "bytes": freed_bytes})
-        execute("UPDATE run SET first_time = coalesce(?, last_time) WHERE run_id = ?", (oldest_time, run_id))
+        first_time = "coalesce(:time, last_time)"
+        query = f"UPDATE run SET first_time = {first_time} WHERE run_id = :run_id AND {first_time} <= :now"
+        execute(query, {"time": oldest_time, "run_id": run_id, "now": self._clock()})
         execute("COMMIT")
 
     def alerts(self, run_id: int, upto: int) -> None:

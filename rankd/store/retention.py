@@ -94,52 +94,63 @@ class Retention:
         disk_quotas: DiskQuotas | None = None,
     ) -> None:
         self._connection = connection
-        self._removal = Removal(connection)
+        self._removal = Removal(connection, clock)
         self._config = config
         self._trust = trust
         self._clock = clock
         self._steady = steady
         self._disk_quotas = disk_quotas
+        self._old: tuple[int, int] | None = None  # (run, number) up to which measurements are known to be too old
         self._over: set[str | None] = set()  # namespaces on their way to the low-water mark; None: the whole file
 
     def step(self) -> bool:
         """One slice. Returns whether something was deleted: then there may be more."""
         now = self._clock()
         believed = self._trust.believed(now, self._steady())
-        return (
-            self._removal.purged_layers()
-            or (believed and self._age(now - self._config.max_age_days * 86_400))
-            or self._bytes()
-            or self._vacuum()
-        )
+        return self._removal.purged_layers() or (believed and self._age(now)) or self._bytes(now) or self._vacuum()
 
-    def _age(self, cutoff: float) -> bool:
+    def _age(self, now: float) -> bool:
+        cutoff = now - self._config.max_age_days * 86_400
         query = "SELECT run_id, last_time FROM run WHERE first_time < ? ORDER BY first_time LIMIT 1"
         row = self._connection.execute(query, (cutoff,)).fetchone()
         if row is None:
             return False
         run_id, last_time = row
-        query = "SELECT n, time FROM measurement WHERE run_id = ? ORDER BY n LIMIT ?"
-        upto = 0
-        rows = self._connection.execute(query, (run_id, removal.SLICE_ROWS)).fetchall()
-        for n, row_time in rows:
-            if row_time is not None and row_time >= cutoff:
-                break
-            upto = n
-        if not rows and last_time < cutoff:
+        slice_n = self._removal.oldest("measurement", run_id)
+        if not slice_n and last_time < cutoff:
             self._removal.purge(run_id)
-        else:
-            self._removal.measurements(run_id, upto)
+            return True
+        if self._old is None or self._old[0] != run_id:
+            self._old = run_id, self._find_old(run_id, now, cutoff)
+        upto = min(slice_n, self._old[1])
+        if upto == self._old[1]:
+            self._old = None
+        self._removal.measurements(run_id, upto)
         return True
 
-    def _bytes(self) -> bool:
+    def _find_old(self, run_id: int, now: float, cutoff: float) -> int:
+        """The number of the run's last measurement that is too old, or of one before it; 0 where none is. Rows of the
+        future come from a clock that was ahead: they are as old as those after them."""
+        query = "SELECT n, time FROM measurement WHERE run_id = ? AND time <= ? ORDER BY n LIMIT ?"
+        rows = self._connection.execute(query, (run_id, now, removal.SLICE_ROWS)).fetchall()
+        upto = 0
+        for n, row_time in rows:
+            if row_time >= cutoff:
+                break
+            upto = n
+        if not upto:
+            first_time = rows[0][1] if rows else now
+            self._connection.execute("UPDATE run SET first_time = ? WHERE run_id = ?", (first_time, run_id))
+        return upto
+
+    def _bytes(self, now: float) -> bool:
         total_bytes, free_bytes = used_bytes(self._connection)
         is_over = self._is_over(None, total_bytes - free_bytes, self._config.max_bytes)
         quotas = {} if self._disk_quotas is None else self._disk_quotas()
         if not quotas and not is_over:
             return False
         runs = self._runs()
-        ended_before = max((run.last_time for run in runs), default=0.0) - ENDED_SECONDS
+        ended_before = max((min(run.last_time, now) for run in runs), default=0.0) - ENDED_SECONDS
         if is_over and self._take_from_any(runs, ended_before):
             return True
         for namespace, quota_bytes in quotas.items():

@@ -168,3 +168,31 @@ def test_free_pages_are_given_back_many_at_a_time(make: Any, open_writer: Open, 
     num = retained(writer, HistoryConfig(max_bytes=total_bytes // 2), 1.0)
     assert num <= free_bytes / 4096 / retention.SLICE_PAGES + 1
     assert used_bytes(writer._home.ledger._connection)[0] <= total_bytes // 2
+
+
+def test_rows_from_a_clock_that_was_ahead_keep_no_others(make: Any, open_writer: Open, look: Look) -> None:
+    writer = open_writer()
+    ahead = [500 * DAY_SECONDS] * 25
+    filled(make, writer, "r", [DAY_SECONDS, *ahead, *(n * DAY_SECONDS for n in range(2, 75))])
+    filled(make, writer, "began ahead", [*ahead, *(n * DAY_SECONDS for n in range(75))])
+    assert look("SELECT first_time FROM run ORDER BY run_id") == [(DAY_SECONDS,), (0.0,)]
+    retained(writer, HistoryConfig(max_age_days=30), 99.5 * DAY_SECONDS)
+    assert left(look) == {"r": (95, 99), "began ahead": (96, 100)}
+    assert look("SELECT first_time FROM run") == [(70 * DAY_SECONDS,)] * 2
+    writer._home.ledger._ids.forget()
+    late = [Entry(n, make.measurement("r", "a", n, time=800 * DAY_SECONDS)) for n in range(100, 130)]
+    writer.write(*late, Entry(130, make.measurement("r", "a", 130, time=75 * DAY_SECONDS)))
+    retained(writer, HistoryConfig(max_age_days=30), 104.5 * DAY_SECONDS)
+    assert left(look)["r"] == (100, 130)
+    assert look("SELECT first_time FROM run WHERE name = 'r'") == [(75 * DAY_SECONDS,)]
+    retained(writer, HistoryConfig(max_age_days=30), 105.5 * DAY_SECONDS)
+    assert "r" not in left(look)
+
+
+def test_clock_that_was_ahead_ends_no_run(make: Any, open_writer: Open, look: Look) -> None:
+    writer = open_writer()
+    now = 100 * DAY_SECONDS
+    filled(make, writer, "ahead", [500 * DAY_SECONDS] * 200, bytes(4000))
+    filled(make, writer, "live", [now - 60] * 50, bytes(4000))
+    retained(writer, HistoryConfig(max_bytes=600_000), now)
+    assert left(look)["live"] == (1, 50)
