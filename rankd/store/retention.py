@@ -64,6 +64,13 @@ class ClockTrust:
         return steady - self._begin >= STEADY_SECONDS and abs(self._jumped_seconds) < JUMP_SECONDS
 
 
+_EMPTY = """
+SELECT run_id FROM run WHERE num_measurements > 0 AND measurement_bytes = 0
+AND last_time < (SELECT max(min(last_time, :now)) FROM run) - :ended
+AND NOT EXISTS (SELECT 1 FROM measurement m WHERE m.run_id = run.run_id) LIMIT 1
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class _Run:
     """`measurement_bytes` is 0 only where there are none; so with alerts."""
@@ -71,7 +78,6 @@ class _Run:
     run_id: int
     namespace: str | None
     last_time: float
-    num_measured: int
     measurement_bytes: int
     alert_bytes: int
 
@@ -107,7 +113,13 @@ class Retention:
         """One slice. Returns whether something was deleted: then there may be more."""
         now = self._clock()
         believed = self._trust.believed(now, self._steady())
-        return self._removal.purged_layers() or (believed and self._age(now)) or self._bytes(now) or self._vacuum()
+        return (
+            self._removal.purged_layers()
+            or (believed and self._age(now))
+            or self._empty(now)
+            or self._bytes(now)
+            or self._vacuum()
+        )
 
     def _age(self, now: float) -> bool:
         cutoff = now - self._config.max_age_days * 86_400
@@ -143,6 +155,13 @@ class Retention:
             self._connection.execute("UPDATE run SET first_time = ? WHERE run_id = ?", (first_time, run_id))
         return upto
 
+    def _empty(self, now: float) -> bool:
+        """A slice of a run that has ended and of which no measurement is left."""
+        row = self._connection.execute(_EMPTY, {"now": now, "ended": ENDED_SECONDS}).fetchone()
+        if row is not None:
+            self._removal.purge(row[0])
+        return row is not None
+
     def _bytes(self, now: float) -> bool:
         total_bytes, free_bytes = used_bytes(self._connection)
         is_over = self._is_over(None, total_bytes - free_bytes, self._config.max_bytes)
@@ -168,10 +187,6 @@ class Retention:
     def _take_from_any(self, runs: Sequence[_Run], ended_before: float) -> bool:
         """What the layers' detectors remember, roll-ups and names can fill the file alone; that is no reason to delete
         everything that was measured."""
-        for run in runs:
-            if run.num_measured and not run.measurement_bytes and run.last_time < ended_before:
-                self._removal.purge(run.run_id)
-                return True
         spare = _held_bytes(runs) <= self._config.max_bytes * KEPT_SHARE
         owners = {run.namespace for run in runs}
         namespaces = [[run for run in runs if run.namespace == owner] for owner in owners]
@@ -199,7 +214,7 @@ class Retention:
         look at whether there is anything."""
         bytes_of = "max(run.{0}_bytes, 1) * EXISTS (SELECT 1 FROM {0} t WHERE t.run_id = run.run_id)"
         columns = ", ".join(map(bytes_of.format, ("measurement", "alert")))
-        query = f"SELECT run_id, name, last_time, num_measurements, {columns} FROM run WHERE last_time IS NOT NULL"
+        query = f"SELECT run_id, name, last_time, {columns} FROM run WHERE last_time IS NOT NULL"
         rows = self._connection.execute(query).fetchall()
         return [_Run(run_id, _owner(name), *others) for run_id, name, *others in rows]
 

@@ -10,7 +10,7 @@ import pytest
 from rankd.config import HistoryConfig
 from rankd.store import removal, retention
 from rankd.store.database import used_bytes
-from rankd.store.entries import Entry
+from rankd.store.entries import AlertEntry, Entry
 from rankd.store.retention import ClockTrust, Retention, _owner
 
 Look = Callable[..., list[Any]]
@@ -196,3 +196,13 @@ def test_clock_that_was_ahead_ends_no_run(make: Any, open_writer: Open, look: Lo
     filled(make, writer, "live", [now - 60] * 50, bytes(4000))
     retained(writer, HistoryConfig(max_bytes=600_000), now)
     assert left(look)["live"] == (1, 50)
+
+
+def test_run_that_ended_is_gone_with_its_last_measurement(make: Any, open_writer: Open, look: Look) -> None:
+    writer = open_writer()
+    filled(make, writer, "@ns/old", [1.0] * 30)
+    filled(make, writer, "@ns/live", [1e6] * 30)
+    writer.write(AlertEntry(1, make.alert("@daemon", None, "of no measurement", time=1.0)))
+    retained(writer, HistoryConfig(), 1e6, {"ns": 1})
+    assert look("SELECT name FROM run WHERE last_time IS NOT NULL ORDER BY name") == [("@daemon",), ("@ns/live",)]
+    assert look("SELECT count(*) FROM judge") == look("SELECT count(*) FROM layer") == [(1,)]
