@@ -30,7 +30,7 @@ SELECT length(CAST(coalesce(layer, '') AS BLOB)), length(CAST(body AS BLOB)) FRO
 """
 _KEEP_FIRING = """
 UPDATE firing SET body = a.body FROM alert a
-WHERE firing.run_id = ? AND firing.n <= ? AND a.run_id = firing.run_id AND a.n = firing.n
+WHERE a.run_id = ? AND a.n <= ? AND firing.alert_id = a.alert_id AND firing.run_id = a.run_id AND firing.n = a.n
 """
 # What was guessed of rows of version 1 is put right when there are none left.
 _FREED = """
