@@ -1,7 +1,8 @@
-"""What the runs of a namespace may take together."""
+"""What the runs of a namespace may take together, and what they take."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,3 +40,22 @@ def share(quota: Quota, limits: Limits) -> Quota:
 def namespace_of(run: str) -> str:
     """The namespace of a run's full name: ns of `@ns/run`, "" of any other."""
     return run[1:].partition("/")[0] if run.startswith("@") and "/" in run else ""
+
+
+class Tally:
+    """How much of one thing there is: `total`, and of each namespace."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._by_namespace: Counter[str] = Counter()
+
+    def of(self, namespace: str) -> int:
+        return self._by_namespace[namespace]
+
+    def add(self, run: str, number: int) -> None:
+        """`number` more (or, negative, fewer) are of this run."""
+        self.total += number
+        namespace = namespace_of(run)
+        self._by_namespace[namespace] += number
+        if not self._by_namespace[namespace]:
+            del self._by_namespace[namespace]

@@ -85,11 +85,9 @@ class OpenLayer:
         if (self.shape, self.dtype) != (chunk.shape, chunk.dtype) or not self._fits(chunk.shard):
             raise WireError("shard_conflict", f"layer {chunk.layer!a} step {chunk.step}: shards disagree or overlap")
 
-    def open(self, session: bytes, chunk: Chunk) -> OpenShard:
-        """The shard that begins with `chunk`, which was checked."""
-        shard = OpenShard(chunk.shard, _pieces(chunk.shard), np.empty(chunk.total_bytes, np.uint8))
-        self.shards[session] = shard
-        return shard
+    def open(self, session: bytes, chunk: Chunk) -> None:
+        """Begin the shard whose first bytes are `chunk`, which was checked."""
+        self.shards[session] = OpenShard(chunk.shard, _pieces(chunk.shard), np.empty(chunk.total_bytes, np.uint8))
 
     def snapshot(self, key: LayerStep) -> Snapshot:
         """Of a complete layer. One that is not finite or all zero comes without its bytes."""

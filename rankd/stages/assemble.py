@@ -5,7 +5,6 @@ Everything a peer may do wrong here is a WireError, raised before anything is al
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
@@ -13,7 +12,8 @@ from dataclasses import dataclass, field
 from rankd.config import Limits
 from rankd.quota import NO_QUOTA, Quota, namespace_of
 from rankd.records import LayerStep, Snapshot
-from rankd.shards import OpenLayer, OpenShard
+from rankd.shards import OpenLayer
+from rankd.unfinished import Unfinished
 from rankd_client.wire import Chunk, WireError
 
 LayerRole = tuple[str, str]
@@ -48,12 +48,15 @@ class Assemble:
     ) -> None:
         self.limits = limits
         self.counters = counters
-        self.num_bytes = 0
         self._quota = quota
-        self._namespace_bytes: Counter[str] = Counter()
         self._runs: dict[str, _Run] = {}
-        self._open: dict[LayerStep, OpenLayer] = {}
+        self._unfinished = Unfinished(limits, quota)
         self._waiting: dict[LayerStep, set[bytes]] = {}
+
+    @property
+    def num_bytes(self) -> int:
+        """Of unfinished layers."""
+        return self._unfinished.bytes.total
 
     def knows(self, run: str) -> bool:
         return run in self._runs
@@ -74,13 +77,12 @@ class Assemble:
             if waiting is not None:
                 waiting.add(session)
             return Assembled(settled=waiting is None)
-        layer, shard = self._place(key, session, chunk, now)
+        layer = self._place(key, session, chunk, now)
         self._runs[run] = known
-        shard.store(chunk)
-        layer.heard_at = now
+        self._unfinished.store(key, session, chunk, now)
         if not layer.complete:
             return Assembled()
-        self._close(key)
+        self._unfinished.close(key)
         known.newest[chunk.layer, chunk.role] = chunk.step
         # The same step twice, where the run went back in between: whoever sent it first waits as well.
         self._waiting.setdefault(key, set()).update(layer.shards)
@@ -93,9 +95,9 @@ class Assemble:
     def expire(self, now: float) -> Iterator[tuple[LayerStep, set[bytes]]]:
         """Give up layers whose shards did not all come in time; yields each with the sessions that sent a part."""
         limit = now - self.limits.assembly_timeout_seconds
-        for key in [key for key, layer in self._open.items() if layer.heard_at < limit]:
+        for key in self._unfinished.silent_since(limit):
             self.counters["dropped_timed_out"] += 1
-            yield key, set(self._close(key).shards)
+            yield key, set(self._unfinished.close(key).shards)
 
     def idle_run(self, now: float, connected: Set[str] = frozenset()) -> str | None:
         """The longest-silent run that is not `connected`, if there is no room for another and it has been silent long
@@ -109,8 +111,8 @@ class Assemble:
 
     def forget(self, run: str) -> None:
         self._runs.pop(run, None)
-        for key in [key for key in self._open if key[0] == run]:
-            self._close(key)
+        for key in self._unfinished.of_run(run):
+            self._unfinished.close(key)
 
     def _check_run(self, run: str, chunk: Chunk, now: float, last_steps: Mapping[LayerRole, int]) -> _Run:
         """What is known of `run`; a new one takes its place only with the first chunk that is kept."""
@@ -131,58 +133,16 @@ class Assemble:
         if max_runs is not None and sum(namespace_of(name) == namespace for name in self._runs) >= max_runs:
             raise WireError("quota_exceeded", f"namespace {namespace!a} has {max_runs} runs, which is its quota")
 
-    def _place(self, key: LayerStep, session: bytes, chunk: Chunk, now: float) -> tuple[OpenLayer, OpenShard]:
-        """The open layer and shard that `chunk` belongs to, opened if it is their first."""
-        layer = self._open.get(key)
-        if chunk.offset:
-            shard = layer.shards.get(session) if layer else None
-            if layer is None or shard is None or not layer.continues(shard, chunk):
-                raise WireError("chunk_order", f"layer {chunk.layer!a} offset {chunk.offset}; expected offset 0")
-            if chunk.offset != shard.num_received:
-                raise WireError("chunk_order", f"offset {chunk.offset}; expected {shard.num_received}")
-            return layer, shard
-        self._abandon(key, session)
-        self._check_room(key[0], chunk)
-        layer = self._open.get(key)
-        if layer is None:
-            layer = OpenLayer(chunk.shape, chunk.dtype, chunk.source_dtype, now)
-        else:
-            layer.check(chunk)
-        shard = layer.open(session, chunk)
-        self._count(key[0], chunk.total_bytes)
-        self._open[key] = layer
-        return layer, shard
-
-    def _check_room(self, run: str, chunk: Chunk) -> None:
-        num_bytes = math.prod(chunk.shape) * chunk.item_bytes
-        if num_bytes > self.limits.max_layer_bytes:
-            raise WireError("layer_too_large", f"{num_bytes} bytes; at most {self.limits.max_layer_bytes}")
-        full = self.num_bytes + chunk.total_bytes > self.limits.max_assembly_bytes
-        if full or len(self._open) >= self.limits.max_open_layers:
-            raise WireError("assembly_full", f"{len(self._open)} unfinished layers of {self.num_bytes} bytes")
-        namespace = namespace_of(run)
-        max_bytes = self._quota(namespace).max_bytes
-        if max_bytes is not None and self._namespace_bytes[namespace] + chunk.total_bytes > max_bytes:
-            raise WireError("quota_exceeded", f"namespace {namespace!a} has a quota of {max_bytes} bytes in memory")
-
-    def _count(self, run: str, num_bytes: int) -> None:
-        self.num_bytes += num_bytes
-        namespace = namespace_of(run)
-        self._namespace_bytes[namespace] += num_bytes
-        if not self._namespace_bytes[namespace]:
-            del self._namespace_bytes[namespace]
-
-    def _abandon(self, key: LayerStep, session: bytes) -> None:
-        """A client that starts a shard has given up the unfinished ones it had of that layer (it sends newest only)."""
-        for other in [k for k, layer in self._open.items() if k[:3] == key[:3] and session in layer.shards]:
-            shard = self._open[other].shards[session]
-            if other == key or not shard.complete:
-                del self._open[other].shards[session]
-                self._count(key[0], -shard.data.nbytes)
-                if not self._open[other].shards:
-                    del self._open[other]
-
-    def _close(self, key: LayerStep) -> OpenLayer:
-        layer = self._open.pop(key)
-        self._count(key[0], -layer.num_bytes)
+    def _place(self, key: LayerStep, session: bytes, chunk: Chunk, now: float) -> OpenLayer:
+        """The open layer that `chunk` belongs to; it and its shard are opened if this is their first."""
+        if not chunk.offset:
+            self._unfinished.abandon(key, session)
+            self._unfinished.check_room(key, chunk)
+            return self._unfinished.open(key, session, chunk, now)
+        layer = self._unfinished.get(key)
+        shard = layer.shards.get(session) if layer else None
+        if layer is None or shard is None or not layer.continues(shard, chunk):
+            raise WireError("chunk_order", f"layer {chunk.layer!a} offset {chunk.offset}; expected offset 0")
+        if chunk.offset != shard.num_received:
+            raise WireError("chunk_order", f"offset {chunk.offset}; expected {shard.num_received}")
         return layer

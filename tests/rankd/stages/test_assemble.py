@@ -74,6 +74,19 @@ def test_a_newer_step_abandons_the_unfinished_one() -> None:
     assert assemble.num_bytes == 0
 
 
+def test_a_newer_step_leaves_the_whole_shards_of_older_ones_for_the_other_processes() -> None:
+    assemble = assembler()
+    upper, lower = Shard(ranges=((0, 2),)), Shard(ranges=((2, 4),))
+    for step, payload in ((1, ones(2)), (2, ones(1)), (3, ones(1))):
+        assemble.add("r", A, chunk(payload, (2, 2), step=step, shard=upper), 0.0)
+    assert assemble.num_bytes == 16, "step 2 is given up: its shard was not whole"
+    assemble.add("r", A, chunk(ones(1), (2, 2), step=1, shard=upper), 0.0)
+    assert assemble.num_bytes == 8, "it sends step 1 anew, and has given up step 3"
+    assemble.add("r", A, chunk(ones(1), (2, 2), step=1, shard=upper, offset=4), 0.0)
+    assert steps_taken(assemble, [chunk(ones(2), (2, 2), step=1, shard=lower)], B) == [1]
+    assert assemble.num_bytes == 0
+
+
 def test_what_does_not_come_in_time_is_given_up_and_may_come_again() -> None:
     assemble = assembler(assembly_timeout_seconds=10.0)
     upper = chunk(ones(2), (2, 2), shard=Shard(ranges=((0, 2),)))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from chunks import HALF, A, assembler, chunk, ones
+from chunks import HALF, A, B, assembler, chunk, ones
 
 from rankd.config import Limits
 from rankd.quota import NO_QUOTA, Quota
@@ -101,3 +101,28 @@ def test_a_namespace_has_room_for_so_many_bytes_and_gets_it_back() -> None:
     assert assemble.add("a", A, chunk(ones(16), (4, 4), layer="v"), 0.0).snapshot is not None
     assert len(list(assemble.expire(1000.0))) == 2
     assert assemble.add("@ns/a", A, chunk(ones(16), (4, 4), layer="v"), 0.0).snapshot is not None
+
+
+def test_a_namespace_has_a_share_of_the_unfinished_layers_however_small_they_are() -> None:
+    assemble = assembler(max_open_layers=4)
+    begun = [chunk(ones(1), (1, 2), layer=layer) for layer in "abc"]
+    for item in begun[:2]:
+        assemble.add("@ns/a", A, item, 0.0)
+    with pytest.raises(WireError, match=r"quota_exceeded: namespace 'ns' has 2 unfinished layers, its share"):
+        assemble.add("@ns/b", A, begun[2], 0.0)
+    assemble.add("@ns/a", A, begun[1], 0.0)  # begun anew in its own place
+    for item in begun[:2]:
+        assemble.add("@other/a", A, item, 0.0)
+    with pytest.raises(WireError, match="assembly_full"):
+        assemble.add("r", A, begun[0], 0.0)
+    assemble.forget("@other/a")
+    assert len(list(assemble.expire(1000.0))) == 2
+    for item in begun[:2]:
+        assemble.add("@ns/b", A, item, 1000.0)
+
+
+def test_where_no_further_layer_fits_those_that_were_begun_can_still_be_finished() -> None:
+    assemble = assembler(max_open_layers=1)
+    upper, lower = (chunk(ones(2), (2, 2), shard=Shard(ranges=(half,))) for half in ((0, 2), (2, 4)))
+    assemble.add("r", A, upper, 0.0)
+    assert assemble.add("r", B, lower, 0.0).snapshot is not None

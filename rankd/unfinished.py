@@ -1,0 +1,98 @@
+"""Layers of which something is still missing: what they may hold, in all and by namespace, and whose they are. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from rankd.config import Limits
+from rankd.quota import Quota, Tally, namespace_of
+from rankd.records import LayerStep
+from rankd.shards import OpenLayer
+from rankd_client.wire import Chunk, WireError
+
+
+class Unfinished:
+    """A chunk costs the same however many layers there are: peers may open as many as there is room for."""
+
+    def __init__(self, limits: Limits, quota: Callable[[str], Quota]) -> None:
+        self.limits = limits
+        self.bytes = Tally()
+        self.layers = Tally()
+        self._quota = quota
+        self._layers: dict[LayerStep, OpenLayer] = {}
+        self._begun: dict[tuple[str, str, str, bytes], LayerStep] = {}
+        """(run, layer, role, session) → where this client has begun a shard that is not whole; it has one at most."""
+
+    def get(self, key: LayerStep) -> OpenLayer | None:
+        return self._layers.get(key)
+
+    def check_room(self, key: LayerStep, chunk: Chunk) -> None:
+        """Raises WireError where there is none for the shard that begins with `chunk`."""
+        num_bytes = math.prod(chunk.shape) * chunk.item_bytes
+        if num_bytes > self.limits.max_layer_bytes:
+            raise WireError("layer_too_large", f"{num_bytes} bytes; at most {self.limits.max_layer_bytes}")
+        is_new = key not in self._layers
+        full = self.bytes.total + chunk.total_bytes > self.limits.max_assembly_bytes
+        if full or (is_new and len(self._layers) >= self.limits.max_open_layers):
+            raise WireError("assembly_full", f"{len(self._layers)} unfinished layers of {self.bytes.total} bytes")
+        namespace = namespace_of(key[0])
+        max_bytes = self._quota(namespace).max_bytes
+        if max_bytes is not None and self.bytes.of(namespace) + chunk.total_bytes > max_bytes:
+            raise WireError("quota_exceeded", f"namespace {namespace!a} has a quota of {max_bytes} bytes in memory")
+        max_layers = max(1, self.limits.max_open_layers // 2)  # so that no key shuts the others out with tiny ones
+        if is_new and namespace and self.layers.of(namespace) >= max_layers:
+            raise WireError("quota_exceeded", f"namespace {namespace!a} has {max_layers} unfinished layers, its share")
+
+    def open(self, key: LayerStep, session: bytes, chunk: Chunk, now: float) -> OpenLayer:
+        """The layer in which the shard that begins with `chunk` is open now. Raises WireError where it does not fit the others."""
+        layer = self._layers.get(key)
+        if layer is None:
+            layer = OpenLayer(chunk.shape, chunk.dtype, chunk.source_dtype, now)
+        else:
+            layer.check(chunk)
+        layer.open(session, chunk)
+        self.bytes.add(key[0], chunk.total_bytes)
+        if key not in self._layers:
+            self._layers[key] = layer
+            self.layers.add(key[0], 1)
+        self._begun[*key[:3], session] = key
+        return layer
+
+    def store(self, key: LayerStep, session: bytes, chunk: Chunk, now: float) -> None:
+        """Take the next bytes of a shard that is open."""
+        layer = self._layers[key]
+        layer.heard_at = now
+        layer.shards[session].store(chunk)
+        if layer.shards[session].complete:
+            del self._begun[*key[:3], session]
+
+    def abandon(self, key: LayerStep, session: bytes) -> None:
+        """A client that starts a shard has given up the one that it had begun of that layer, at whatever step (it sends
+        newest only), and what it sent of that step before."""
+        for other in {self._begun.get((*key[:3], session), key), key}:
+            layer = self._layers.get(other)
+            if layer is None or session not in layer.shards:
+                continue
+            self._begun.pop((*key[:3], session), None)
+            self.bytes.add(key[0], -layer.shards.pop(session).data.nbytes)
+            if not layer.shards:
+                del self._layers[other]
+                self.layers.add(key[0], -1)
+
+    def close(self, key: LayerStep) -> OpenLayer:
+        """Hand out a layer that is complete, or given up."""
+        layer = self._layers.pop(key)
+        self.layers.add(key[0], -1)
+        self.bytes.add(key[0], -layer.num_bytes)
+        for session, shard in layer.shards.items():
+            if not shard.complete:
+                del self._begun[*key[:3], session]
+        return layer
+
+    def silent_since(self, limit: float) -> list[LayerStep]:
+        """Those of which nothing came since `limit`."""
+        return [key for key, layer in self._layers.items() if layer.heard_at < limit]
+
+    def of_run(self, run: str) -> list[LayerStep]:
+        return [key for key in self._layers if key[0] == run]
