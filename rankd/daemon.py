@@ -127,7 +127,7 @@ class Daemon:
             try:
                 assembled = self.assemble.add(peer.run, peer.session, chunk, time.monotonic(), last_steps)
             except WireError as error:
-                self.receive.refuse(peer.identity, error, chunk)
+                self.receive.refuse_chunk(peer, chunk, error)
                 continue
             self.receive.give_credit(peer, chunk)
             if assembled.settled:

@@ -45,7 +45,7 @@ class Unfinished:
             raise WireError("quota_exceeded", f"namespace {namespace!a} has {max_layers} unfinished layers, its share")
 
     def open(self, key: LayerStep, session: bytes, chunk: Chunk, now: float) -> OpenLayer:
-        """The layer in which the shard that begins with `chunk` is open now. Raises WireError where it does not fit the others."""
+        """The layer in which a shard that begins with `chunk` is open now. Raises WireError where it does not fit."""
         layer = self._layers.get(key)
         if layer is None:
             layer = OpenLayer(chunk.shape, chunk.dtype, chunk.source_dtype, now)
@@ -56,7 +56,7 @@ class Unfinished:
         if key not in self._layers:
             self._layers[key] = layer
             self.layers.add(key[0], 1)
-        self._begun[*key[:3], session] = key
+        self._begun[(*key[:3], session)] = key
         return layer
 
     def store(self, key: LayerStep, session: bytes, chunk: Chunk, now: float) -> None:
@@ -65,7 +65,7 @@ class Unfinished:
         layer.heard_at = now
         layer.shards[session].store(chunk)
         if layer.shards[session].complete:
-            del self._begun[*key[:3], session]
+            del self._begun[(*key[:3], session)]
 
     def abandon(self, key: LayerStep, session: bytes) -> None:
         """A client that starts a shard has given up the one that it had begun of that layer, at whatever step (it sends
@@ -87,7 +87,7 @@ class Unfinished:
         self.bytes.add(key[0], -layer.num_bytes)
         for session, shard in layer.shards.items():
             if not shard.complete:
-                del self._begun[*key[:3], session]
+                del self._begun[(*key[:3], session)]
         return layer
 
     def silent_since(self, limit: float) -> list[LayerStep]:

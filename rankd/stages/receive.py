@@ -46,6 +46,9 @@ LAST_SHARES = 16
 MAX_FAULTS = 100
 """Refusals of one connection within one heartbeat, after which it is cut off: an honest client stops at the first."""
 
+NO_ROOM = frozenset({"assembly_full", "layer_too_large", "quota_exceeded", "too_many_layers", "too_many_runs"})
+"""No faults: a client cannot know what there is room for, and may be refused so with each of its layers in turn."""
+
 
 @dataclass(slots=True)
 class Peer:
@@ -59,6 +62,8 @@ class Peer:
     credit_bytes: int
     granted_bytes: int
     seen_at: float
+    crowded_out: tuple[str, str, int] | None = None
+    """(layer, role, step) of the snapshot that was refused last for want of room: more of it may be on its way."""
 
 
 class Receive:
@@ -107,7 +112,7 @@ class Receive:
                 message = decode([frame.buffer for frame in frames])
                 chunk = self._handle(identity.bytes, source, peer, message)
             except WireError as error:
-                self.refuse(identity.bytes, error)
+                self._refuse(identity.bytes, Refusal(error.code, error.detail))
                 self._count_fault(identity.bytes, source, error)
                 continue
             if chunk is not None and peer is not None:
@@ -119,20 +124,15 @@ class Receive:
         peer.credit_bytes += num_bytes
         self._send(peer.identity, Ack("received", chunk.layer, chunk.step, chunk.role, num_bytes))
 
-    def refuse(self, identity: bytes, error: WireError, chunk: Chunk | None = None) -> None:
-        """Tell a peer which rule it broke. With `chunk`, the snapshot that it belongs to is dropped; its credit comes
-        back."""
-        code = f"num_refused_{error.code}"
-        self.counters[code] += 1
-        if self.counters[code] in (1, 10, 100, 1000):  # the first, then ever rarer: a hostile peer cannot fill a disk
-            log.warning("refused peer=%s times=%d %s", identity.hex(), self.counters[code], error)
-        refusal = Refusal(error.code, error.detail)
-        if chunk is not None:
-            num_bytes = len(chunk.payload)
-            if (peer := self._peers.get(identity)) is not None:
-                peer.credit_bytes += num_bytes
-            refusal = Refusal(error.code, error.detail, chunk.layer, chunk.step, chunk.role, num_bytes)
-        self._send(identity, refusal)
+    def refuse_chunk(self, peer: Peer, chunk: Chunk, error: WireError) -> None:
+        """Tell `peer` which rule it broke. The snapshot that `chunk` belongs to is dropped; its credit comes back."""
+        num_bytes, snapshot = len(chunk.payload), (chunk.layer, chunk.role, chunk.step)
+        peer.credit_bytes += num_bytes
+        self._refuse(peer.identity, Refusal(error.code, error.detail, chunk.layer, chunk.step, chunk.role, num_bytes))
+        if error.code in NO_ROOM:
+            peer.crowded_out = snapshot
+        elif error.code != "chunk_order" or peer.crowded_out != snapshot:
+            self._count_fault(peer.identity, peer.source, error)
 
     def acknowledge(self, sessions: Iterable[bytes], message: Ack | Refusal) -> None:
         """Tell the clients of `sessions`, wherever they are connected now, what became of a snapshot."""
@@ -168,6 +168,14 @@ class Receive:
         for peer in list(self._peers.values()):
             self._send(peer.identity, Bye())
             self._forget(peer)
+
+    def _refuse(self, identity: bytes, refusal: Refusal) -> None:
+        code = f"num_refused_{refusal.code}"
+        self.counters[code] += 1
+        if self.counters[code] in (1, 10, 100, 1000):  # the first, then ever rarer: a hostile peer cannot fill a disk
+            times = self.counters[code]
+            log.warning("refused peer=%s times=%d %s: %s", identity.hex(), times, refusal.code, refusal.detail)
+        self._send(identity, refusal)
 
     def _count_fault(self, identity: bytes, source: Source, error: WireError) -> None:
         """Cut off whoever only breaks rules. A client that the daemon forgot is told so as often as it takes."""

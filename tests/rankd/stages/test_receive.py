@@ -81,7 +81,7 @@ async def test_a_refused_snapshot_gives_its_credit_back(socket_dir: Path) -> Non
         await client.say(chunk(8))
         peer, item = await asyncio.wait_for(side.receive.next(), 30)
         assert peer.credit_bytes == CREDIT - 8
-        side.receive.refuse(peer.identity, WireError("chunk_order", "told"), item)
+        side.receive.refuse_chunk(peer, item, WireError("chunk_order", "told"))
         assert peer.credit_bytes == CREDIT
         assert isinstance(await client.hear(), Welcome)
         assert await client.hear() == Refusal("chunk_order", "told", "w", 1, "weight", 8)

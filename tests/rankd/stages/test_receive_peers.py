@@ -1,14 +1,28 @@
 """Peers that break the protocol, flood it, do not read or are gone: the others have their turn."""
 
 import asyncio
+import contextlib
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import zmq
 from receiving import CREDIT, STREAM_ID, Side, chunk, hello, serving
 
-from rankd_client.wire import MIN_CHUNK_BYTES, Ack, AlertNotice, Heartbeat, Message, Plan, Refusal, Welcome, encode
+from rankd.stages.receive import MAX_FAULTS, Peer
+from rankd_client.wire import (
+    MIN_CHUNK_BYTES,
+    Ack,
+    AlertNotice,
+    Heartbeat,
+    Message,
+    Plan,
+    Refusal,
+    Welcome,
+    WireError,
+    encode,
+)
 
 
 @pytest.mark.parametrize("message", [chunk(), Heartbeat()])
@@ -155,3 +169,42 @@ async def test_a_peer_that_does_not_read_is_not_waited_for(socket_dir: Path) -> 
             if side.counters["dropped_answers"]:
                 break
         assert side.counters["dropped_answers"]
+
+
+@contextlib.asynccontextmanager
+async def greeted(directory: Path) -> AsyncIterator[tuple[Side, Peer]]:
+    """A side, and a peer of which one chunk was taken."""
+    side = Side(directory)
+    try:
+        client = side.connect()
+        await client.say(hello())
+        await client.say(chunk())
+        peer, _ = await asyncio.wait_for(side.receive.next(), 30)
+        yield side, peer
+    finally:
+        side.clients.destroy(linger=0)
+        side.router.close()
+
+
+@pytest.mark.parametrize("code", ["shard_conflict", "chunk_order"])
+async def test_who_goes_on_sending_what_fits_nothing_is_cut_off(socket_dir: Path, code: str) -> None:
+    async with greeted(socket_dir) as (side, peer):
+        for number in range(MAX_FAULTS):
+            assert side.receive.runs == {"r"}, number
+            side.receive.refuse_chunk(peer, chunk(step=number), WireError(code, ""))
+        assert side.receive.runs == set()
+
+
+@pytest.mark.parametrize(
+    "code", ["assembly_full", "quota_exceeded", "too_many_runs", "too_many_layers", "layer_too_large"]
+)
+async def test_who_finds_no_room_is_not_cut_off(socket_dir: Path, code: str) -> None:
+    """Nor for the chunks of the same snapshot that were on their way."""
+    async with greeted(socket_dir) as (side, peer):
+        for number in range(MAX_FAULTS):
+            for refused in (code, "chunk_order", "chunk_order"):
+                side.receive.refuse_chunk(peer, chunk(step=number), WireError(refused, ""))
+        assert side.receive.runs == {"r"}
+        for _ in range(MAX_FAULTS):
+            side.receive.refuse_chunk(peer, chunk(step=MAX_FAULTS - 1), WireError("shard_conflict", ""))
+        assert side.receive.runs == set()
