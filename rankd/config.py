@@ -63,7 +63,9 @@ class Limits:
     max_runs: int = 1024
     """At most MAX_RUNS."""
     max_layers_per_run: int = 16_384
-    """Memory per layer is a few kB of detector state; these bound it to what one host has."""
+    max_layers: int = 262_144
+    """Of all runs together: each holds 6 kB of detector state and firing alerts at worst, 1.5 GiB in all. A run that is
+    read back from the history comes whole, and may exceed it by its own."""
 
     run_idle_seconds: float = 3600.0
     """A run that has been silent this long gives up its place when room is wanted for another."""
@@ -104,6 +106,7 @@ class Limits:
             ("max_layer_bytes", "max_assembly_bytes"),
             ("max_layer_bytes", "max_mailbox_bytes"),
             ("max_connections_per_peer", "max_connections"),
+            ("max_layers_per_run", "max_layers"),
         ):
             if getattr(self, smaller) > getattr(self, larger):
                 raise ConfigError(

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rankd.config import Limits
-from rankd.quota import NO_QUOTA, Quota, namespace_of
+from rankd.known import Known, LayerRole
+from rankd.quota import NO_QUOTA, Quota
 from rankd.records import LayerStep, Snapshot
 from rankd.shards import OpenLayer
 from rankd.unfinished import Unfinished
 from rankd_client.wire import Chunk, WireError
-
-LayerRole = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +24,6 @@ class Assembled:
 
     snapshot: Snapshot | None = None
     settled: bool = False
-
-
-@dataclass(slots=True)
-class _Run:
-    seen_at: float
-    newest: dict[LayerRole, int] = field(default_factory=dict)
-    """(layer, role) → step of the last snapshot taken."""
 
 
 class Assemble:
@@ -48,8 +40,7 @@ class Assemble:
     ) -> None:
         self.limits = limits
         self.counters = counters
-        self._quota = quota
-        self._runs: dict[str, _Run] = {}
+        self._known = Known(limits, quota)
         self._unfinished = Unfinished(limits, quota)
         self._waiting: dict[LayerStep, set[bytes]] = {}
 
@@ -59,31 +50,32 @@ class Assemble:
         return self._unfinished.bytes.total
 
     def knows(self, run: str) -> bool:
-        return run in self._runs
+        return run in self._known
 
     def add(
         self, run: str, session: bytes, chunk: Chunk, now: float, last_steps: Mapping[LayerRole, int] | None = None
     ) -> Assembled:
         """Take one chunk from client `session` at `now` (seconds, monotonic). `last_steps`: of a run not known here,
         the step of each of its layers that was taken last. Raises WireError."""
-        known = self._check_run(run, chunk, now, last_steps or {})
-        key = (run, chunk.layer, chunk.role, chunk.step)
-        again = known.newest.get((chunk.layer, chunk.role)) == chunk.step
-        if again:  # of a run that is recorded: it has its place, and need not be looked up for each of its layers
-            self._runs[run] = known
-        if again or chunk.shard.replica != 0:
+        key, layer_role = (run, chunk.layer, chunk.role, chunk.step), (chunk.layer, chunk.role)
+        if run not in self._known:
+            self._known.check_run(run)
+        if run in self._known or last_steps:
+            self._known.enter(run, last_steps or {}, now)
+        self._known.check_layer(run, layer_role)
+        if self._known.newest(run, layer_role) == chunk.step or chunk.shard.replica != 0:
             self.counters["num_repeats"] += 1
             waiting = self._waiting.get(key)
             if waiting is not None:
                 waiting.add(session)
             return Assembled(settled=waiting is None)
         layer = self._place(key, session, chunk, now)
-        self._runs[run] = known
+        self._known.enter(run, {}, now)
         self._unfinished.store(key, session, chunk, now)
         if not layer.complete:
             return Assembled()
         self._unfinished.close(key)
-        known.newest[chunk.layer, chunk.role] = chunk.step
+        self._known.take(run, layer_role, chunk.step)
         # The same step twice, where the run went back in between: whoever sent it first waits as well.
         self._waiting.setdefault(key, set()).update(layer.shards)
         return Assembled(snapshot=layer.snapshot(key))
@@ -100,38 +92,13 @@ class Assemble:
             yield key, set(self._unfinished.close(key).shards)
 
     def idle_run(self, now: float, connected: Set[str] = frozenset()) -> str | None:
-        """The longest-silent run that is not `connected`, if there is no room for another and it has been silent long
-        enough."""
-        if len(self._runs) < self.limits.max_runs:
-            return None
-        oldest = min(self._runs.keys() - connected, key=lambda name: self._runs[name].seen_at, default=None)
-        if oldest is None or now - self._runs[oldest].seen_at <= self.limits.run_idle_seconds:
-            return None
-        return oldest
+        """The run to forget, if there is no room for another: see Known.idle."""
+        return self._known.idle(now, connected)
 
     def forget(self, run: str) -> None:
-        self._runs.pop(run, None)
+        self._known.forget(run)
         for key in self._unfinished.of_run(run):
             self._unfinished.close(key)
-
-    def _check_run(self, run: str, chunk: Chunk, now: float, last_steps: Mapping[LayerRole, int]) -> _Run:
-        """What is known of `run`; a new one takes its place only with the first chunk that is kept."""
-        known = self._runs.get(run)
-        if known is None:
-            self._check_room_for_run(run)
-            known = _Run(now, dict(last_steps))
-        known.seen_at = now
-        if (chunk.layer, chunk.role) not in known.newest and len(known.newest) >= self.limits.max_layers_per_run:
-            raise WireError("too_many_layers", f"run has {len(known.newest)}; at most {self.limits.max_layers_per_run}")
-        return known
-
-    def _check_room_for_run(self, run: str) -> None:
-        if len(self._runs) >= self.limits.max_runs:
-            raise WireError("too_many_runs", f"{len(self._runs)} runs; at most {self.limits.max_runs}")
-        namespace = namespace_of(run)
-        max_runs = self._quota(namespace).max_runs
-        if max_runs is not None and sum(namespace_of(name) == namespace for name in self._runs) >= max_runs:
-            raise WireError("quota_exceeded", f"namespace {namespace!a} has {max_runs} runs, which is its quota")
 
     def _place(self, key: LayerStep, session: bytes, chunk: Chunk, now: float) -> OpenLayer:
         """The open layer that `chunk` belongs to; it and its shard are opened if this is their first."""

@@ -45,6 +45,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"limits": {"max_layer_bytes": 3 << 30}},
         "limits.max_layer_bytes=3221225472: expected at most limits.max_assembly",
     ),
+    ({"limits": {"max_layers": 9}}, "limits.max_layers_per_run=16384: expected at most limits.max_layers=9"),
     ({"detect": {"ema": "loud"}}, "detect.ema is 'loud'; expected one of info, warning, critical, off"),
     ({"detect": {"ema_alpha": "x"}}, "detect.ema_alpha='x': expected a number"),
     ({"detect": {"ema_alpha": 7}}, "alpha is 7; expected a weight above 0 and up to 1"),

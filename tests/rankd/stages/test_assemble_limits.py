@@ -126,3 +126,53 @@ def test_where_no_further_layer_fits_those_that_were_begun_can_still_be_finished
     upper, lower = (chunk(ones(2), (2, 2), shard=Shard(ranges=(half,))) for half in ((0, 2), (2, 4)))
     assemble.add("r", A, upper, 0.0)
     assert assemble.add("r", B, lower, 0.0).snapshot is not None
+
+
+def take(assemble: Assemble, run: str, *layers: str, now: float = 0.0) -> None:
+    for layer in layers:
+        assert assemble.add(run, A, chunk(ones(1), (1, 1), layer=layer), now).snapshot is not None
+
+
+def test_all_runs_together_have_room_for_so_many_layers_and_a_namespace_for_half() -> None:
+    assemble = assembler(max_layers=8, max_layers_per_run=3)
+    take(assemble, "@ns/a", *"abc")
+    take(assemble, "@ns/b", "a")
+    with pytest.raises(WireError, match=r"too_many_layers: namespace 'ns' has 4 in all runs, which is its share"):
+        take(assemble, "@ns/b", "b")
+    with pytest.raises(WireError, match="too_many_layers"):
+        take(assemble, "@ns/c", "a")
+    take(assemble, "r", *"abc")
+    take(assemble, "s", "a")
+    for run in ("s", "t"):
+        with pytest.raises(WireError, match="too_many_layers: all runs have 8; at most 8"):
+            take(assemble, run, "b")
+    assert assemble.add("r", A, chunk(ones(1), (1, 1), layer="a", step=2), 0.0).snapshot is not None, "it has its place"
+    assemble.forget("@ns/a")
+    take(assemble, "@ns/b", "b")
+    take(assemble, "t", *"ab")
+
+
+def test_a_run_from_the_history_takes_room_for_all_its_layers() -> None:
+    assemble = assembler(max_layers=4, max_layers_per_run=4)
+    assert assemble.add("r", A, chunk(ones(1), (1, 1), layer="a"), 0.0, {(x, "weight"): 1 for x in "abcd"}).settled
+    with pytest.raises(WireError, match="too_many_layers"):
+        take(assemble, "s", "a")
+    assemble.forget("r")
+    take(assemble, "s", "a")
+
+
+def test_a_silent_run_gives_up_its_place_where_layers_or_a_namespace_have_none() -> None:
+    def quota(namespace: str) -> Quota:
+        return Quota(max_runs=2) if namespace == "ns" else NO_QUOTA
+
+    assemble = Assemble(Limits(max_layers=8, max_layers_per_run=2, run_idle_seconds=10.0), Counter(), quota)
+    take(assemble, "r", "a", now=0.0)
+    take(assemble, "@ns/a", "a", now=1.0)
+    assert assemble.idle_run(100.0) is None, "there is room"
+    take(assemble, "@ns/b", "a", now=2.0)
+    assert assemble.idle_run(100.0) == "@ns/a", "for others, not for this namespace"
+    assert assemble.idle_run(100.0, {"@ns/a"}) == "@ns/b"
+    for run in "stuv":
+        take(assemble, run, "a", now=3.0)
+    assert assemble.idle_run(100.0) == "r", "seven of eight layers: a run of two finds no room"
+    assert assemble.idle_run(10.0) is None
