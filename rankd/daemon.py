@@ -89,7 +89,8 @@ class Daemon:
             self.sockets.push, limits, streams, time.monotonic, counters, self.current.firing, doors["push"]
         )
         self.assemble = Assemble(limits, counters, quota)
-        self.mailbox = Mailbox(limits.max_mailbox_bytes, self.executor.num_slots, counters, quota)
+        num_slots, connected = self.executor.num_slots, lambda: self.receive.runs
+        self.mailbox = Mailbox(limits.max_mailbox_bytes, num_slots, counters, quota, connected)
         self.measure = Measure(self.executor, time.time)
         self.detect = Detect(config.detect)
         self.record = Record(

@@ -1,16 +1,20 @@
-"""The one queue between intake and analysis: bounded in bytes, newest wins per layer, fair between runs."""
+"""The one queue between intake and analysis: bounded in bytes, newest wins per layer, fair to namespaces and runs."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import Callable, Collection
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 
-from rankd.quota import NO_QUOTA, Quota, namespace_of
+from rankd.quota import NO_QUOTA, Quota, Tally, namespace_of
 from rankd.records import Snapshot
 
 Key = tuple[str, str, str]
+
+LONG_WORK = 1 << 31
+"""rows × cols × min(rows, cols) above which a measurement is long: a second or so on one core, and it cannot be
+interrupted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +28,10 @@ class Superseded:
 class Mailbox:
     """Holds at most `max_bytes` of snapshots, whoever pushes how fast, and hands out `num_slots` at a time.
 
-    Three promises: a newer snapshot of a layer takes the place in line of the older one; runs are served in turn, and a
-    layer being measured is passed over, not waited for; a notice (a snapshot known to be non-finite or all-zero, which
-    carries no bytes) needs no slot, goes first and is never displaced.
+    Four promises: a newer snapshot of a layer takes the place in line of the older one; namespaces are served in turn,
+    in each its runs, and a layer being measured is passed over, not waited for; while others are `connected`, the last
+    free slot is not for a long measurement of who has one under way; a notice (a snapshot known to be non-finite or
+    all-zero, which carries no bytes) needs no slot, goes first and is never displaced.
     """
 
     def __init__(
@@ -35,24 +40,31 @@ class Mailbox:
         num_slots: int,
         counters: Counter[str],
         quota: Callable[[str], Quota] = lambda namespace: NO_QUOTA,
+        connected: Callable[[], Set[str]] = frozenset,
     ) -> None:
+        """`connected`: the runs whose trainers are there."""
         self.max_bytes = max_bytes
         self.num_slots = num_slots
         self.counters = counters
-        self.num_bytes = 0
         self.num_done = 0
         """Snapshots that were handed out and are dealt with."""
         self._quota = quota
+        self._connected = connected
         self._notices: dict[tuple[Key, bool], Snapshot] = {}
-        self._waiting: dict[str, dict[Key, Snapshot]] = {}
+        self._lines: OrderedDict[str, OrderedDict[str, dict[Key, Snapshot]]] = OrderedDict()
+        """Namespace → run → what waits; whose turn it is comes first."""
         self._run_bytes: Counter[str] = Counter()
-        self._turns: deque[str] = deque()
+        self._bytes = Tally()
         self._measuring: set[Key] = set()
         self._changed = asyncio.Event()
         self._closed = False
 
     def __len__(self) -> int:
-        return len(self._notices) + sum(len(line) for line in self._waiting.values())
+        return len(self._notices) + sum(len(line) for runs in self._lines.values() for line in runs.values())
+
+    @property
+    def num_bytes(self) -> int:
+        return self._bytes.total
 
     @property
     def num_unfinished(self) -> int:
@@ -65,11 +77,8 @@ class Mailbox:
         if snapshot.noticed:
             first = self._notices.setdefault((snapshot.key, snapshot.zero), snapshot)
             return [] if first is snapshot else [Superseded(snapshot, first.step)]
-        if snapshot.run not in self._waiting:
-            self._waiting[snapshot.run] = {}
-            self._turns.append(snapshot.run)
         displaced = []
-        line = self._waiting[snapshot.run]
+        line = self._lines.setdefault(namespace_of(snapshot.run), OrderedDict()).setdefault(snapshot.run, {})
         if (older := line.get(snapshot.key)) is not None:
             self.counters["dropped_superseded"] += 1
             self._count(older, -1)
@@ -102,47 +111,67 @@ class Mailbox:
     def _next(self) -> Snapshot | None:
         if self._notices:
             return self._notices.pop(next(iter(self._notices)))
-        if len(self._measuring) >= self.num_slots:
+        num_free = self.num_slots - len(self._measuring)
+        if num_free <= 0:
             return None
-        for _ in range(len(self._turns)):
-            run = self._turns[0]
-            self._turns.rotate(-1)
-            line = self._waiting[run]
-            key = next((key for key in line if key not in self._measuring), None)
-            if key is None:
-                continue
-            snapshot = self._take(run, key)
-            self._measuring.add(key)
-            return snapshot
+        is_kept = self._keeps_last() if num_free == 1 else lambda run: False
+        for namespace, runs in self._lines.items():
+            for run, line in runs.items():
+                only_short = is_kept(run)
+                for key, snapshot in line.items():
+                    if key not in self._measuring and not (only_short and _is_long(snapshot)):
+                        self._lines.move_to_end(namespace)
+                        runs.move_to_end(run)
+                        self._measuring.add(key)
+                        return self._take(key)
         return None
 
-    def _take(self, run: str, key: Key) -> Snapshot:
-        snapshot = self._waiting[run].pop(key)
+    def _keeps_last(self) -> Callable[[str], bool]:
+        """For which runs the last free slot is kept from long measurements: those of a namespace that has one under way
+        while others are there; where all are of one namespace, the run that has one."""
+        connected = self._connected()
+        by_namespace = len({namespace_of(run) for run in (*connected, *self._run_bytes)}) > 1
+
+        def group(run: str) -> str:
+            return namespace_of(run) if by_namespace else run
+
+        busy = {group(key[0]) for key in self._measuring}
+        present = {group(run) for run in connected}
+        return lambda run: group(run) in busy and len(present) > (group(run) in present)
+
+    def _take(self, key: Key) -> Snapshot:
+        run, namespace = key[0], namespace_of(key[0])
+        runs = self._lines[namespace]
+        snapshot = runs[run].pop(key)
         self._count(snapshot, -1)
-        if not self._waiting[run]:
-            del self._waiting[run], self._run_bytes[run]
-            self._turns.remove(run)
+        if not runs[run]:
+            del runs[run], self._run_bytes[run]
+        if not runs:
+            del self._lines[namespace]
         return snapshot
 
     def _count(self, snapshot: Snapshot, sign: int) -> None:
-        self.num_bytes += sign * snapshot.data.nbytes
+        self._bytes.add(snapshot.run, sign * snapshot.data.nbytes)
         self._run_bytes[snapshot.run] += sign * snapshot.data.nbytes
 
     def _make_room(self, newest: Key) -> list[Superseded]:
-        """Drop the longest-waiting snapshots of the run that holds most, the newest arrival last of all: of the newest
-        one's namespace where that has too much, else of any."""
+        """Drop the longest-waiting snapshots of the run that holds most, the newest arrival last of all: in the newest
+        one's namespace where that has too much, else in the one that holds most."""
         namespace = namespace_of(newest[0])
         max_bytes = self._quota(namespace).max_bytes
         dropped: list[Superseded] = []
         while True:
-            own = [run for run in self._run_bytes if namespace_of(run) == namespace] if max_bytes is not None else []
-            if max_bytes is not None and sum(self._run_bytes[run] for run in own) > max_bytes:
-                runs: Collection[str] = own
+            if max_bytes is not None and self._bytes.of(namespace) > max_bytes:
+                runs = self._lines[namespace]
             elif self.num_bytes > self.max_bytes:
-                runs = self._run_bytes
+                runs = self._lines[max(self._lines, key=self._bytes.of)]
             else:
                 return dropped
             run = max(runs, key=self._run_bytes.__getitem__)
-            key = next((key for key in self._waiting[run] if key != newest), newest)
-            dropped.append(Superseded(self._take(run, key), None))
+            key = next((key for key in runs[run] if key != newest), newest)
+            dropped.append(Superseded(self._take(key), None))
             self.counters["dropped_for_room"] += 1
+
+
+def _is_long(snapshot: Snapshot) -> bool:
+    return snapshot.rows * snapshot.cols * min(snapshot.rows, snapshot.cols) > LONG_WORK

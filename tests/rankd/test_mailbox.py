@@ -1,8 +1,10 @@
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -82,6 +84,64 @@ async def test_runs_are_served_in_turn() -> None:
     assert [item.run for item in await handed_out(box)] == ["many", "one", "many", "many"]
 
 
+async def test_namespaces_are_served_in_turn_however_many_runs_one_has() -> None:
+    box = mailbox()
+    for number in range(3):
+        box.put(snapshot("w", run=f"@ns/{number}"))
+    for layer in "abc":
+        box.put(snapshot(layer, run="one"))
+    runs = [item.run for item in await handed_out(box)]
+    assert runs == ["@ns/0", "one", "@ns/1", "one", "@ns/2", "one"]
+
+
+async def test_full_takes_from_the_namespace_that_holds_most_however_many_runs_it_has() -> None:
+    box = mailbox(max_bytes=20)
+    for number in range(4):
+        box.put(snapshot("w", 1, 3, run=f"@ns/{number}"))
+    assert [item.snapshot.run for item in box.put(snapshot("w", 1, 9, run="one"))] == ["@ns/0"]
+
+
+def huge(layer: str, run: str) -> Snapshot:
+    """Of a matrix that takes minutes (its bytes do not matter here)."""
+    return Snapshot(run, layer, 1, (1 << 14, 1 << 14), "float32", "float32", np.zeros(1, np.uint8))
+
+
+LAST_SLOT = [
+    ({"@a/1"}, ["@a/1", "@a/1"], 2),  # alone
+    ({"@a/1", "@b/1"}, ["@a/1", "@a/1"], 1),
+    ({"@a/1", "@a/2", "@b/1"}, ["@a/1", "@a/2"], 1),
+    ({"@a/1", "@b/1"}, ["@a/1", "@b/1"], 2),
+    ({"@b/1"}, ["@a/1", "@a/1"], 1),  # whose own trainer is gone
+    ({"1", "2"}, ["1", "1"], 1),  # of one namespace: the runs
+    ({"1", "2"}, ["1", "2"], 2),
+    (set(), ["1", "1"], 2),
+]
+
+
+@pytest.mark.parametrize(("connected", "runs", "num_taken"), LAST_SLOT)
+async def test_the_last_slot_stays_within_reach_of_others(connected: set[str], runs: list[str], num_taken: int) -> None:
+    box = Mailbox(1000, 2, Counter(), connected=lambda: connected)
+    for number, run in enumerate(runs):
+        box.put(huge(f"huge {number}", run))
+    taken = await handed_out(box)
+    assert [item.run for item in taken] == runs[:num_taken]
+    if num_taken == 1:
+        box.put(short := snapshot("short", run=runs[1]))
+        assert await handed_out(box) == [short], "a short one holds nobody up"
+        box.done(short)
+        box.put(other := huge("huge", "@b/1" if "@b/1" in connected else "2"))
+        assert await handed_out(box) == [other]
+        for item in (*taken, other):
+            box.done(item)
+        assert [item.layer for item in await handed_out(box)] == ["huge 1"]
+
+
+async def test_one_slot_alone_is_everybodys() -> None:
+    box = Mailbox(1000, 1, Counter(), connected=lambda: {"@a/1", "@b/1"})
+    box.put(item := huge("huge", "@a/1"))
+    assert await handed_out(box) == [item]
+
+
 async def test_a_layer_being_measured_is_passed_over() -> None:
     box = mailbox()
     first, second, other = snapshot("huge", 1), snapshot("huge", 2), snapshot("small", 1)
@@ -136,14 +196,19 @@ async def test_get_waits_for_a_put_and_close_ends_it() -> None:
 
 
 KINDS: list[dict[str, bool]] = [{}, {}, {}, {"finite": False}, {"zero": True}]
-PUTS = st.tuples(st.sampled_from("xy"), st.sampled_from("abc"), st.integers(1, 9), st.sampled_from(KINDS))
+RUNS = ["x", "y", "@n/x", "@n/y", "@m/x"]
+PUTS = st.tuples(st.sampled_from(RUNS), st.sampled_from("abc"), st.integers(1, 9), st.sampled_from(KINDS))
 
 
-@given(st.lists(PUTS | st.just("get") | st.just("done"), max_size=40), st.integers(1, 3))
+@given(
+    st.lists(PUTS | st.just("get") | st.just("done"), max_size=40),
+    st.integers(1, 3),
+    st.frozensets(st.sampled_from(RUNS)),
+)
 @settings(max_examples=150, deadline=None)
-def test_nothing_is_lost_silently(operations: list[Any], num_slots: int) -> None:
+def test_nothing_is_lost_silently(operations: list[Any], num_slots: int, connected: frozenset[str]) -> None:
     async def play() -> None:
-        box = mailbox(max_bytes=20, num_slots=num_slots)
+        box = Mailbox(20, num_slots, Counter(), connected=lambda: connected)
         put, taken, displaced, measuring = [], [], [], []
 
         async def take() -> None:
@@ -164,7 +229,8 @@ def test_nothing_is_lost_silently(operations: list[Any], num_slots: int) -> None
                     box.done(measuring.pop(0))
             else:
                 run, layer, num_bytes, flags = operation
-                put.append(snapshot(layer, step, num_bytes, run, **flags))
+                item = snapshot(layer, step, num_bytes, run, **flags)
+                put.append(replace(item, shape=(1 << 14, 1 << 14)) if num_bytes > 6 else item)  # a long one
                 displaced += [item.snapshot for item in box.put(put[-1])]
             assert box.num_bytes <= box.max_bytes
         box.close()
