@@ -15,6 +15,7 @@ from rankd.quota import NO_QUOTA, Quota
 from rankd.records import LayerStep, Snapshot
 from rankd.shards import OpenLayer
 from rankd.unfinished import Unfinished
+from rankd.waiting import Waiting
 from rankd_client.wire import Chunk, WireError
 
 
@@ -42,7 +43,7 @@ class Assemble:
         self.counters = counters
         self._known = Known(limits, quota)
         self._unfinished = Unfinished(limits, quota)
-        self._waiting: dict[LayerStep, set[bytes]] = {}
+        self._waiting = Waiting()
 
     @property
     def num_bytes(self) -> int:
@@ -65,10 +66,8 @@ class Assemble:
         self._known.check_layer(run, layer_role)
         if self._known.newest(run, layer_role) == chunk.step or chunk.shard.replica != 0:
             self.counters["num_repeats"] += 1
-            waiting = self._waiting.get(key)
-            if waiting is not None:
-                waiting.add(session)
-            return Assembled(settled=waiting is None)
+            self._waiting.repeated(key, session)
+            return Assembled(settled=key not in self._waiting)
         layer = self._place(key, session, chunk, now)
         self._known.enter(run, {}, now)
         self._unfinished.store(key, session, chunk, now)
@@ -76,13 +75,14 @@ class Assemble:
             return Assembled()
         self._unfinished.close(key)
         self._known.take(run, layer_role, chunk.step)
-        # The same step twice, where the run went back in between: whoever sent it first waits as well.
-        self._waiting.setdefault(key, set()).update(layer.shards)
+        self._waiting.taken(key, layer.shards)
         return Assembled(snapshot=layer.snapshot(key))
 
     def settle(self, key: LayerStep) -> set[bytes]:
-        """The sessions that wait to hear what became of a snapshot (recorded or superseded)."""
-        return self._waiting.pop(key, set())
+        """A snapshot is recorded or superseded, as each one taken is. Returns the sessions that may hear so: all
+        but those that are sending the same step again."""
+        again = self._unfinished.get(key)
+        return self._waiting.settle(key).difference(again.shards if again else ())
 
     def expire(self, now: float) -> Iterator[tuple[LayerStep, set[bytes]]]:
         """Give up layers whose shards did not all come in time; yields each with the sessions that sent a part."""
