@@ -46,6 +46,9 @@ LAST_SHARES = 16
 MAX_FAULTS = 100
 """Refusals of one connection within one heartbeat, after which it is cut off: an honest client stops at the first."""
 
+MAX_HELLOS = 3
+"""Hellos of one connection within one heartbeat that are no faults: an honest client waits for the answer."""
+
 NO_ROOM = frozenset({"assembly_full", "layer_too_large", "quota_exceeded", "too_many_layers", "too_many_runs"})
 """No faults: a client cannot know what there is room for, and may be refused so with each of its layers in turn."""
 
@@ -92,6 +95,9 @@ class Receive:
         self._peers: dict[bytes, Peer] = {}
         self._sessions: dict[bytes, Peer] = {}
         self._num_faults: Counter[bytes] = Counter()
+        self._num_hellos: Counter[bytes] = Counter()
+        self._told: set[bytes] = set()
+        """Connections that heard in this heartbeat what fires."""
         self._num_greetings_logged = 0
 
     @property
@@ -113,7 +119,7 @@ class Receive:
                 chunk = self._handle(identity.bytes, source, peer, message)
             except WireError as error:
                 self._refuse(identity.bytes, Refusal(error.code, error.detail))
-                self._count_fault(identity.bytes, source, error)
+                self._count_fault(identity.bytes, source, error.code)
                 continue
             if chunk is not None and peer is not None:
                 return peer, chunk
@@ -132,7 +138,7 @@ class Receive:
         if error.code in NO_ROOM:
             peer.crowded_out = snapshot
         elif error.code != "chunk_order" or peer.crowded_out != snapshot:
-            self._count_fault(peer.identity, peer.source, error)
+            self._count_fault(peer.identity, peer.source, error.code)
 
     def acknowledge(self, sessions: Iterable[bytes], message: Ack | Refusal) -> None:
         """Tell the clients of `sessions`, wherever they are connected now, what became of a snapshot."""
@@ -157,6 +163,8 @@ class Receive:
                 self._forget(peer)
         self._num_greetings_logged = 0
         self._num_faults.clear()
+        self._num_hellos.clear()
+        self._told.clear()
 
     def drop(self, keys: Set[str]) -> None:
         """End the connections made with one of these keys."""
@@ -177,13 +185,13 @@ class Receive:
             log.warning("refused peer=%s times=%d %s: %s", identity.hex(), times, refusal.code, refusal.detail)
         self._send(identity, refusal)
 
-    def _count_fault(self, identity: bytes, source: Source, error: WireError) -> None:
+    def _count_fault(self, identity: bytes, source: Source, fault: str) -> None:
         """Cut off whoever only breaks rules. A client that the daemon forgot is told so as often as it takes."""
-        if error.code == "no_hello":
+        if fault == "no_hello":
             return
         self._num_faults[identity] += 1
-        if self._num_faults[identity] >= MAX_FAULTS or error.code in CUT_AT_ONCE:
-            self.door.cut(source, error.code)
+        if self._num_faults[identity] >= MAX_FAULTS or fault in CUT_AT_ONCE:
+            self.door.cut(source, fault)
             if (peer := self._peers.get(identity)) is not None:
                 self._forget(peer)
 
@@ -192,6 +200,9 @@ class Receive:
         match message:
             case Hello():
                 self._greet(identity, source, message)
+                self._num_hellos[identity] += 1
+                if self._num_hellos[identity] > MAX_HELLOS:
+                    self._count_fault(identity, source, "many_hellos")
             case Chunk() | Heartbeat() | Bye() if peer is None:
                 if not isinstance(message, Bye):
                     raise WireError("no_hello", "this connection has not said hello")
@@ -220,7 +231,8 @@ class Receive:
         assert source.grant is not None
         run = source.grant.pushed_run(hello.run)
         session = hello.session + source.grant.public_key.encode()
-        for known in (self._peers.get(identity), self._sessions.get(session)):
+        before = self._peers.get(identity)
+        for known in (before, self._sessions.get(session)):
             if known is not None:
                 self._forget(known)
         credit = self._grant(run)
@@ -233,8 +245,11 @@ class Receive:
         )  # fmt: skip
         chunk_bytes = min(self.limits.chunk_bytes, credit)
         self._send(identity, Welcome(self.streams.stream_id, credit, chunk_bytes, self.limits.heartbeat_seconds))
-        for alert in self.firing(run):  # what was raised while this client was away
-            self._send(identity, AlertNotice(alert))
+        is_back = before is None or (before.session, before.run) != (session, run)
+        if is_back and identity not in self._told:
+            self._told.add(identity)
+            for alert in self.firing(run):  # what was raised while this client was away
+                self._send(identity, AlertNotice(alert))
 
     def _grant(self, run: str) -> int:
         """Credit for one more connection: the later ones get less rather than nothing, down to one smallest chunk. The

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import zmq
-from receiving import CREDIT, STREAM_ID, Side, chunk, hello, serving
+from receiving import CREDIT, STREAM_ID, Client, Side, chunk, hello, serving
 
-from rankd.stages.receive import MAX_FAULTS, Peer
+from rankd.stages.receive import MAX_FAULTS, MAX_HELLOS, Peer
 from rankd_client.wire import (
     MIN_CHUNK_BYTES,
     Ack,
     AlertNotice,
+    Bye,
     Heartbeat,
     Message,
     Plan,
@@ -208,3 +209,45 @@ async def test_who_finds_no_room_is_not_cut_off(socket_dir: Path, code: str) -> 
         for _ in range(MAX_FAULTS):
             side.receive.refuse_chunk(peer, chunk(step=MAX_FAULTS - 1), WireError("shard_conflict", ""))
         assert side.receive.runs == set()
+
+
+async def heard_until_ack(client: Client) -> list[str]:
+    """The names of the messages that come before the answer to a chunk that is sent now."""
+    await client.say(chunk())
+    names: list[str] = []
+    while not isinstance(message := await client.hear(), Ack):
+        names.append(type(message).__name__)
+    return names
+
+
+async def test_what_fires_is_told_once_to_a_connection_however_often_it_says_hello(socket_dir: Path) -> None:
+    async with serving(socket_dir, total_credit_bytes=2 * CREDIT) as side:
+        side.firing.append({"alert_id": "x", "state": "firing", "run": "r"})
+        client = side.connect()
+        greetings: list[Message] = [hello(), hello(), hello(session=b"t" * 16), Bye(), hello()]
+        for message in greetings:
+            await client.say(message)
+        assert await heard_until_ack(client) == ["Welcome", "AlertNotice", "Welcome", "Welcome", "Welcome"]
+        side.receive.heartbeat()
+        await client.say(hello())
+        assert await heard_until_ack(client) == ["Heartbeat", "Welcome"], "the session that it has"
+        await client.say(Bye())
+        await client.say(hello())
+        assert await heard_until_ack(client) == ["Welcome", "AlertNotice"]
+        other = side.connect()
+        await other.say(hello(session=b"o" * 16))
+        assert await heard_until_ack(other) == ["Welcome", "AlertNotice"]
+
+
+async def test_who_says_nothing_but_hello_is_cut_off(socket_dir: Path) -> None:
+    async with serving(socket_dir) as side:
+        client = side.connect()
+        for number in range(MAX_HELLOS + MAX_FAULTS - 1):
+            assert isinstance(await client.ask(hello()), Welcome), number
+            assert side.receive.runs == {"r"}
+        await client.ask(hello())
+        assert side.receive.runs == set()
+        side.receive.heartbeat()
+        for _ in range(MAX_HELLOS + MAX_FAULTS - 1):
+            await client.ask(hello())
+        assert side.receive.runs == {"r"}, "faults are counted by the heartbeat"
