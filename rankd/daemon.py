@@ -124,8 +124,8 @@ class Daemon:
         """Chunks in, whole snapshots into the mailbox. Never waits for analysis."""
         while True:
             peer, chunk = await self.receive.next()
-            last_steps = None if self.assemble.knows(peer.run) else await self.history.last_steps(peer.run)
             try:
+                last_steps = await self.history.last_steps(peer.run) if self.assemble.asks(peer.run, chunk) else None
                 assembled = self.assemble.add(peer.run, peer.session, chunk, time.monotonic(), last_steps)
             except WireError as error:
                 self.receive.refuse_chunk(peer, chunk, error)

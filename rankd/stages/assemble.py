@@ -50,14 +50,24 @@ class Assemble:
         """Of unfinished layers."""
         return self._unfinished.bytes.total
 
-    def knows(self, run: str) -> bool:
-        return run in self._known
+    def asks(self, run: str, chunk: Chunk) -> bool:
+        """Whether `add` needs `last_steps`, which are dear to get: of no run twice, and not for a chunk that is refused
+        whatever they are. Raises WireError for such a one."""
+        if run in self._known:
+            return False
+        self._known.check_run(run)
+        if chunk.shard.replica != 0:
+            return False
+        if chunk.offset:
+            raise WireError("chunk_order", f"layer {chunk.layer!a} offset {chunk.offset}; expected offset 0")
+        self._unfinished.check_room((run, chunk.layer, chunk.role, chunk.step), chunk)
+        return True
 
     def add(
         self, run: str, session: bytes, chunk: Chunk, now: float, last_steps: Mapping[LayerRole, int] | None = None
     ) -> Assembled:
-        """Take one chunk from client `session` at `now` (seconds, monotonic). `last_steps`: of a run not known here,
-        the step of each of its layers that was taken last. Raises WireError."""
+        """Take one chunk from client `session` at `now` (seconds, monotonic). `last_steps`: where it `asks`, the step
+        of each layer that was taken last. Raises WireError."""
         key, layer_role = (run, chunk.layer, chunk.role, chunk.step), (chunk.layer, chunk.role)
         if run not in self._known:
             self._known.check_run(run)

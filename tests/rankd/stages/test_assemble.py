@@ -142,10 +142,10 @@ def test_a_chunk_as_large_as_the_wire_allows_it() -> None:
 
 def test_what_the_history_has_is_known_after_a_restart() -> None:
     assemble = Assemble(Limits(), Counter())
-    assert not assemble.knows("r")
+    assert assemble.asks("r", chunk(ones(4), (2, 2), step=7))
     again = assemble.add("r", A, chunk(ones(4), (2, 2), step=7), 0.0, {("w", "weight"): 7})
     assert (again.snapshot, again.settled) == (None, True)
-    assert assemble.knows("r")
+    assert not assemble.asks("r", chunk(ones(4), (2, 2), step=8))
     assert assemble.add("r", A, chunk(ones(4), (2, 2), step=8), 0.0).snapshot is not None
     assert assemble.add("r", A, chunk(ones(4), (2, 2), step=7), 0.0).snapshot is not None, "the run went back"
     assert assemble.add("r", A, chunk(ones(4), (2, 2), step=7, role="gradient"), 0.0).snapshot is not None

@@ -60,6 +60,42 @@ def test_a_refused_chunk_takes_no_place_of_a_run() -> None:
         assemble.add("another", A, chunk(ones(1), (1, 1)), 0.0)
 
 
+NEVER_TAKEN = {
+    "chunk_order": chunk(ones(2), (2, 2), offset=8),
+    "layer_too_large": chunk(ones(1), (8, 8)),
+    "quota_exceeded": chunk(ones(1), (2, 4)),
+    "replica": chunk(ones(4), (2, 2), shard=Shard(replica=1)),
+}
+
+
+@pytest.mark.parametrize("code", NEVER_TAKEN)
+def test_what_was_taken_of_a_run_is_not_asked_for_a_chunk_that_is_not_taken(code: str) -> None:
+    """It costs a read of all its layers, and whoever waits behind it waits for that."""
+    assemble = Assemble(Limits(max_layer_bytes=64), Counter(), of_namespace("ns", Quota(max_bytes=16)))
+    if code == "replica":
+        assert not assemble.asks("@ns/r", NEVER_TAKEN[code])
+    else:
+        with pytest.raises(WireError, match=code):
+            assemble.asks("@ns/r", NEVER_TAKEN[code])
+    assert assemble.asks("@ns/r", chunk(ones(4), (2, 2)))
+    take(assemble, "@ns/r", "a")
+    assert not assemble.asks("@ns/r", chunk(ones(4), (2, 2)))
+
+
+def test_what_was_taken_of_a_run_is_asked_for_once_even_if_it_finds_no_room() -> None:
+    assemble = assembler(max_runs=1, max_layers_per_run=1, max_layers=1)
+    assert assemble.asks("r", chunk(ones(4), (2, 2), layer="b"))
+    with pytest.raises(WireError, match="too_many_layers"):
+        assemble.add("r", A, chunk(ones(4), (2, 2), layer="b"), 0.0, {("a", "weight"): 1})
+    assert not assemble.asks("r", chunk(ones(4), (2, 2), layer="b"))
+    with pytest.raises(WireError, match="too_many_runs"):
+        assemble.asks("s", chunk(ones(4), (2, 2)))
+    assemble.forget("r")
+    take(assemble, "s", "a")
+    assemble.forget("s")
+    assert assemble.asks("r", chunk(ones(4), (2, 2), layer="b"))
+
+
 def test_a_silent_run_gives_up_its_place_unless_connected() -> None:
     assemble = assembler(max_runs=2, run_idle_seconds=10.0)
     assemble.add("old", A, chunk(ones(1), (2, 2)), 0.0)
