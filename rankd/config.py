@@ -54,6 +54,10 @@ class Limits:
     max_open_layers: int = 16_384
     """Unfinished layers by number, because a shard may be tiny."""
 
+    max_open_pieces: int = 1 << 20
+    """Rectangles and ranges of all shards of unfinished layers, for the same reason: up to 1 kB each. A job of 512
+    processes, each with one piece of 300 layers, has 153,600."""
+
     assembly_timeout_seconds: float = 60.0
     """An unfinished layer of which nothing came for so long stays unfinished: a process is gone or at another step."""
 

@@ -25,11 +25,9 @@ each new shard is compared with all there are: 0.1 s at most."""
 
 @dataclass(slots=True)
 class OpenShard:
-    """The bytes of one client's part, from the first on. `pieces` is n × 4: rectangles, or flat ranges as rectangles of
-    one row; none for the whole matrix."""
+    """The bytes of one client's part, from the first on."""
 
     shard: Shard
-    pieces: npt.NDArray[np.int64]
     data: npt.NDArray[np.uint8]
     num_received: int = 0
     largest_bits: int = 0
@@ -58,16 +56,20 @@ class OpenLayer:
     source_dtype: str
     heard_at: float
     shards: dict[bytes, OpenShard] = field(default_factory=dict)
+    num_bytes: int = 0
+    """Of all shards, and how many of them came:"""
+    num_received: int = 0
+    _pieces: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 4), np.int64))
+    """n × 4, of all shards: rectangles, or flat ranges as rectangles of one row; none of a whole matrix."""
 
     @property
     def complete(self) -> bool:
-        if not all(shard.complete for shard in self.shards.values()):
-            return False
-        return self.num_bytes == math.prod(self.shape) * DTYPES[self.dtype].item_bytes
+        return self.num_received == math.prod(self.shape) * DTYPES[self.dtype].item_bytes
 
     @property
-    def num_bytes(self) -> int:
-        return sum(shard.data.nbytes for shard in self.shards.values())
+    def num_pieces(self) -> int:
+        """A whole matrix counts as one."""
+        return max(len(self._pieces), len(self.shards))
 
     def continues(self, shard: OpenShard, chunk: Chunk) -> bool:
         """Whether `chunk` speaks of the same shard as those before it."""
@@ -87,7 +89,23 @@ class OpenLayer:
 
     def open(self, session: bytes, chunk: Chunk) -> None:
         """Begin the shard whose first bytes are `chunk`, which was checked."""
-        self.shards[session] = OpenShard(chunk.shard, _pieces(chunk.shard), np.empty(chunk.total_bytes, np.uint8))
+        self.shards[session] = OpenShard(chunk.shard, np.empty(chunk.total_bytes, np.uint8))
+        self.num_bytes += chunk.total_bytes
+        self._pieces = np.concatenate([self._pieces, _pieces(chunk.shard)])
+
+    def store(self, session: bytes, chunk: Chunk) -> None:
+        """Take the next bytes of a shard that is open."""
+        self.shards[session].store(chunk)
+        self.num_received += len(chunk.payload)
+
+    def drop(self, session: bytes) -> None:
+        """Give up a shard."""
+        shard = self.shards.pop(session)
+        self.num_bytes -= shard.data.nbytes
+        self.num_received -= shard.num_received
+        cols = math.prod(self.shape[1:])
+        first, gone = (at[:, 0] * cols + at[:, 2] for at in (self._pieces, _pieces(shard.shard)))
+        self._pieces = self._pieces[~np.isin(first, gone)]  # they overlap nowhere: a first element names one
 
     def snapshot(self, key: LayerStep) -> Snapshot:
         """Of a complete layer. One that is not finite or all zero comes without its bytes."""
@@ -109,15 +127,20 @@ class OpenLayer:
         )
 
     def _fits(self, shard: Shard) -> bool:
-        others = self.shards.values()
-        if any(other.shard.whole or shard.whole or bool(other.shard.ranges) != bool(shard.ranges) for other in others):
+        """All that are open are of one kind, so that one of them stands for all."""
+        other = next(iter(self.shards.values()), None)
+        if other is None:
+            return True
+        if other.shard.whole or shard.whole or bool(other.shard.ranges) != bool(shard.ranges):
             return False
-        taken = np.concatenate([np.empty((0, 4), np.int64), *(other.pieces for other in others)])
         new = _pieces(shard)
-        num_pieces = len(taken) + len(new)
+        num_pieces = len(self._pieces) + len(new)
         if num_pieces > MAX_PIECES_PER_LAYER:
             raise WireError("assembly_full", f"{num_pieces} pieces in a layer; at most {MAX_PIECES_PER_LAYER}")
-        (r0, r1, c0, c1), (s0, s1, d0, d1) = new.T[:, :, None], taken.T
+        if shard.ranges:
+            starts, ends = np.sort(np.concatenate([self._pieces, new])[:, 2:], axis=0).T
+            return bool((ends[:-1] <= starts[1:]).all())
+        (r0, r1, c0, c1), (s0, s1, d0, d1) = new.T[:, :, None], self._pieces.T
         return not ((r0 < s1) & (s0 < r1) & (c0 < d1) & (d0 < c1)).any()
 
     def _joined(self) -> npt.NDArray[np.uint8]:

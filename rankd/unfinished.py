@@ -19,6 +19,7 @@ class Unfinished:
         self.limits = limits
         self.bytes = Tally()
         self.layers = Tally()
+        self.pieces = Tally()
         self._quota = quota
         self._layers: dict[LayerStep, OpenLayer] = {}
         self._begun: dict[tuple[str, str, str, bytes], LayerStep] = {}
@@ -34,28 +35,32 @@ class Unfinished:
             raise WireError("layer_too_large", f"{num_bytes} bytes; at most {self.limits.max_layer_bytes}")
         is_new = key not in self._layers
         full = self.bytes.total + chunk.total_bytes > self.limits.max_assembly_bytes
+        num_pieces = max(1, len(chunk.shard.rectangles) + len(chunk.shard.ranges))
+        full |= self.pieces.total + num_pieces > self.limits.max_open_pieces
         if full or (is_new and len(self._layers) >= self.limits.max_open_layers):
             raise WireError("assembly_full", f"{len(self._layers)} unfinished layers of {self.bytes.total} bytes")
         namespace = namespace_of(key[0])
         max_bytes = self._quota(namespace).max_bytes
         if max_bytes is not None and self.bytes.of(namespace) + chunk.total_bytes > max_bytes:
             raise WireError("quota_exceeded", f"namespace {namespace!a} has a quota of {max_bytes} bytes in memory")
-        max_layers = max(1, self.limits.max_open_layers // 2)  # so that no key shuts the others out with tiny ones
-        if is_new and namespace and self.layers.of(namespace) >= max_layers:
+        if not namespace:
+            return
+        max_layers, max_pieces = max(1, self.limits.max_open_layers // 2), max(1, self.limits.max_open_pieces // 2)
+        if is_new and self.layers.of(namespace) >= max_layers:  # so that no key shuts the others out with tiny ones
             raise WireError("quota_exceeded", f"namespace {namespace!a} has {max_layers} unfinished layers, its share")
+        if self.pieces.of(namespace) + num_pieces > max_pieces:
+            raise WireError("quota_exceeded", f"namespace {namespace!a} has a share of {max_pieces} unfinished pieces")
 
     def open(self, key: LayerStep, session: bytes, chunk: Chunk, now: float) -> OpenLayer:
         """The layer in which a shard that begins with `chunk` is open now. Raises WireError where it does not fit."""
         layer = self._layers.get(key)
         if layer is None:
             layer = OpenLayer(chunk.shape, chunk.dtype, chunk.source_dtype, now)
-        else:
-            layer.check(chunk)
+        layer.check(chunk)
+        self._count(key[0], layer, -1)
         layer.open(session, chunk)
-        self.bytes.add(key[0], chunk.total_bytes)
-        if key not in self._layers:
-            self._layers[key] = layer
-            self.layers.add(key[0], 1)
+        self._count(key[0], layer, 1)
+        self._layers[key] = layer
         self._begun[(*key[:3], session)] = key
         return layer
 
@@ -63,7 +68,7 @@ class Unfinished:
         """Take the next bytes of a shard that is open."""
         layer = self._layers[key]
         layer.heard_at = now
-        layer.shards[session].store(chunk)
+        layer.store(session, chunk)
         if layer.shards[session].complete:
             del self._begun[(*key[:3], session)]
 
@@ -75,20 +80,25 @@ class Unfinished:
             if layer is None or session not in layer.shards:
                 continue
             self._begun.pop((*key[:3], session), None)
-            self.bytes.add(key[0], -layer.shards.pop(session).data.nbytes)
+            self._count(key[0], layer, -1)
+            layer.drop(session)
+            self._count(key[0], layer, 1)
             if not layer.shards:
                 del self._layers[other]
-                self.layers.add(key[0], -1)
 
     def close(self, key: LayerStep) -> OpenLayer:
         """Hand out a layer that is complete, or given up."""
         layer = self._layers.pop(key)
-        self.layers.add(key[0], -1)
-        self.bytes.add(key[0], -layer.num_bytes)
+        self._count(key[0], layer, -1)
         for session, shard in layer.shards.items():
             if not shard.complete:
                 del self._begun[(*key[:3], session)]
         return layer
+
+    def _count(self, run: str, layer: OpenLayer, sign: int) -> None:
+        self.layers.add(run, sign * bool(layer.shards))
+        self.bytes.add(run, sign * layer.num_bytes)
+        self.pieces.add(run, sign * layer.num_pieces)
 
     def silent_since(self, limit: float) -> list[LayerStep]:
         """Those of which nothing came since `limit`."""

@@ -157,6 +157,27 @@ def test_a_namespace_has_a_share_of_the_unfinished_layers_however_small_they_are
         assemble.add("@ns/b", A, item, 1000.0)
 
 
+def test_pieces_of_unfinished_layers_are_counted_and_a_namespace_has_half() -> None:
+    assemble = assembler(max_open_pieces=6)
+    three = chunk(ones(3), (1, 8), shard=Shard(ranges=((0, 1), (2, 3), (4, 5))))
+    one = chunk(ones(1), (1, 8), shard=Shard(rectangles=((0, 1, 0, 1),)), layer="v")
+    for _ in range(2):
+        assemble.add("@ns/a", A, three, 0.0)  # the second time in its own place
+    with pytest.raises(WireError, match="quota_exceeded: namespace 'ns' has a share of 3 unfinished pieces"):
+        assemble.add("@ns/b", A, one, 0.0)
+    assemble.add("r", A, three, 0.0)
+    with pytest.raises(WireError, match="assembly_full"):
+        assemble.add("r", B, one, 0.0)
+    assemble.forget("@ns/a")
+    assemble.add("@ns/b", A, one, 0.0)
+    assemble.add("r", A, chunk(ones(1), (1, 8), layer="whole"), 0.0)
+    assemble.add("r", B, chunk(ones(1), (1, 8), layer="v", step=2), 0.0)
+    with pytest.raises(WireError, match="assembly_full"):
+        assemble.add("r", A, chunk(ones(1), (1, 8), layer="u"), 0.0)
+    assert len(list(assemble.expire(1000.0))) == 4
+    assemble.add("@ns/a", A, three, 1000.0)
+
+
 def test_where_no_further_layer_fits_those_that_were_begun_can_still_be_finished() -> None:
     assemble = assembler(max_open_layers=1)
     upper, lower = (chunk(ones(2), (2, 2), shard=Shard(ranges=(half,))) for half in ((0, 2), (2, 4)))

@@ -91,6 +91,33 @@ def test_a_shard_that_is_given_up_takes_its_nan_along() -> None:
     assert taken is not None and taken.finite
 
 
+@pytest.mark.parametrize("kind", ["ranges", "rectangles"])
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 11), st.integers(1, 4)), max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_a_shard_fits_where_it_overlaps_none_that_is_open(kind: str, begun: list[tuple[str, int, int]]) -> None:
+    """Of a 4 × 4 matrix, begun anew by four sessions now and then."""
+    assemble = assembler()
+    held: dict[str, set[int]] = {}
+    for session, start, size in begun:
+        elements = set(range(start, start + size))
+        if kind == "ranges":
+            shard = Shard(ranges=((start, start + size),))
+        else:  # a column's part
+            elements = {(start % 4 + row) * 4 + start // 4 for row in range(min(size, 4 - start % 4))}
+            shard = Shard(rectangles=((start % 4, start % 4 + len(elements), start // 4, start // 4 + 1),))
+        held.pop(session, None)
+        fits = not any(elements & other for other in held.values())
+        payload = ones(len(elements))
+        try:
+            assemble.add("r", session.encode() * 16, chunk(payload, (4, 4), shard=shard), 0.0)
+        except WireError as error:
+            assert error.code == "shard_conflict" and not fits
+        else:
+            assert fits
+            held[session] = elements
+        assert assemble.num_bytes == 4 * sum(map(len, held.values()))
+
+
 OTHERS = {
     "another shape": chunk(ones(2), (4, 1), shard=Shard(ranges=((2, 4),))),
     "another dtype": chunk(bytes(4), (2, 2), shard=Shard(ranges=((2, 4),)), dtype="float16"),
