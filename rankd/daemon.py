@@ -89,8 +89,8 @@ class Daemon:
             self.sockets.push, limits, streams, time.monotonic, counters, self.current.firing, doors["push"]
         )
         self.assemble = Assemble(limits, counters, quota)
-        num_slots, connected = self.executor.num_slots, lambda: self.receive.runs
-        self.mailbox = Mailbox(limits.max_mailbox_bytes, num_slots, counters, quota, connected)
+        num_slots = self.executor.num_slots
+        self.mailbox = Mailbox(limits.max_mailbox_bytes, num_slots, counters, quota, self.receive.runs)
         self.measure = Measure(self.executor, time.time)
         self.detect = Detect(config.detect)
         self.record = Record(
@@ -153,8 +153,7 @@ class Daemon:
         else:
             if not self.detect.knows(measurement):
                 await self._recall(measurement)
-            alerts = self.detect(measurement)
-            self.record(measurement, alerts, self.detect.due(measurement))
+            self.record(measurement, self.detect(measurement), self.detect.due(measurement))
         self.mailbox.done(snapshot)
 
     async def delivery(self) -> None:
@@ -191,7 +190,7 @@ class Daemon:
                 self.record.alert(alert)
             for (_, layer, role, step), sessions in self.assemble.expire(now):
                 self.receive.acknowledge(sessions, Refusal("timed_out", "not all shards came", layer, step, role))
-            if not self.record.num_pending and (run := self.assemble.idle_run(now, self.receive.runs)) is not None:
+            if not self.record.num_pending and (run := self.assemble.idle_run(now, self.receive.runs())) is not None:
                 for memory in (self.assemble, self.detect, self.current):
                     memory.forget(run)
             openness.look(now)
@@ -209,10 +208,9 @@ class Daemon:
                 analysis = tasks.create_task(self.analysis())
                 intake = tasks.create_task(self.intake())
                 side = [self.delivery(), self.housekeeping(), self.query.serve(), self.publish.watch_subscriptions()]
-                side.append(self.crossing.watch())
                 # A layer that takes minutes is no reason to be started anew: it would begin again. That this loop turns
                 # is what is told; a loop of ours that fails ends the process.
-                side.append(self.presence.notifier.keep_alive(lambda: True))
+                side += [self.crossing.watch(), self.presence.notifier.keep_alive(lambda: True)]
                 others = [tasks.create_task(task) for task in side]
                 tasks.create_task(self.http.serve())
                 self.presence.begin(self.ready(), announce, self.authority.public_key)

@@ -36,8 +36,9 @@ log = logging.getLogger("rankd.receive")
 MAX_GREETINGS_LOGGED = 100
 """Lines about connections that come and go, per heartbeat."""
 
-CUT_AT_ONCE = frozenset({"not_allowed", "credit_exceeded"})
-"""Faults that no honest client commits. It is told first; a revoked key is at the end of its rights here."""
+CUT_FOR_ONE = frozenset({"not_allowed", "credit_exceeded"})
+"""Faults that no honest client commits; a revoked key is at the end of its rights here. The connection ends with the
+next heartbeat, so that the refusal, by which a trainer's log says why, gets there first."""
 
 LAST_SHARES = 16
 """A connection gets at most this fraction of the credit that is left, so that about 80 fit where 64 get a full one."""
@@ -95,12 +96,13 @@ class Receive:
         self._peers: dict[bytes, Peer] = {}
         self._sessions: dict[bytes, Peer] = {}
         self._num_faults: Counter[bytes] = Counter()
+        self._ending: dict[bytes, tuple[Source, str]] = {}
+        """Connections to be cut off with the next heartbeat, and why."""
         self._num_hellos: Counter[bytes] = Counter()
         self._told: set[bytes] = set()
         """Connections that heard in this heartbeat what fires."""
         self._num_greetings_logged = 0
 
-    @property
     def runs(self) -> set[str]:
         """Runs with a connected client."""
         return {peer.run for peer in self._peers.values()}
@@ -161,6 +163,9 @@ class Receive:
                 self._forget(peer)
             elif not self._send(peer.identity, Heartbeat()):  # its connection is gone, or it reads nothing
                 self._forget(peer)
+        for source, fault in self._ending.values():
+            self.door.cut(source, fault)
+        self._ending.clear()
         self._num_greetings_logged = 0
         self._num_faults.clear()
         self._num_hellos.clear()
@@ -190,10 +195,13 @@ class Receive:
         if fault == "no_hello":
             return
         self._num_faults[identity] += 1
-        if self._num_faults[identity] >= MAX_FAULTS or fault in CUT_AT_ONCE:
+        too_many = self._num_faults[identity] >= MAX_FAULTS
+        if too_many:
             self.door.cut(source, fault)
-            if (peer := self._peers.get(identity)) is not None:
-                self._forget(peer)
+        elif fault in CUT_FOR_ONE:
+            self._ending[identity] = source, fault
+        if (too_many or fault in CUT_FOR_ONE) and (peer := self._peers.get(identity)) is not None:
+            self._forget(peer)
 
     def _handle(self, identity: bytes, source: Source, peer: Peer | None, message: Message) -> Chunk | None:
         """The chunk to hand on, or None when `message` needed no more than this stage."""

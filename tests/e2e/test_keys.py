@@ -143,11 +143,19 @@ def test_without_a_key_nothing_is_said_or_taken(guarded: Any, directory: Path, n
         context.destroy(linger=0)
 
 
-def test_a_right_to_one_thing_is_none_to_another(guarded: Any, directory: Path) -> None:
+def test_a_right_to_one_thing_is_none_to_another(
+    guarded: Any, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert push(guarded, directory / "paul.key", 1), "may push"
     with pytest.raises(PermissionError):
         heard(guarded, directory / "paul.key", at_least=1)
-    assert not push(guarded, directory / "sue.key", 3)
+    client = Client("r", guarded.ready["push"], key=str(directory / "sue.key"), echo=False, max_overhead=None)
+    client.push({"w": torch.full((2, 2), float("nan"))}, step=3)
+    until = time.monotonic() + WAIT_SECONDS
+    while "this key may not push" not in caplog.text and time.monotonic() < until:
+        time.sleep(0.05)
+    client.close()
+    assert "(not_allowed: this key may not push); training goes on" in caplog.text
     seen = heard(guarded, directory / "sue.key", at_least=1)
     assert [alert["step"] for alert in seen] == [1], "may subscribe, and saw one alert"
     assert "not_allowed" in guarded.log.read_text() or "refused" in guarded.log.read_text()
