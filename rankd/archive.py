@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -10,14 +11,11 @@ from typing import Any
 
 from rankd.current import Current
 from rankd.records import Measurement
-from rankd.store.firing import firing_alerts
 from rankd.store.reader import Reader
+from rankd.store.rows import damaged
 from rankd.store.schema import FILE_NAME
 from rankd.streams import Streams, Topic
 from rankd_client.wire import Event
-
-FORGOTTEN_STREAM = "0" * 16
-"""Where an alert that is on was told in a stream that the history no longer knows."""
 
 
 class Archive:
@@ -27,6 +25,8 @@ class Archive:
     def __init__(self, data: Path) -> None:
         self.progress = 0
         """Grows while an answer is being found: a long one is not one that hangs."""
+        self.looked_at = 0.0
+        """Monotonic seconds: when it was last looked which file is there."""
         self._data = data
         self._reader: Reader | None = None
         self._identity: tuple[int, int] | None = None
@@ -34,13 +34,22 @@ class Archive:
     def load(self, streams: Streams, current: Current) -> None:
         """Bring both to where the last daemon was."""
         reader = self._open()
-        for row in reader.runs():
+        runs, topics = reader.runs(), []
+        for row in runs:
             for kind, newest in (("measurement", row.num_measurements), ("alert", row.num_alerts)):
                 base = reader.base(streams.stream_id, kind, row.name) or 0
-                streams.load((kind, row.name), newest, base)
+                if base > newest:
+                    raise damaged(base, f"the {kind} of run {row.name!r} with which a stream began, of {newest}")
+                topics.append(((kind, row.name), newest, base))
+        firing = reader.firing()
+        places = {run: reader.places("alert", run) for run, _, _ in firing}
+        # All is read: what is loaded of a file that is damaged further on would be in the way of the next one.
+        for topic in topics:
+            streams.load(*topic)
+        for row in runs:
             current.load_run(row.name, row.last_step, row.num_measurements, row.num_layers)
-        for run, n, alert in firing_alerts(reader):
-            stream_id, seq = self._place(reader, ("alert", run), n)
+        for run, n, alert in firing:
+            stream_id, seq = places[run](n)
             current.load_firing({**alert, "stream_id": stream_id, "seq": seq})
 
     def last_steps(self, run: str) -> dict[tuple[str, str], int]:
@@ -98,6 +107,7 @@ class Archive:
         """A reader of the file that is there now: one that was moved aside or removed can still be read, but nobody
         writes to it any more."""
         self.progress += 1
+        self.looked_at = time.monotonic()
         identity = self._identify()
         if self._reader is not None and identity != self._identity:
             self.close()
@@ -111,16 +121,6 @@ class Archive:
         except OSError:
             return None
         return info.st_dev, info.st_ino
-
-    @staticmethod
-    def _place(reader: Reader, topic: Topic, n: int) -> tuple[str, int]:
-        """Under which stream and number event n was published: of the streams that had begun by then, the newest. Where
-        that one is forgotten: FORGOTTEN_STREAM, and n itself."""
-        for stream_id in reader.streams():
-            base = reader.base(stream_id, *topic) or 0
-            if base < n:
-                return stream_id, n - base
-        return FORGOTTEN_STREAM, n
 
 
 def _rows(

@@ -50,7 +50,7 @@ class History:
                 on_fault=lambda error: self._on_fault(error),
                 disk_quotas=disk_quotas,
             )
-            self.reading = Reading(Archive(data), counters, on_unread)
+            self.reading = Reading(Archive(data), counters, on_unread, self.writer.blame)
         self.streams = Streams(secrets.token_hex(8) if self.writer is None else self.writer.stream_id)
 
     def begin(
@@ -63,8 +63,18 @@ class History:
         the writer's thread. Raises StoreError."""
         self._on_committed, self._on_fault = on_committed, on_fault
         if self.writer is not None and self.reading is not None:
-            self.reading.ask_and_wait(lambda archive: archive.load(self.streams, current))
+            try:
+                self._load(self.reading, current)
+            except StoreError as error:
+                if error.kind != "damaged":
+                    raise
+                self.writer.begin_anew(error)
+                self.streams.stream_id = self.writer.stream_id
+                self._load(self.reading, current)
             self.writer.start()
+
+    def _load(self, reading: Reading, current: Current) -> None:
+        reading.ask_and_wait(lambda archive: archive.load(self.streams, current))
 
     @property
     def moved_aside(self) -> Path | None:

@@ -25,12 +25,19 @@ PATIENCE_SECONDS = 2.0
 
 class Reading:
     """Questions are answered one by one, in order. Where the history cannot be read just now, or not in time, they
-    raise StoreError, which is counted as `num_unread` and told to `on_unread`."""
+    raise StoreError, which is counted as `num_unread` and told to `on_unread`. `on_damaged` is told as well where the
+    file is damaged, with the monotonic time at which it was looked which file is there: nobody else may notice."""
 
-    def __init__(self, archive: Archive, counters: Counter[str], on_unread: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        counters: Counter[str],
+        on_unread: Callable[[str], None],
+        on_damaged: Callable[[StoreError, float], None] = lambda error, looked_at: None,
+    ) -> None:
         self._archive = archive
         self._counters = counters
-        self._on_unread = on_unread
+        self._on_unread, self._on_damaged = on_unread, on_damaged
         self._questions: SimpleQueue[Question | None] = SimpleQueue()
         self._hangs_at: int | None = None  # with this progress
         # A daemon thread: a disk that never answers must not keep the process from ending.
@@ -52,6 +59,8 @@ class Reading:
             if self._counters["num_unread"] in (1, 100, 10_000):
                 log.error("the history cannot be read: %s", error)
             self._on_unread(str(error))
+            if error.kind == "damaged":
+                self._on_damaged(error, self._archive.looked_at)
             raise
 
     def look_anew(self) -> None:

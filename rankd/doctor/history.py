@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rankd.doctor.finding import Finding, ok, problem
-from rankd.store.errors import StoreError
+from rankd.store.errors import FAILURES, StoreError
 from rankd.store.opening import open_to_read
 from rankd.store.place import refused
 from rankd.store.schema import FILE_NAME, VERSION
@@ -76,7 +76,7 @@ def _check_content(connection: sqlite3.Connection, deadline: float) -> Finding:
     began = time.monotonic()
     try:
         (first, *_) = connection.execute("PRAGMA quick_check(3)").fetchone()
-    except sqlite3.Error as error:
+    except FAILURES as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
             return ok(
                 "history_content", f"no damage found within {time.monotonic() - began:.0f} s; not all was looked at"
@@ -84,5 +84,5 @@ def _check_content(connection: sqlite3.Connection, deadline: float) -> Finding:
         first = str(error)
     if first == "ok":
         return ok("history_content", f"no damage found in {time.monotonic() - began:.2f} s")
-    advice = "stop the daemon, keep a copy of the file, and let it begin a new one; look at the disk"
+    advice = "the daemon puts it aside once it meets the damage and begins a new one; look at the disk"
     return problem("history_content", f"damaged: {str(first)[:300]}", advice)

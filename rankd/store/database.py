@@ -9,6 +9,7 @@ import sqlite3
 import time
 from pathlib import Path
 
+from rankd.store import rows
 from rankd.store.errors import StoreError
 from rankd.store.schema import migrate, version_of
 
@@ -57,7 +58,8 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
 
 
 def stream_id_of(connection: sqlite3.Connection) -> str:
-    return str(connection.execute("SELECT value FROM meta WHERE key = 'stream_id'").fetchone()[0])
+    """StoreError (damaged) where there is none that we could have written."""
+    return rows.stream_id_of(connection.execute("SELECT value FROM meta WHERE key = 'stream_id'").fetchone())
 
 
 def set_stream(connection: sqlite3.Connection, stream_id: str) -> None:

@@ -26,6 +26,14 @@ _TEXTS: dict[Kind, str] = {
 }
 
 
+FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError)
+"""What the disk can do to a statement: a message of SQLite that quotes a damaged schema may be no UTF-8."""
+
+_DAMAGED = ("Could not decode to UTF-8", "no such table", "no such column")
+"""How errors begin that have no code of their own and mean that a byte is another than the one that was written: our
+statements fit the tables of every file of our version."""
+
+
 class StoreError(RuntimeError):
     """The history cannot be read or written now. `kind`: "full" (no room on the disk), "busy" (locked by another),
     "damaged" (no database any more), "io" (anything else, a read-only disk among it), "slow" (it takes too long),
@@ -39,13 +47,18 @@ class StoreError(RuntimeError):
         self.begun_anew = begun_anew
 
     @classmethod
-    def of(cls, error: sqlite3.Error | OSError) -> StoreError:
-        """What SQLite or the system says, with the kind that it amounts to."""
+    def of(cls, error: Exception) -> StoreError:
+        """What one of FAILURES amounts to; what is a StoreError already is given back."""
+        if isinstance(error, StoreError):
+            return error
         if isinstance(error, OSError):
             kind: Kind = "full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "io"
+        elif isinstance(error, UnicodeDecodeError):
+            kind = "damaged"
         else:
             # The low byte is the primary code; absent where the error is the sqlite3 module's own.
             kind = _KINDS.get(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF, "io")
+            kind = "damaged" if str(error).startswith(_DAMAGED) else kind
         return cls(kind, f"{_TEXTS[kind]} ({error})")
 
 

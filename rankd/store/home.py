@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from rankd.config import ConfigError, HistoryConfig
 from rankd.store.batch import LayerKey
 from rankd.store.database import move_aside
 from rankd.store.entries import AlertEntry, Entry
-from rankd.store.errors import StoreError, StoreInUse
+from rankd.store.errors import FAILURES, StoreError, StoreInUse
 from rankd.store.fence import Fence
 from rankd.store.ledger import Ledger, Switch
 from rankd.store.place import prepare
@@ -22,7 +21,7 @@ log = logging.getLogger("rankd.store")
 
 
 class Home:
-    """For one thread. Construction raises as for Writer; afterwards sqlite3.Error, OSError or StoreError say what is
+    """For one thread. Construction raises as for Writer; afterwards what is in FAILURES or a StoreError says what is
     wrong, `close_ledger` follows, and the next commit opens the file again."""
 
     def __init__(
@@ -60,6 +59,19 @@ class Home:
         self._check(self.ledger)
         return self.ledger.chore()
 
+    def begin_anew(self, error: StoreError) -> None:
+        """At the start, where who reads finds a damaged file that could be opened. Raises StoreError."""
+        self.close_ledger()
+        self.ledger = self._begin_anew(error)
+        self.stream_id = self.ledger.stream_id
+
+    def blame(self, error: StoreError, looked_at: float) -> None:
+        """Raises `error`, which somebody met who looked which file is there at `looked_at` (monotonic seconds), unless
+        another has been begun since; or what is the matter with the files, if anything is."""
+        if self.ledger is not None and looked_at >= self.ledger.opened_at:
+            self._check(self.ledger)
+            raise error
+
     def set_aside(self, error: StoreError) -> StoreError:
         """Move a damaged file out of the way; what is to be said of it then."""
         try:
@@ -76,8 +88,8 @@ class Home:
                 if not self.chore():
                     self.ledger.checkpoint()
                     break
-        except (sqlite3.Error, OSError, StoreError) as error:
-            log.warning("%s: on closing: %s", self.path, said(error))
+        except (*FAILURES, StoreError) as error:
+            log.warning("%s: on closing: %s", self.path, StoreError.of(error))
         self.close_ledger()
 
     def close_ledger(self) -> None:
@@ -99,16 +111,18 @@ class Home:
     def _open_at_start(self) -> Ledger:
         try:
             return self._open()
-        except (sqlite3.Error, OSError) as error:
-            fault = said(error)
+        except (*FAILURES, StoreError) as error:
+            fault = StoreError.of(error)
             if fault.kind != "damaged":
-                raise fault from error
-            fault = self.set_aside(fault)
-            log.error("%s: %s", self.path, fault)
+                raise fault from None
+        return self._begin_anew(fault)
+
+    def _begin_anew(self, fault: StoreError) -> Ledger:
+        log.error("%s: %s", self.path, self.set_aside(fault))
         try:
             return self._open()
-        except (sqlite3.Error, OSError) as error:
-            raise said(error) from error
+        except FAILURES as error:
+            raise StoreError.of(error) from error
 
     def _open_again(self) -> Ledger:
         _as_fault(lambda: prepare(self.path.parent))
@@ -120,10 +134,6 @@ class Home:
 
     def _open(self) -> Ledger:
         return Ledger(self.path, self._fence, self._config, self._trust, self._clock, self._disk_quotas)
-
-
-def said(error: sqlite3.Error | OSError | StoreError) -> StoreError:
-    return error if isinstance(error, StoreError) else StoreError.of(error)
 
 
 def _as_fault(act: Callable[[], object]) -> None:

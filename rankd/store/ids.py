@@ -6,6 +6,7 @@ import json
 import sqlite3
 from dataclasses import dataclass
 
+from rankd.store.rows import INT, RowType
 from rankd.store.size import kind_bytes
 
 MAX_REMEMBERED = 200_000
@@ -37,6 +38,10 @@ class RunNumbers:
     num_alerts: int
 
 
+_RUN = RowType(INT, INT, INT)
+_KIND = RowType(INT, INT)
+
+
 class Ids:
     """Ids by name; a row is made where there is none yet. To be thrown away with a transaction that failed."""
 
@@ -63,6 +68,7 @@ class Ids:
             row = self._connection.execute(query, (name,)).fetchone()
             if row is None:
                 row = (self._insert("INSERT INTO run (name) VALUES (?)", (name,)), 0, 0)
+            _RUN.check(row)
             found = self._runs[name] = RunNumbers(*row)
         return found
 
@@ -89,7 +95,7 @@ class Ids:
             if row is None:
                 row = self._insert(_INSERT_KIND, (*texts, run_id, n)), n
                 num_bytes = kind_bytes(sum(map(len, texts)))
-            found = self._kinds[key] = _Kind(*row)
+            found = self._kinds[key] = _Kind(*_KIND.check(row))
         if n > found.last_n:
             found.last_n = n + KIND_AHEAD
             self._connection.execute("UPDATE kind SET last_n = ? WHERE kind_id = ?", (found.last_n, found.kind_id))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -39,6 +40,7 @@ class Ledger:
         self._clock = clock
         made = is_new(path)
         self._connection = open_for_writing(path)
+        self.opened_at = time.monotonic()
         try:
             fence.adopt(self._connection, made)
             self._files = self._find_files()

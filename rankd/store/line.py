@@ -12,12 +12,13 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rankd.records import Measurement
+from rankd.store.rows import INT, TEXT, RowType
 
 if TYPE_CHECKING:
     from rankd.store.reader import Reader
@@ -35,6 +36,9 @@ SELECT NOT EXISTS (
 )
 """
 """Whether steps only grow: nearly always so, and found three times as fast as by looking at each."""
+
+_NAME = RowType(TEXT, TEXT)
+_STEP = RowType(INT, INT, INT)
 
 
 class Line:
@@ -54,10 +58,11 @@ class Line:
         """Of these layers, as recorded up to `last_n`; a look for each layer."""
         names = "SELECT name, role FROM layer WHERE layer_id = ?"
         return cls(
-            (*reader.rows(names, layer_id)[0], n, step)
+            (name, role, n, step)
             for layer_id in layer_ids
             if reader.rows(IS_STRAIGHT, layer_id, last_n) == [(0,)]
-            for n, step in _returns(reader.rows(STEPS, layer_id, last_n))
+            for name, role in reader.read(_NAME.check, names, layer_id)
+            for n, step in _returns(reader.read(_STEP.check, STEPS, layer_id, last_n))
         )
 
     def holds(self, measurement: Measurement, n: int) -> bool:
@@ -77,7 +82,7 @@ class Line:
         return steps < earliest[later]
 
 
-def _returns(rows: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int]]:
+def _returns(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, int]]:
     """(n, step) of what went back, of a layer's (n, step, sound)."""
     last_sound: int | None = None
     for n, step, sound in rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from rankd.store.errors import StoreError
+from rankd.store.errors import FAILURES, StoreError
 from rankd.store.schema import FILE_NAME, VERSION
 
 BUSY_SECONDS = 5.0
@@ -25,12 +25,12 @@ def open_to_read(data: Path) -> sqlite3.Connection:
         if not file.exists():
             raise StoreError("missing", f"no history in {data}: expected {FILE_NAME}, which `rankd serve --data` makes")
         return _checked(_connect(file), file)
-    except (sqlite3.Error, OSError) as error:
+    except FAILURES as error:
         raise said_of(file, error) from None
 
 
-def said_of(file: Path, error: sqlite3.Error | OSError) -> StoreError:
-    """What SQLite or the system says of `file`."""
+def said_of(file: Path, error: Exception) -> StoreError:
+    """What one of FAILURES, or a damaged row, says of `file`."""
     said = StoreError.of(error)
     return StoreError(said.kind, f"{file}: {said}")
 

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-import json
-import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from rankd.records import METRIC_NAMES, Measurement
-from rankd.store import looks
-from rankd.store.line import Line
+from rankd.records import Measurement
+from rankd.store import looks, measured
+from rankd.store.errors import FAILURES, StoreError
 from rankd.store.looks import Floats, Heatmap, Ints
+from rankd.store.measured import SLICE
 from rankd.store.opening import open_to_read, said_of
-from rankd.store.rows import MEASUREMENT_COLUMNS, LayerRow, RunRow, measurement_of
+from rankd.store.rows import (
+    INT,
+    TEXT,
+    LayerRow,
+    RowType,
+    RunRow,
+    alert_of,
+    damaged,
+    number_of,
+    numbers_of,
+    stream_id_of,
+)
 from rankd.store.schema import FILE_NAME
 
-SLICE = 2048
-"""Numbers of a run that are read at once: no look at the file lasts long, so that its -wal can be folded in between."""
-
-MEASUREMENTS = f"""
-SELECT {MEASUREMENT_COLUMNS} FROM measurement m
-CROSS JOIN layer l ON l.layer_id = m.layer_id CROSS JOIN kind k ON k.kind_id = m.kind_id
-"""  # CROSS JOIN: in this order
+T = TypeVar("T")
 
 RUNS = """
 SELECT name, (SELECT count(*) FROM layer WHERE layer.run_id = run.run_id), num_measurements, num_alerts,
@@ -38,6 +41,11 @@ FROM run
 
 NUMBERS = {"measurement": "num_measurements", "alert": "num_alerts"}
 """kind of event → the column of `run` that counts them; the tables are called like the kinds."""
+
+_FIRING = RowType(TEXT, INT, TEXT)
+
+FORGOTTEN_STREAM = "0" * 16
+"""Where an alert was told in a stream that the history no longer knows."""
 
 
 class Reader:
@@ -65,18 +73,16 @@ class Reader:
 
     def runs(self) -> list[RunRow]:
         """All runs, the one heard of last at the end."""
-        return [RunRow(*row) for row in self.rows(f"{RUNS} ORDER BY last_time, run_id")]
+        return self.read(RunRow.of, f"{RUNS} ORDER BY last_time, run_id")
 
     def run(self, name: str) -> RunRow | None:
-        return next((RunRow(*row) for row in self.rows(f"{RUNS} WHERE name = ?", name)), None)
+        return next(iter(self.read(RunRow.of, f"{RUNS} WHERE name = ?", name)), None)
 
     def layers(self, run: str) -> list[LayerRow]:
         """The layers of a run, by name and role."""
         columns = "l.name, l.role, l.last_step, l.last_time, l.num_measurements, l.num_superseded"
-        rows = self.rows(
-            f"SELECT {columns} FROM layer l JOIN run r USING (run_id) WHERE r.name = ? ORDER BY l.name, l.role", run
-        )
-        return [LayerRow(*row) for row in rows]
+        sql = f"SELECT {columns} FROM layer l JOIN run r USING (run_id) WHERE r.name = ? ORDER BY l.name, l.role"
+        return self.read(LayerRow.of, sql, run)
 
     def last_steps(self, run: str) -> dict[tuple[str, str], int]:
         """(layer, role) → the step recorded last."""
@@ -101,49 +107,21 @@ class Reader:
         `layers`: globs of `fnmatch.fnmatchcase`, none for all. Steps are inclusive at both ends. `current` leaves out
         what a return to an earlier step made void; see rankd.store.line. Measurements come without `summary`.
         """
-        known = self._first("SELECT run_id, num_measurements FROM run WHERE name = ?", run)
-        if known is None:
-            return
-        run_id, last_n = known
-        layer_ids = self._layer_ids(run_id, layers, role)
-        line = Line.read(self, layer_ids, last_n) if current else None
-        where, values = _where(run_id, layer_ids if layers or role else None, from_step, to_step)
-        start = max(from_n or 1, self._first_n("measurement", run_id, last_n))
-        while start <= last_n and (limit is None or limit > 0):
-            stop = min(start + SLICE, last_n + 1)
-            for row in self.rows(f"{MEASUREMENTS} {where} ORDER BY m.n", *values, start, stop):
-                n, measurement = measurement_of(run, row)
-                if line is not None and not line.holds(measurement, n):
-                    continue
-                yield n, measurement
-                if limit is not None:
-                    limit -= 1
-                    if limit == 0:
-                        return
-            start = stop
+        return measured.measurements(self, run, layers, role, (from_step, to_step), from_n, limit, current)
 
     def metrics(self, run: str) -> list[str]:
         """What may be asked of the run's measurements: the metrics, and the further keys of each layer's newest row."""
-        newest = """
-            SELECT DISTINCT (SELECT extra FROM measurement m WHERE m.layer_id = l.layer_id ORDER BY n DESC LIMIT 1)
-            FROM layer l JOIN run r USING (run_id) WHERE r.name = ?
-        """
-        further = {key for (extra,) in self.rows(newest, run) if extra for key in json.loads(extra)}
-        return [*METRIC_NAMES, *sorted(further)]
+        return measured.metrics(self, run)
 
     def judge(self, run: str, layer: str, role: str) -> tuple[bytes | None, list[Measurement]]:
         """The layer's detectors as they were recorded last (None: never), and its measurements since; of one moment."""
-        layer_id = self.layer_id(run, layer, role)
-        with self.one_moment():
-            n, state = self._first("SELECT n, state FROM judge WHERE layer_id = ?", layer_id) or (0, None)
-            rows = self.rows(f"{MEASUREMENTS} WHERE m.layer_id = ? AND m.n > ? ORDER BY m.n", layer_id, n)
-        return state, [measurement_of(run, row)[1] for row in rows]
+        return measured.judge(self, run, layer, role)
 
     # Alerts
 
     def alerts(self, run: str, from_n: int = 1, limit: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
         """(n, alert as JSON without stream_id and seq) in order of n, up to what is recorded when this begins."""
-        known = self._first("SELECT run_id, num_alerts FROM run WHERE name = ?", run)
+        known = self.find("alert", run)
         if known is None:
             return
         run_id, last_n = known
@@ -151,9 +129,8 @@ class Reader:
         while start <= last_n and (limit is None or limit > 0):
             size = SLICE if limit is None else min(SLICE, limit)
             sql = "SELECT n, body FROM alert WHERE run_id = ? AND n BETWEEN ? AND ? ORDER BY n LIMIT ?"
-            rows = self.rows(sql, run_id, start, last_n, size)
-            for n, body in rows:
-                yield n, json.loads(body)
+            rows = self.read(lambda row: (row[0], alert_of(run, row[1])), sql, run_id, start, last_n, size)
+            yield from rows
             if len(rows) < size:
                 return
             start = rows[-1][0] + 1
@@ -161,41 +138,42 @@ class Reader:
 
     def published_alerts(self, run: str) -> Iterator[dict[str, Any]]:
         """All alerts of a run, with the stream_id and seq that they were published with."""
-        begun = [(self.base(stream_id, "alert", run) or 0, stream_id) for stream_id in self.streams()]
+        place = self.places("alert", run)
         for n, alert in self.alerts(run):
-            # of the streams that had begun by then, the newest
-            base, stream_id = next(((base, stream_id) for base, stream_id in begun if base < n), (0, ""))
+            stream_id, seq = place(n)
             time = alert.pop("time")  # the last key, as in Alert.to_json
-            yield {**alert, "stream_id": stream_id, "seq": n - base, "time": time}
+            yield {**alert, "stream_id": stream_id, "seq": seq, "time": time}
 
     def firing(self, run: str | None = None) -> list[tuple[str, int, dict[str, Any]]]:
-        """(run, n, alert) of the alerts that are on, of one run or of all, in the order in which they were raised."""
+        """(run, n, alert) of the alerts that are on, of one run or of all, in the order in which they were raised; also
+        those whose event is no longer in the history."""
         sql = """
-            SELECT r.name, f.n, a.body FROM firing f JOIN run r USING (run_id)
-            JOIN alert a ON a.run_id = f.run_id AND a.n = f.n
-            WHERE ? IS NULL OR r.name = ? ORDER BY a.time, f.run_id, f.n
+            SELECT r.name, f.n, coalesce(f.body, a.body) AS body FROM firing f JOIN run r USING (run_id)
+            LEFT JOIN alert a ON a.run_id = f.run_id AND a.n = f.n
+            WHERE body IS NOT NULL AND (? IS NULL OR r.name = ?) ORDER BY f.run_id, f.n
         """
-        return [(name, n, json.loads(body)) for name, n, body in self.rows(sql, run, run)]
+        found = self.read(lambda row: (*_FIRING.check(row)[:2], alert_of(row[0], row[2])), sql, run, run)
+        return sorted(found, key=lambda row: row[2]["time"])
 
     # Numbers on the stream
 
     @property
     def stream_id(self) -> str:
         """Of the stream in use."""
-        found = self._first("SELECT value FROM meta WHERE key = 'stream_id'")
-        return "" if found is None else str(found[0])
+        found = self.read(stream_id_of, "SELECT value FROM meta WHERE key = 'stream_id'")
+        return found[0] if found else ""
 
     def streams(self) -> list[str]:
         """The ids of all streams, newest first."""
-        return [row[0] for row in self.rows("SELECT stream_id FROM stream ORDER BY position DESC")]
+        return self.read(stream_id_of, "SELECT stream_id FROM stream ORDER BY position DESC")
 
     def base(self, stream_id: str, kind: str, run: str) -> int | None:
         """The n after which the stream of these events begins: seq = n − base. None: no such stream."""
-        if self._first("SELECT 1 FROM stream WHERE stream_id = ?", stream_id) is None:
+        if not self.rows("SELECT 1 FROM stream WHERE stream_id = ?", stream_id):
             return None
         sql = "SELECT base FROM base JOIN run USING (run_id) WHERE stream_id = ? AND kind = ? AND name = ?"
-        found = self._first(sql, stream_id, kind, run)
-        return 0 if found is None else int(found[0])
+        found = self.read(number_of, sql, stream_id, kind, run)
+        return found[0] if found else 0
 
     def end(self, stream_id: str, kind: str, run: str) -> int | None:
         """The n of the last event of the stream, where the next stream begins. None: it goes on, or there is none."""
@@ -203,13 +181,27 @@ class Reader:
             SELECT stream_id FROM stream WHERE position > (SELECT position FROM stream WHERE stream_id = ?)
             ORDER BY position LIMIT 1
         """
-        found = self._first(sql, stream_id)
-        return None if found is None else self.base(found[0], kind, run)
+        found = self.read(stream_id_of, sql, stream_id)
+        return self.base(found[0], kind, run) if found else None
+
+    def places(self, kind: str, run: str) -> Callable[[int], tuple[str, int]]:
+        """n → (stream_id, seq) that the event was published with: of the streams that had begun by then, the newest.
+        Where that one is forgotten: FORGOTTEN_STREAM, and n itself."""
+        begun = [(self.base(stream_id, kind, run) or 0, stream_id) for stream_id in self.streams()]
+
+        def place(n: int) -> tuple[str, int]:
+            base, stream_id = next(((base, stream_id) for base, stream_id in begun if base < n), (0, FORGOTTEN_STREAM))
+            return stream_id, n - base
+
+        return place
 
     def first_n(self, kind: str, run: str) -> int:
         """The oldest n of these events ("measurement" or "alert") that is still there; the next one if none is."""
-        known = self._first(f"SELECT run_id, {NUMBERS[kind]} FROM run WHERE name = ?", run)
-        return 1 if known is None else self._first_n(kind, *known)
+        known = self.find(kind, run)
+        if known is None:
+            return 1
+        found = self.read(number_of, f"SELECT n FROM {kind} WHERE run_id = ? ORDER BY n LIMIT 1", known[0])
+        return found[0] if found else known[1] + 1
 
     # Wide looks
 
@@ -244,47 +236,32 @@ class Reader:
         """The rows of a statement without nulls and texts as float64 [rows, num_columns]: a third faster than rows."""
         try:
             flat = np.fromiter(chain.from_iterable(self._connection.execute(sql, values)), np.float64)
-        except sqlite3.Error as error:
+        except FAILURES as error:
             raise said_of(self.file, error) from None
+        except (ValueError, TypeError) as error:
+            raise said_of(self.file, damaged(error, "numbers alone")) from None
         return flat.reshape(-1, num_columns)
 
     def rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        """All rows of one statement, read at once."""
+        """All rows of one statement, read at once; their values may be anything where the file is damaged."""
         try:
             return self._connection.execute(sql, values).fetchall()
-        except sqlite3.Error as error:
+        except FAILURES as error:
             raise said_of(self.file, error) from None
+
+    def read(self, make: Callable[[tuple[Any, ...]], T], sql: str, *values: object) -> list[T]:
+        """What `make` makes of all rows of one statement; where it finds one damaged, the file is named."""
+        try:
+            return [make(row) for row in self.rows(sql, *values)]
+        except StoreError as error:
+            raise said_of(self.file, error) from None
+
+    def find(self, kind: str, run: str) -> tuple[int, int] | None:
+        """(run_id, the newest n of these events) of a run."""
+        found = self.read(numbers_of, f"SELECT run_id, {NUMBERS[kind]} FROM run WHERE name = ?", run)
+        return found[0] if found else None
 
     def layer_id(self, run: str, layer: str, role: str) -> int | None:
         sql = "SELECT layer_id FROM layer JOIN run USING (run_id) WHERE run.name = ? AND layer.name = ? AND role = ?"
-        found = self._first(sql, run, layer, role)
-        return None if found is None else int(found[0])
-
-    def _first(self, sql: str, *values: object) -> tuple[Any, ...] | None:
-        return next(iter(self.rows(sql, *values)), None)
-
-    def _first_n(self, kind: str, run_id: int, last_n: int) -> int:
-        found = self._first(f"SELECT n FROM {kind} WHERE run_id = ? ORDER BY n LIMIT 1", run_id)
-        return last_n + 1 if found is None else int(found[0])
-
-    def _layer_ids(self, run_id: int, globs: Sequence[str], role: str | None) -> list[int]:
-        """Layers like any of the globs (all, without globs), of one role or of all."""
-        return [
-            layer_id
-            for layer_id, name, its_role in self.rows("SELECT layer_id, name, role FROM layer WHERE run_id = ?", run_id)
-            if role in (None, its_role) and (not globs or any(fnmatchcase(name, glob) for glob in globs))
-        ]
-
-
-def _where(
-    run_id: int, layer_ids: Iterable[int] | None, from_step: int | None, to_step: int | None
-) -> tuple[str, list[object]]:
-    """The condition on measurements, which ends with n from … (inclusive) to … (exclusive), and its other values."""
-    terms, values = ["m.run_id = ?"], list[object]([run_id])
-    if layer_ids is not None:
-        terms, values = ["m.layer_id IN (SELECT value FROM json_each(?))"], [json.dumps(list(layer_ids))]
-    for term, step in (("m.step >= ?", from_step), ("m.step <= ?", to_step)):
-        if step is not None:
-            terms.append(term)
-            values.append(step)
-    return f"WHERE {' AND '.join([*terms, 'm.n >= ?', 'm.n < ?'])}", values
+        found = self.read(number_of, sql, run, layer, role)
+        return found[0] if found else None

@@ -13,6 +13,7 @@ from rankd.quota import namespace_of
 from rankd.store import removal
 from rankd.store.database import used_bytes
 from rankd.store.removal import Removal
+from rankd.store.rows import INT, REAL, TEXT, RowType
 from rankd_client.wire import DAEMON_RUN
 
 log = logging.getLogger("rankd.store")
@@ -35,6 +36,9 @@ KEPT_SHARE = 0.5
 
 STEADY_SECONDS = 3600.0
 JUMP_SECONDS = 60.0
+
+_NUMBER_TIME = RowType(INT, REAL)
+_LEFT = RowType(INT, TEXT, REAL, INT, INT)
 
 DiskQuotas = Callable[[], Mapping[str, int]]
 """Namespace ("" the common one) → bytes."""
@@ -144,7 +148,8 @@ class Retention:
         """The number of the run's last measurement that is too old, or of one before it; 0 where none is. Rows of the
         future come from a clock that was ahead: they are as old as those after them."""
         query = "SELECT n, time FROM measurement WHERE run_id = ? AND time <= ? ORDER BY n LIMIT ?"
-        rows = self._connection.execute(query, (run_id, now, removal.SLICE_ROWS)).fetchall()
+        found = self._connection.execute(query, (run_id, now, removal.SLICE_ROWS)).fetchall()
+        rows = list(map(_NUMBER_TIME.check, found))
         upto = 0
         for n, row_time in rows:
             if row_time >= cutoff:
@@ -215,7 +220,7 @@ class Retention:
         bytes_of = "max(run.{0}_bytes, 1) * EXISTS (SELECT 1 FROM {0} t WHERE t.run_id = run.run_id)"
         columns = ", ".join(map(bytes_of.format, ("measurement", "alert")))
         query = f"SELECT run_id, name, last_time, {columns} FROM run WHERE last_time IS NOT NULL"
-        rows = self._connection.execute(query).fetchall()
+        rows = map(_LEFT.check, self._connection.execute(query).fetchall())
         return [_Run(run_id, _owner(name), *others) for run_id, name, *others in rows]
 
     def _vacuum(self) -> bool:

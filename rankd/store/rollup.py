@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 
+from rankd.store.rows import INT, MAYBE_INT, RowType, number_of
+
 MAX_BINS = 128
 SLICE_ROWS = 10_000
 """Measurements of one transaction, some 50 ms: commits wait for it."""
@@ -92,6 +94,10 @@ _ADD_CURRENT = f"""
 """
 
 
+_UNROLLED = RowType(INT, INT, INT)
+_ENDS = RowType(MAYBE_INT, MAYBE_INT)
+
+
 class Rollup:
     """Bins of `run.bin_steps` steps, at most MAX_BINS from a run's first to its last: where it grows beyond, bins are
     merged in pairs. A layer that goes back to step s loses its bins from s on, and they are made anew of the rows that
@@ -109,7 +115,7 @@ class Rollup:
         if not runs:
             return False
         self._connection.execute("BEGIN IMMEDIATE")
-        for run_id, rolled, newest in runs:
+        for run_id, rolled, newest in map(_UNROLLED.check, runs):
             upto = min(newest, rolled + room)
             self._roll(run_id, rolled, upto)
             room -= upto - rolled
@@ -120,7 +126,7 @@ class Rollup:
 
     def _roll(self, run_id: int, rolled: int, upto: int) -> None:
         execute = self._connection.execute
-        width: int = execute("SELECT bin_steps FROM run WHERE run_id = ?", (run_id,)).fetchone()[0]
+        width = number_of(execute("SELECT bin_steps FROM run WHERE run_id = ?", (run_id,)).fetchone())
         values = {"run_id": run_id, "rolled": rolled, "upto": upto, "width": width, "drop_width": width}
         execute("DELETE FROM temp.slice")
         execute("DELETE FROM temp.back")
@@ -139,8 +145,8 @@ class Rollup:
         """Make bins wide enough for the slice as well. Returns their width in steps."""
         execute = self._connection.execute
         query = "SELECT min(bin), max(bin) FROM rollup WHERE run_id = :run_id"
-        first_bin, last_bin = execute(query, values).fetchone()
-        first_step, last_step = execute("SELECT min(step), max(step) FROM temp.slice").fetchone()
+        first_bin, last_bin = _ENDS.check(execute(query, values).fetchone())
+        first_step, last_step = _ENDS.check(execute("SELECT min(step), max(step) FROM temp.slice").fetchone())
         width = values["width"]
         if first_step is None:
             return width

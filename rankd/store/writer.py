@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 import threading
 import time
 from collections import Counter, deque
@@ -13,8 +12,8 @@ from pathlib import Path
 from rankd.config import HistoryConfig
 from rankd.store.batch import LayerKey
 from rankd.store.entries import AlertEntry, Entry
-from rankd.store.errors import StoreError
-from rankd.store.home import Home, said
+from rankd.store.errors import FAILURES, StoreError
+from rankd.store.home import Home
 from rankd.store.ledger import Switch
 from rankd.store.retention import DiskQuotas
 
@@ -69,6 +68,7 @@ class Writer:
         self._close_by: float | None = None
         self._failure: BaseException | None = None  # a mistake of ours
         self._fault: StoreError | None = None
+        self._blamed: tuple[StoreError, float] | None = None
         self._retry_seconds = FIRST_RETRY_SECONDS
         self._retry_at = 0.0
         self._owes_all_clear = False
@@ -89,6 +89,18 @@ class Writer:
         """Entries that are not on disk yet."""
         with self._changed:
             return len(self._batch) + len(self._waiting)
+
+    def begin_anew(self, error: StoreError) -> None:
+        """Before `start`: put the file aside, which could be opened and not be read. Raises StoreError."""
+        self._home.begin_anew(error)
+        self.stream_id = self._home.stream_id
+
+    def blame(self, error: StoreError, looked_at: float) -> None:
+        """Somebody who looked at the file at `looked_at` (monotonic seconds) has found it damaged where the writer has
+        not looked: it goes aside as if the writer had."""
+        with self._changed:
+            self._blamed = (error, looked_at)
+            self._changed.notify_all()
 
     def start(self) -> None:
         self._thread.start()
@@ -177,6 +189,8 @@ class Writer:
         counts = self._superseded and self._num_flushing
         if self._batch or self._waiting or self._switches or counts or self._more_chores or self._close_by is not None:
             return 0.0
+        if self._blamed is not None:
+            return 0.0
         return self._chores_at + CHORES_EVERY_SECONDS - now
 
     def _run(self) -> None:
@@ -204,13 +218,16 @@ class Writer:
             caught_up = not self._waiting
             superseded = self._superseded.copy()
             switches = [switch for num_before, switch in self._switches if num_before <= self._num_taken]
+            blamed, self._blamed = self._blamed, None
         try:
+            if blamed is not None:
+                self._home.blame(*blamed)
             if self._batch or superseded or switches or self._fault is not None:
                 self._commit(superseded, switches)
                 self._tell(caught_up, switched=bool(switches))
             self._do_chores()
-        except (sqlite3.Error, OSError, StoreError) as error:
-            self._fail(said(error))
+        except (*FAILURES, StoreError) as error:
+            self._fail(StoreError.of(error))
         return True
 
     def _commit(self, superseded: Counter[LayerKey], switches: list[Switch]) -> None:

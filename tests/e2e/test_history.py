@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import damage
 import pytest
 import torch
 
@@ -95,6 +96,32 @@ def test_a_history_that_is_taken_away_is_said_and_begun_anew(serve: Any, directo
         assert client.flush(WAIT_SECONDS), "it is recorded again"
     with Reader(data) as reader:
         assert [row.step for _, row in reader.measurements("r")] == [2]
+
+
+def test_a_damaged_history_ends_no_daemon(serve: Any, directory: Path) -> None:
+    """SQLite notices neither: a byte of an alert that a subscriber asks for, and a page that opening does not touch."""
+    data, place = directory / "data", directory / "place"
+    served = serve("--data", str(data))
+    with subscribe(served.url, timeout=1.5, since_last=str(place)) as live:
+        assert list(live) == []
+    with Client("r", served.url, max_overhead=None, echo=False) as client:
+        push_each(client, [float("nan"), 1.0], start=1)
+        assert served.stop() == 0
+        damage.text(b'"state":"resolved"', b'"state" "resolved"')(data)
+        served = serve("--data", str(data))
+        with subscribe(served.url, timeout=WAIT_SECONDS, since_last=str(place)) as live:
+            until(live, "daemon_history_moved", "firing")
+        push_each(client, [1.0, float("nan")], start=3)
+        with Reader(data) as reader:
+            assert [row.step for _, row in reader.measurements("r")] == [3, 4]
+        assert served.stop() == 0
+        damage.page_of("alert")(data)
+        served = serve("--data", str(data))
+        push_each(client, [1.0], start=5)
+    with Reader(data) as reader:
+        assert [row.step for _, row in reader.measurements("r")] == [5]
+        assert "daemon_history_moved" in {alert["rule"] for _, alert in reader.alerts("@daemon")}
+    assert len(list(data.glob("history.db.damaged-*"))) == 2
 
 
 def test_who_was_away_hears_once_what_was_raised_meanwhile(serve: Any, directory: Path) -> None:

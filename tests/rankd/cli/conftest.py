@@ -65,7 +65,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for entry in entries():
         writer.submit(entry)
     assert writer.flush(30)
-    writer.switch_stream("second", {("alert", "lm-42"): 2})
+    writer.switch_stream("5ec0" * 4, {("alert", "lm-42"): 2})
     writer.submit(AlertEntry(3, alert("lm-42", None, None, "whole")))
     assert writer.flush(30) and writer.close(30)
     return data

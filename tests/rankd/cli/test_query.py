@@ -80,7 +80,7 @@ def test_alerts_as_they_were_published(history: Path) -> None:
         first = reader.streams()[-1]
     alerts = rows(history, "--alerts")
     told = [(row["stream_id"], row["seq"], row["alert_id"], row["layer"]) for row in alerts]
-    assert told == [(first, 1, "0", HOSTILE), (first, 2, "7", HOSTILE), ("second", 1, "whole", None)]
+    assert told == [(first, 1, "0", HOSTILE), (first, 2, "7", HOSTILE), ("5ec0" * 4, 1, "whole", None)]
     assert [row["alert_id"] for row in rows(history, "--alerts", "--layer", "b*")] == ["whole"]
     assert [row["alert_id"] for row in rows(history, "--alerts", "--to", "6")] == ["0"]
     _, out, _ = query(history, "lm-42", "--alerts")

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from rankd import answers
-from rankd.archive import FORGOTTEN_STREAM, Archive
+from rankd.archive import Archive
 from rankd.config import Limits
 from rankd.current import Current
 from rankd.store.batch import KEPT_STREAMS
 from rankd.store.entries import Entry
+from rankd.store.reader import FORGOTTEN_STREAM
 from rankd.streams import Streams
 
 Look = Callable[..., list[Any]]

@@ -12,7 +12,6 @@ from rankd.config import HistoryConfig
 from rankd.store import removal
 from rankd.store.database import used_bytes
 from rankd.store.entries import Entry
-from rankd.store.firing import firing_alerts
 from rankd.store.reader import Reader
 from rankd.store.retention import ClockTrust, Retention
 
@@ -102,7 +101,7 @@ def test_alert_that_is_on_outlives_its_event(make: Any, open_writer: Open, look:
     retained(writer, 1 << 30, {"": 100_000})
     with Reader(data) as reader:
         assert reader.first_n("alert", "r") > 500
-        assert [(run, n, alert["alert_id"]) for run, n, alert in firing_alerts(reader)] == [
+        assert [(run, n, alert["alert_id"]) for run, n, alert in reader.firing()] == [
             ("r", 1, "r 0"),
             ("r", 1001, "r 500"),
         ]

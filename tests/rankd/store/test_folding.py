@@ -14,7 +14,6 @@ from rankd.detectors import DEFAULT_CONFIG
 from rankd.judge import RunJudges, recall_judge
 from rankd.store import folding, removal
 from rankd.store.entries import Entry
-from rankd.store.firing import firing_alerts
 from rankd.store.reader import Reader
 from rankd.store.retention import ClockTrust, Retention
 
@@ -93,7 +92,7 @@ def test_restart_changes_nothing_whatever_was_deleted(
                     back = recall_judge("r", layer, "weight", DEFAULT_CONFIG, lambda *key, **_: reader.judge(*key))
                     assert back.state() == live.judges.state("r", layer, "weight"), (check, layer)
                     back_firing = {alert.alert_id for alert in back.firing}
-                    assert back_firing == {a["alert_id"] for _, _, a in firing_alerts(reader) if a["layer"] == layer}
+                    assert back_firing == {a["alert_id"] for _, _, a in reader.firing() if a["layer"] == layer}
     assert live.num_fired > len(LAYERS)
     assert min(held) < 10 * len(LAYERS) < max(held)
 

@@ -9,10 +9,12 @@ import pytest
 from rankd.records import Measurement
 from rankd.store.entries import AlertEntry, Entry
 from rankd.store.errors import StoreError
-from rankd.store.reader import SLICE, Reader
+from rankd.store.measured import SLICE
+from rankd.store.reader import Reader
 
 ENDLESS_WRITER = Path(__file__).with_name("endless_writer.py")
 Rows = list[tuple[int, Measurement]]
+SECOND = "5ec0" * 4
 
 
 def test_rows_come_back_as_they_were_written(make: Any, open_writer: Any, data: Path) -> None:
@@ -141,16 +143,16 @@ def test_numbers_of_streams(make: Any, open_writer: Any, data: Path) -> None:
     writer = open_writer()
     first = writer.stream_id
     writer.write(*(AlertEntry(n, make.alert(alert_id=str(n))) for n in (1, 2, 3)))
-    writer.switch_stream("second", {("alert", "r"): 2})
+    writer.switch_stream(SECOND, {("alert", "r"): 2})
     writer.write(AlertEntry(1, make.alert("new", alert_id="n")))
     with Reader(data) as reader:
-        assert (reader.stream_id, reader.streams()) == ("second", ["second", first])
-        assert [reader.base(stream, "alert", "r") for stream in (first, "second", "unheard-of")] == [0, 2, None]
-        assert [reader.end(stream, "alert", "r") for stream in (first, "second", "unheard-of")] == [2, None, None]
-        assert (reader.base("second", "alert", "new"), reader.end(first, "alert", "new")) == (0, 0)
+        assert (reader.stream_id, reader.streams()) == (SECOND, [SECOND, first])
+        assert [reader.base(stream, "alert", "r") for stream in (first, SECOND, "unheard-of")] == [0, 2, None]
+        assert [reader.end(stream, "alert", "r") for stream in (first, SECOND, "unheard-of")] == [2, None, None]
+        assert (reader.base(SECOND, "alert", "new"), reader.end(first, "alert", "new")) == (0, 0)
         told = [(body["stream_id"], body["seq"]) for body in reader.published_alerts("r")]
-        assert told == [(first, 1), (first, 2), ("second", 1)]
-        assert [(body["stream_id"], body["seq"]) for body in reader.published_alerts("new")] == [("second", 1)]
+        assert told == [(first, 1), (first, 2), (SECOND, 1)]
+        assert [(body["stream_id"], body["seq"]) for body in reader.published_alerts("new")] == [(SECOND, 1)]
 
 
 def test_rows_that_are_gone_have_left_their_numbers(make: Any, open_writer: Any, data: Path, look: Any) -> None:

@@ -19,6 +19,7 @@ from rankd.store.writer import Writer
 
 Look = Callable[..., list[Any]]
 Open = Callable[..., Any]
+SECOND, THIRD = "5ec0" * 4, "7d" * 8
 
 
 def test_measurement_is_kept_whole(make: Any, open_writer: Open, look: Look) -> None:
@@ -139,16 +140,16 @@ def test_stream_goes_on_after_a_restart(open_writer: Open) -> None:
 def test_switched_stream_is_kept_with_its_bases(make: Any, open_writer: Open, look: Look) -> None:
     writer = open_writer()
     writer.write(*make.entries(3))
-    writer.switch_stream("second", {("measurement", "r"): 3, ("alert", "r"): 0, ("alert", "new"): 5})
+    writer.switch_stream(SECOND, {("measurement", "r"): 3, ("alert", "r"): 0, ("alert", "new"): 5})
     assert writer.told.wait_for_faults(1) == [None]
-    writer.switch_stream("third", {("measurement", "r"): 4})
+    writer.switch_stream(THIRD, {("measurement", "r"): 4})
     assert writer.flush(30)
-    assert look("SELECT stream_id FROM stream ORDER BY position") == [(writer.stream_id,), ("second",), ("third",)]
+    assert look("SELECT stream_id FROM stream ORDER BY position") == [(writer.stream_id,), (SECOND,), (THIRD,)]
     query = "SELECT stream_id, name, kind, base FROM base JOIN run USING (run_id) ORDER BY 1, 2"
-    rows = [("second", "new", "alert", 5), ("second", "r", "measurement", 3), ("third", "r", "measurement", 4)]
+    rows = [(SECOND, "new", "alert", 5), (SECOND, "r", "measurement", 3), (THIRD, "r", "measurement", 4)]
     assert look(query) == rows
     writer.close(30)
-    assert open_writer().stream_id == "third"
+    assert open_writer().stream_id == THIRD
 
 
 def test_a_stream_is_on_disk_no_sooner_than_what_was_told_in_it(
