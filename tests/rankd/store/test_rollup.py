@@ -102,6 +102,57 @@ def test_equals_a_direct_aggregate(
     check(entries, look)
 
 
+@pytest.mark.parametrize("older_rows", [0, 40, 50_000])
+@pytest.mark.parametrize("slice_rows", [3, 50, 10_000])
+@pytest.mark.parametrize("seed", [0, 1, 113])
+def test_equals_a_direct_aggregate_however_far_a_run_goes_back(
+    make: Any,
+    open_writer: Open,
+    look: Look,
+    monkeypatch: pytest.MonkeyPatch,
+    slice_rows: int,
+    seed: int,
+    older_rows: int,
+) -> None:
+    """As a script that is started again under its name: every layer goes back, to the first step or near it, or far."""
+    monkeypatch.setattr(rollup, "SLICE_ROWS", slice_rows)
+    monkeypatch.setattr(rollup, "OLDER_ROWS", older_rows)
+    chance = random.Random(seed)
+    layers = ["layer-0", "layer-1", "layer-2"]
+    entries: list[Entry] = []
+    step = first = 0
+    for _ in range(5):
+        for step in range(first, first + chance.randrange(20, 300), chance.choice((1, 1, 3, 7))):
+            for layer in layers:
+                if chance.random() < 0.7:
+                    ahead = chance.random() < 0.05  # recorded before its turn, as what is not sound may be
+                    entries.append(entry_of(make, len(entries) + 1, layer, step + ahead * chance.randrange(9), chance))
+        first = chance.choice((0, 0, 1, 3, chance.randrange(step + 1), step // 2))
+    cuts = sorted(chance.sample(range(1, len(entries)), 2))
+    for part in (entries[: cuts[0]], entries[cuts[0] : cuts[1]], entries[cuts[1] :]):
+        writer = open_writer()
+        writer.write(*part)
+        roll_up(writer)
+    check(entries, look)
+
+
+def test_a_run_that_begins_again_leaves_its_older_rows_alone(
+    make: Any, open_writer: Open, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them are void: looking at them once more would hold up commits for seconds."""
+    looked_at: list[Any] = []
+    monkeypatch.setattr(rollup, "_FROM_N", looked_at)
+    writer = open_writer()
+    entries = make.entries(600)
+    again = [Entry(n, make.measurement(layer="ab"[n % 2], step=(n - 601) // 2)) for n in range(601, 641)]
+    writer.write(*entries)
+    roll_up(writer)
+    writer = open_writer()
+    writer.write(*again)
+    roll_up(writer)
+    check([*entries, *again], look)
+
+
 def test_bins_widen_with_the_run(make: Any, open_writer: Open, look: Look) -> None:
     chance = random.Random(0)
     entries: list[Entry] = []
