@@ -74,12 +74,13 @@ class Line:
         return later == len(self._earliest[key]) or measurement.step < self._earliest[key][later]
 
     def holds_each(
-        self, layer: str, role: str, n: npt.NDArray[np.float64], steps: npt.NDArray[np.float64]
+        self, layer: str, role: str, n: npt.NDArray[np.int64], steps: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.bool_]:
         """The same for many measurements of one layer at once, all of them with a step."""
         later = np.searchsorted(self._numbers.get((layer, role), []), n, side="right")
-        earliest = np.array([*self._earliest.get((layer, role), []), np.inf])
-        return steps < earliest[later]
+        earliest = np.array([*self._earliest.get((layer, role), []), 0], np.int64)
+        held: npt.NDArray[np.bool_] = (later == len(earliest) - 1) | (steps < earliest[later])
+        return held
 
 
 def _returns(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, int]]:

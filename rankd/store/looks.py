@@ -22,11 +22,17 @@ ROLLED_UP = ("stable_rank", "effective_rank", "spectral_norm")
 
 SPECTRA_SLICE = 256
 
+LAST_STEP = (1 << 63) - 1
+
+_POINTS = np.dtype([("n", np.int64), ("step", np.int64), ("value", np.float64)])
+_CELLS = np.dtype([("layer_id", np.int64), ("bin", np.int64), ("num", np.int64), ("sum", np.float64)])
+
 
 @dataclass(frozen=True, slots=True)
 class Heatmap:
     """`values[i, j]` is the mean of a metric of `layers[i]` over the measurements with edges[j] <= step < edges[j + 1];
-    NaN where there is none. Layers stand in the order in which they were first recorded."""
+    NaN where there is none. Layers stand in the order in which they were first recorded. The last edge is at most
+    2^63 − 1, the last step there can be, and counts in then."""
 
     layers: tuple[str, ...]
     edges: Ints
@@ -42,12 +48,13 @@ def history(reader: Reader, run: str, layer: str, metric: str, role: str) -> tup
         # NULL as infinity, which no metric is: numbers come fastest without None among them
         columns = f"n, step, ifnull({metric}, 9e999)"
         sql = f"SELECT {columns} FROM measurement WHERE layer_id = ? AND step IS NOT NULL ORDER BY n"
-        n, steps, values = reader.numbers(3, sql, layer_id).T
+        points = reader.numbers(_POINTS, sql, layer_id)
+        n, steps, values = points["n"], points["step"], points["value"]
         went_back = bool((np.diff(steps) <= 0).any())
         line = Line.read(reader, [layer_id], int(n[-1])) if went_back else Line(())
     current = line.holds_each(layer, role, n, steps)
     values[np.isinf(values)] = np.nan
-    return steps[current].astype(np.int64), values[current]
+    return steps[current], values[current]
 
 
 def heatmap(reader: Reader, run: str, metric: str, num_bins: int, role: str) -> Heatmap:
@@ -70,31 +77,37 @@ def heatmap(reader: Reader, run: str, metric: str, num_bins: int, role: str) -> 
             FROM layer l CROSS JOIN measurement m ON m.layer_id = l.layer_id AND m.n > ?
             WHERE l.run_id = ? AND step IS NOT NULL
         """
-        cells = [reader.numbers(4, rolled_up, run_id), reader.numbers(4, newer, bin_steps, rolled_n, run_id)]
+        cells = [reader.numbers(_CELLS, rolled_up, run_id), reader.numbers(_CELLS, newer, bin_steps, rolled_n, run_id)]
     layers.sort()
     row_of = np.array([layer_id for layer_id, _ in layers])
     edges, values = _binned(np.concatenate(cells), row_of, num_bins, bin_steps)
     return Heatmap(tuple(name for _, name in layers), edges, values)
 
 
-def _binned(cells: Floats, row_of: npt.NDArray[np.int_], num_bins: int, bin_steps: int) -> tuple[Ints, Floats]:
-    """Edges in steps and means [layers, at most num_bins] of cells (layer_id, bin, count, sum); `row_of` holds the
-    layer ids in order. A cell goes whole into one column, so that columns may be one bin wider than others."""
-    cells = cells[np.isin(cells[:, 0], row_of)]
+def _binned(
+    cells: npt.NDArray[np.void], row_of: npt.NDArray[np.int_], num_bins: int, bin_steps: int
+) -> tuple[Ints, Floats]:
+    """Edges in steps and means [layers, at most num_bins] of `cells`, of type _CELLS; `row_of` holds the layer ids in
+    order. A cell goes whole into one column, so that columns may be one bin wider than others."""
+    cells = cells[np.isin(cells["layer_id"], row_of)]
     if not len(cells):
         return np.zeros(1, np.int64), np.zeros((len(row_of), 0))
-    bins = cells[:, 1].astype(np.int64)
+    bins = cells["bin"]
+    # Before the roll-up a bin is a step: as many as there may be, times the columns, have to stay within 64 bits.
+    shift = max(0, (int(bins.max()) - int(bins.min()) + 1).bit_length() + num_bins.bit_length() - 63)
+    bins, bin_steps = bins >> shift, bin_steps << shift
     first = int(bins.min())
     num_cells = int(bins.max()) - first + 1
     num_columns = min(num_bins, num_cells)
-    place = np.searchsorted(row_of, cells[:, 0]) * num_columns + (bins - first) * num_columns // num_cells
+    place = np.searchsorted(row_of, cells["layer_id"]) * num_columns + (bins - first) * num_columns // num_cells
     size = len(row_of) * num_columns
-    count, total = (np.bincount(place, weights, size) for weights in (cells[:, 2], cells[:, 3]))
+    count, total = (np.bincount(place, cells[name], size) for name in ("num", "sum"))
     values = np.full(size, np.nan)
     np.divide(total, count, out=values, where=count > 0)
     # the first bin of column j is the least b with b * num_columns // num_cells == j
-    edges = first - (-np.arange(num_columns + 1) * num_cells // num_columns)
-    return edges * bin_steps, values.reshape(len(row_of), num_columns)
+    edges = [first - (-column * num_cells // num_columns) for column in range(num_columns + 1)]
+    steps = np.array([min(edge * bin_steps, LAST_STEP) for edge in edges], np.int64)
+    return steps, values.reshape(len(row_of), num_columns)
 
 
 def summaries(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from rankd.records import Measurement
 from rankd.store import looks, measured
@@ -232,15 +232,15 @@ class Reader:
         finally:
             self._connection.rollback()
 
-    def numbers(self, num_columns: int, sql: str, *values: object) -> Floats:
-        """The rows of a statement without nulls and texts as float64 [rows, num_columns]: a third faster than rows."""
+    def numbers(self, columns: np.dtype[np.void], sql: str, *values: object) -> npt.NDArray[np.void]:
+        """The rows of a statement without nulls and texts as a structured array [rows] of these columns: faster than
+        rows, and whole numbers stay whole."""
         try:
-            flat = np.fromiter(chain.from_iterable(self._connection.execute(sql, values)), np.float64)
+            return np.fromiter(self._connection.execute(sql, values), columns)
         except FAILURES as error:
             raise said_of(self.file, error) from None
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise said_of(self.file, damaged(error, "numbers alone")) from None
-        return flat.reshape(-1, num_columns)
 
     def rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """All rows of one statement, read at once; their values may be anything where the file is damaged."""

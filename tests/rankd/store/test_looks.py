@@ -66,6 +66,38 @@ def test_heatmap_is_the_mean_of_what_was_measured(
             assert heatmap.values[i, j] == pytest.approx(np.mean(values) if values else np.nan, rel=1e-12, nan_ok=True)
 
 
+LARGE = [0, 1, (1 << 53) + 1, (1 << 62) + 1, (1 << 63) - 1]
+
+
+@pytest.mark.parametrize("rolled_up", [True, False])
+def test_steps_of_any_size(make: Any, open_writer: Any, data: Path, rolled_up: bool) -> None:
+    writer = open_writer()
+    for n, step in enumerate(LARGE, 1):
+        writer.write(Entry(n, make.measurement(step=step, metrics={"stable_rank": float(n)})))
+    if rolled_up:
+        writer.close(30)
+    with Reader(data) as reader:
+        assert reader.history("r", "a", "stable_rank")[0].tolist() == LARGE
+        for num_bins in (1, 4, 100):
+            heatmap = reader.heatmap("r", "stable_rank", num_bins)
+            edges = heatmap.edges.tolist()
+            assert edges == sorted(set(edges)) and edges[0] == 0 and edges[-1] == (1 << 63) - 1
+            columns = np.searchsorted(edges, LARGE, side="right") - 1
+            for column in range(len(edges) - 1):
+                there = [n for n, at in enumerate(columns, 1) if min(at, len(edges) - 2) == column]
+                assert heatmap.values[0, column] == pytest.approx(np.mean(there) if there else np.nan, nan_ok=True)
+
+
+def test_a_return_between_large_steps(make: Any, open_writer: Any, data: Path) -> None:
+    large = 1 << 53
+    writer = open_writer()
+    for n, step in enumerate([large, large + 1, large + 2, large + 1, large + 3], 1):
+        writer.write(Entry(n, make.measurement(step=step, metrics={"stable_rank": float(n)})))
+    with Reader(data) as reader:
+        steps, values = reader.history("r", "a", "stable_rank")
+        assert steps.tolist() == [large, large + 1, large + 3] and values.tolist() == [1.0, 4.0, 5.0]
+
+
 def test_heatmap_of_nothing(make: Any, open_writer: Any, data: Path) -> None:
     open_writer().write(Entry(1, make.measurement(step=None)))
     with Reader(data) as reader:
