@@ -38,6 +38,14 @@ class RunNumbers:
     num_alerts: int
 
 
+LAST_LAYER = """
+SELECT max(coalesce(max(layer_id), 0), (SELECT coalesce(max(value + 0), 0) FROM meta WHERE key = 'layer_id')) FROM layer
+"""
+"""The highest id that a layer ever had. `meta` keeps it where layers are deleted: who is reading a run that is being
+deleted must not find another's rows under the ids it knows."""
+
+_NEW_LAYER = f"INSERT INTO layer (layer_id, run_id, name, role) VALUES (1 + ({LAST_LAYER}), ?, ?, ?)"
+
 _RUN = RowType(INT, INT, INT)
 _KIND = RowType(INT, INT)
 
@@ -78,7 +86,7 @@ class Ids:
         if found is None:
             query = "SELECT layer_id FROM layer WHERE run_id = ? AND name = ? AND role = ?"
             row = self._connection.execute(query, key).fetchone()
-            made = row is None and self._insert("INSERT INTO layer (run_id, name, role) VALUES (?, ?, ?)", key)
+            made = row is None and self._insert(_NEW_LAYER, key)
             found = self._layers[key] = made or row[0]
         return found
 

@@ -97,8 +97,9 @@ def _where(
 ) -> tuple[str, list[object]]:
     """The condition on measurements, which ends with n from … (inclusive) to … (exclusive), and its other values."""
     terms, values = ["m.run_id = ?"], list[object]([run_id])
-    if layer_ids is not None:
-        terms, values = ["m.layer_id IN (SELECT value FROM json_each(?))"], [json.dumps(list(layer_ids))]
+    if layer_ids is not None:  # found by layer, hence no index for the run
+        terms = ["m.layer_id IN (SELECT value FROM json_each(?))", "+m.run_id = ?"]
+        values = [json.dumps(list(layer_ids)), run_id]
     for term, step in (("m.step >= ?", from_step), ("m.step <= ?", to_step)):
         if step is not None:
             terms.append(term)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from itertools import starmap
 
 from rankd.store.folding import fold
+from rankd.store.ids import LAST_LAYER
 from rankd.store.size import alert_bytes, kind_bytes, measurement_bytes
 
 SLICE_ROWS = 2_000
@@ -109,6 +110,7 @@ class Removal:
         rows = execute("SELECT layer_id FROM layer WHERE run_id < 0 LIMIT ?", (SLICE_LAYERS,)).fetchall()
         if rows:
             execute("BEGIN IMMEDIATE")
+            execute(f"INSERT OR REPLACE INTO meta VALUES ('layer_id', ({LAST_LAYER}))")
             for table in ("judge", "layer"):
                 self._connection.executemany(f"DELETE FROM {table} WHERE layer_id = ?", rows)
             execute("COMMIT")

@@ -26,7 +26,8 @@ CREATE INDEX kind_by_age ON kind (run_id, last_n);
 """
 
 TABLES = f"""
--- 'stream_id': of the numbers in use. 'writer': the process that wrote last.
+-- 'stream_id': of the numbers in use. 'writer': the process that wrote last. 'layer_id': the highest that was ever
+-- given out, once layers were deleted.
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
 -- num_measurements and num_alerts count what was ever recorded: the newest row's n. Deleting rows never lowers them: a

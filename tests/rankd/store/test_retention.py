@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rankd.config import HistoryConfig
-from rankd.store import removal, retention
+from rankd.store import measured, removal, retention
 from rankd.store.database import used_bytes
 from rankd.store.entries import AlertEntry, Entry
+from rankd.store.reader import Reader
 from rankd.store.retention import ClockTrust, Retention, _owner
 
 Look = Callable[..., list[Any]]
@@ -77,6 +79,28 @@ def test_run_that_is_too_old_goes_with_its_alerts_but_keeps_its_numbers(
     assert writer.close(30)
     assert left(look)["old"] == (26, 26)
     assert look("SELECT sum(num) FROM rollup JOIN run USING (run_id) WHERE name = 'old'") == [(1,)]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_who_reads_a_run_that_is_deleted_meanwhile_sees_no_other(
+    make: Any, open_writer: Open, data: Path, look: Look, monkeypatch: pytest.MonkeyPatch, restarted: bool
+) -> None:
+    monkeypatch.setattr(measured, "SLICE", 10)
+    writer = open_writer()
+    filled(make, writer, "old", [1.0] * 50)
+    former = look("SELECT max(layer_id) FROM layer")
+    with Reader(data) as reader:
+        rows = reader.measurements("old", layers=["a"])
+        assert [next(rows)[1].run for _ in range(10)] == ["old"] * 10
+        retained(writer, HistoryConfig(max_age_days=1.0), 10 * DAY_SECONDS)
+        assert look("SELECT count(*) FROM layer") == [(0,)]
+        if restarted:
+            writer.close(30)
+            writer = open_writer()
+        filled(make, writer, "new", [10 * DAY_SECONDS] * 50)
+        assert [measurement.run for _, measurement in rows] == []
+        assert [measurement.run for _, measurement in reader.measurements("new", layers=["a"])] == ["new"] * 50
+    assert look("SELECT layer_id FROM layer") > former
 
 
 def test_nothing_is_too_old_while_the_clock_is_not_believed(make: Any, open_writer: Open, look: Look) -> None:
