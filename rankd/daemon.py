@@ -184,6 +184,7 @@ class Daemon:
                 self.receive.drop(revoked)
                 self.sockets.gate.cut_users(revoked, "revoked")
             self._fault("clock", clock.check())
+            self._fault("history_log", self.history.overgrown)
             self.health.stalled = stall.check(self.mailbox.num_unfinished, self.mailbox.num_done, now)
             self._fault("stalled", self.health.stalled)
             for alert in self.faults.expire():

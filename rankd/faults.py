@@ -43,6 +43,11 @@ KINDS: dict[str, Kind] = {
         "at who removes files there.",
         3600.0,
     ),
+    "history_log": Kind(
+        "warning",
+        "The disk fills up, and max_bytes does not count it. Find who has the file open (`fuser history.db`) and end "
+        "what reads there; nothing is lost.",
+    ),
     "device": Kind("warning", "Measuring goes on, slower, on the CPU. Restart the daemon to use the GPU again."),
     "measure": Kind(
         "warning", "Layers that do not fit in memory are refused. Give the daemon more, or exclude them.", 300.0

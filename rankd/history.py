@@ -77,6 +77,11 @@ class History:
         reading.ask_and_wait(lambda archive: archive.load(self.streams, current))
 
     @property
+    def overgrown(self) -> str | None:
+        """What is to be said of a log that grows without bound; None where it does not."""
+        return None if self.writer is None else self.writer.overgrown
+
+    @property
     def moved_aside(self) -> Path | None:
         """The former history, where it was damaged."""
         return None if self.writer is None else self.writer.moved_aside

@@ -22,6 +22,12 @@ LOG_PAGES = 4_000
 """Pages (of 4 KiB) in the log before it is copied into the file; a page written many times is copied once."""
 
 
+PAGE_BYTES = 4096
+
+LARGE_LOG = 10
+"""Times LOG_PAGES: far beyond what a slow query holds up."""
+
+
 def is_new(path: Path) -> bool:
     """Whether opening it for writing makes it."""
     try:
@@ -45,7 +51,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
         # FULL: what was acknowledged survives a power cut. Group commit shares the one fsync among all that waits.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
-        connection.execute(f"PRAGMA journal_size_limit = {2 * LOG_PAGES * 4096}")
+        connection.execute(f"PRAGMA journal_size_limit = {2 * LOG_PAGES * PAGE_BYTES}")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA cell_size_check = ON")
@@ -74,6 +80,18 @@ def copy_log(connection: sqlite3.Connection) -> bool:
     """Copy the log into the file and empty it, as far as readers allow. Whether all of it is in the file."""
     is_busy, num_pages, num_copied = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     return not is_busy or num_pages == num_copied
+
+
+def overgrown(path: Path) -> str | None:
+    """What is to be said of a log many times as large as copying leaves it."""
+    log = path.with_name(f"{path.name}-wal")
+    try:
+        num_bytes = log.stat().st_size
+    except OSError:  # whoever writes next says so
+        return None
+    if num_bytes <= LARGE_LOG * LOG_PAGES * PAGE_BYTES:
+        return None
+    return f"{log} has grown to {num_bytes >> 20} MiB and cannot be emptied: a program reads the history without pause"
 
 
 def used_bytes(connection: sqlite3.Connection) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rankd.config import HistoryConfig
 from rankd.store.batch import LayerKey
+from rankd.store.database import overgrown
 from rankd.store.entries import AlertEntry, Entry
 from rankd.store.errors import FAILURES, StoreError
 from rankd.store.home import Home
@@ -74,6 +75,8 @@ class Writer:
         self._owes_all_clear = False
         self._chores_at = time.monotonic()
         self._more_chores = False
+        self.overgrown: str | None = None
+        """What is to be said of a log that nobody can empty, as of the last chores."""
         self._num_rows = 0
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
         self._home = Home(data, config, clock, disk_quotas)
@@ -260,6 +263,7 @@ class Writer:
         if due or self._more_chores:
             self._num_rows, self._chores_at = 0, now
             self._more_chores = self._home.chore()
+            self.overgrown = overgrown(self._home.path)
 
     def _fail(self, error: StoreError) -> None:
         """Keep what was to be written, and try again later with a new connection."""

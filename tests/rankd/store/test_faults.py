@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from history_rows import Look, Open, numbers
 
-from rankd.store import ledger
+from rankd.store import database, ledger
 from rankd.store.entries import AlertEntry, Entry
 from rankd.store.errors import StoreError
 from rankd.store.schema import FILE_NAME
@@ -47,6 +47,32 @@ def file_limit(num_bytes: int) -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_log_that_nobody_can_empty_is_said(
+    make: Any, open_writer: Open, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "LOG_PAGES", 5)
+    monkeypatch.setattr("rankd.store.writer.CHORES_EVERY_ROWS", 1)
+    writer = open_writer()
+    writer.write(*make.entries(1))
+    reader = sqlite3.connect(data / FILE_NAME, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM run").fetchall()
+    assert writer.overgrown is None
+    coming = iter(range(2, 1000))
+
+    def write_until(is_said: bool) -> None:
+        for n in coming:
+            writer.write(*make.entries(1, first=n))
+            if (writer.overgrown is not None) == is_said:
+                return
+        raise AssertionError(f"after 1000 commits: {writer.overgrown}")
+
+    write_until(True)
+    assert str(data / FILE_NAME) in str(writer.overgrown)
+    reader.close()
+    write_until(False)
 
 
 def test_locked_file(make: Any, open_writer: Open, look: Look, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
