@@ -148,9 +148,9 @@ class Reader:
         """(run, n, alert) of the alerts that are on, of one run or of all, in the order in which they were raised; also
         those whose event is no longer in the history."""
         sql = """
-            SELECT r.name, f.n, coalesce(f.body, a.body) AS body FROM firing f JOIN run r USING (run_id)
+            SELECT r.name, f.n, coalesce(f.body, a.body) FROM firing f JOIN run r USING (run_id)
             LEFT JOIN alert a ON a.run_id = f.run_id AND a.n = f.n
-            WHERE body IS NOT NULL AND (? IS NULL OR r.name = ?) ORDER BY f.run_id, f.n
+            WHERE (f.body IS NOT NULL OR a.body IS NOT NULL) AND (? IS NULL OR r.name = ?) ORDER BY f.run_id, f.n
         """
         found = self.read(lambda row: (*_FIRING.check(row)[:2], alert_of(row[0], row[2])), sql, run, run)
         return sorted(found, key=lambda row: row[2]["time"])
@@ -251,8 +251,9 @@ class Reader:
 
     def read(self, make: Callable[[tuple[Any, ...]], T], sql: str, *values: object) -> list[T]:
         """What `make` makes of all rows of one statement; where it finds one damaged, the file is named."""
+        rows = self.rows(sql, *values)
         try:
-            return [make(row) for row in self.rows(sql, *values)]
+            return list(map(make, rows))
         except StoreError as error:
             raise said_of(self.file, error) from None
 
