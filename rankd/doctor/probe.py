@@ -42,11 +42,12 @@ class Probe:
         self._socket.connect(address)
 
     def ask(self, frames: list[bytes], seconds: float) -> tuple[list[bytes] | None, float]:
-        """Send `frames`; the next message, and how many seconds it took to come. None: none came within `seconds`."""
+        """Send `frames`; the next message, and how many seconds it took to come. None: nobody was there, or none came,
+        within `seconds` each."""
+        if not self._socket.poll(int(1000 * seconds), zmq.POLLOUT):
+            return None, seconds
         began = time.monotonic()
-        if self._socket.poll(int(1000 * seconds), zmq.POLLOUT):
-            began = time.monotonic()
-            self._socket.send_multipart(frames, zmq.NOBLOCK)
+        self._socket.send_multipart(frames, zmq.NOBLOCK)
         return self.hear(seconds), time.monotonic() - began
 
     def hear(self, seconds: float) -> list[bytes] | None:
