@@ -20,17 +20,22 @@ FORMATS = (".parquet", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz")
 def export(
     run: Annotated[str, typer.Argument(help="The run's name.")],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="x.parquet, x.csv[.gz], x.jsonl[.gz]; - for JSON lines on stdout.")
-    ],
+        Path | None,
+        typer.Option("-o", "--output", help="x.parquet, x.csv[.gz], x.jsonl[.gz]; - for JSON lines on stdout."),
+    ] = None,
     data: Data = None,
     layer: Layers = None,
     current: Current = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the file, if there is one.")] = False,
+    json_lines: Annotated[bool, typer.Option("--json", help="JSON lines on stdout, as -o - does.")] = False,
 ) -> None:
     """Write the measurements of a run to a file, whole or not at all."""
-    to_stdout = str(output) == "-"
+    if (output is None) != json_lines:
+        leave("expected either -o FILE or --json", WRONG_USE)
+    target = Path("-") if output is None else output
+    to_stdout = str(target) == "-"
     if not to_stdout:
-        _check(output, force)
+        _check(target, force)
     with open_history(data) as reader:
         find_run(reader, run)
         check_layers(reader, run, layer or ())
@@ -42,7 +47,7 @@ def export(
             with until_reader_leaves():
                 write_json_lines(rows, sys.stdout)
         else:
-            _write(rows, output)
+            _write(rows, target)
 
 
 def _check(output: Path, force: bool) -> None:

@@ -28,6 +28,13 @@ def recorded(history: Path) -> list[Measurement]:
         return [measurement for _, measurement in reader.measurements("lm-42")]
 
 
+def test_json_means_json_lines_as_with_every_verb_that_reads(history: Path) -> None:
+    assert export(history, "--json") == export(history, "-o", "-")
+    for wrong in ([], ["--json", "-o", "-"]):
+        code, out, errors = export(history, *wrong)
+        assert (code, out) == (2, "") and "expected either -o FILE or --json" in errors
+
+
 @pytest.mark.parametrize("name", ["x.jsonl", "x.JSONL.gz", "-"])
 def test_json_lines_are_the_same_measurements(
     history: Path, recorded: list[Measurement], tmp_path: Path, name: str
