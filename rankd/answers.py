@@ -10,6 +10,7 @@ from rankd.archive import Archive
 from rankd.auth import Grant
 from rankd.current import Current
 from rankd.reading import Reading
+from rankd.store.batch import KEPT_STREAMS
 from rankd.store.errors import StoreError
 from rankd.streams import Topic
 from rankd_client.wire import Event, WireError
@@ -20,9 +21,6 @@ MAX_RESUME_EVENTS = 1000
 
 MAX_FROM_SEQ = 1 << 62
 """More than were ever published, and sums with it stay within SQLite's 64 bits."""
-
-MAX_STREAMS = 100
-"""Told in a state: each that a subscriber did not hear of costs it a query for every topic."""
 
 
 class Answers:
@@ -52,7 +50,7 @@ class Answers:
             stored = await self._read(Archive.streams) or []
         except WireError:
             return {}
-        former = [stream_id for stream_id in stored[-MAX_STREAMS:] if stream_id != self.stream_id]
+        former = [stream_id for stream_id in stored[-KEPT_STREAMS:] if stream_id != self.stream_id]
         return {"streams": [*former, self.stream_id]}
 
     async def since(self, kind: str, run: str, from_seq: int, stream_id: str | None) -> tuple[list[Event], int, int]:

@@ -12,7 +12,6 @@ from typing import Any
 from rankd.current import Current
 from rankd.records import Measurement
 from rankd.store.reader import Reader
-from rankd.store.rows import damaged
 from rankd.store.schema import FILE_NAME
 from rankd.streams import Streams, Topic
 from rankd_client.wire import Event
@@ -38,9 +37,7 @@ class Archive:
         for row in runs:
             for kind, newest in (("measurement", row.num_measurements), ("alert", row.num_alerts)):
                 base = reader.base(streams.stream_id, kind, row.name) or 0
-                if base > newest:
-                    raise damaged(base, f"the {kind} of run {row.name!r} with which a stream began, of {newest}")
-                topics.append(((kind, row.name), newest, base))
+                topics.append(((kind, row.name), max(newest, base), base))
         firing = reader.firing()
         places = {run: reader.places("alert", run) for run, _, _ in firing}
         # All is read: what is loaded of a file that is damaged further on would be in the way of the next one.

@@ -105,9 +105,7 @@ class Daemon:
         answers = Answers(self.current, counters, self.history.reading)
         self.query = QueryServer(self.sockets.query, answers, counters, doors["query"])
         self.health = Health(self.stop, self.presence, self.faults, self._gauges(), counters)
-        self.http = HttpListener(
-            config, self.authority.http_token, self.health.describe, self.health.why_not_ready, counters
-        )
+        self.http = HttpListener(config, self.authority.http_token, self.health, counters)
         cleanup.callback(self.http.close)
 
     def _gauges(self) -> dict[str, Callable[[], Any]]:
@@ -261,7 +259,7 @@ class Daemon:
 
     async def _recall(self, measurement: Measurement) -> None:
         """A layer from before the start goes on where its record ends; one that cannot be read begins anew."""
-        judge = await self.history.ask(lambda archive: self.detect.recall(measurement, archive.recall))
+        judge = await self.history.recall(lambda archive: self.detect.recall(measurement, archive.recall))
         if judge is not None:
             self.detect.take(judge)
 

@@ -40,6 +40,7 @@ class History:
         hold a history, or that another daemon writes."""
         self.writer: Writer | None = None
         self.reading: Reading | None = None
+        self._recalling: Reading | None = None
         self._on_committed: Callable[[list[Entry | AlertEntry]], Any] = lambda entries: None
         self._on_fault: Callable[[StoreError | None], Any] = lambda error: None
         if data is not None:
@@ -50,7 +51,9 @@ class History:
                 on_fault=lambda error: self._on_fault(error),
                 disk_quotas=disk_quotas,
             )
+            # Two threads: a layer that is judged anew from all its measurements takes seconds.
             self.reading = Reading(Archive(data), counters, on_unread, self.writer.blame)
+            self._recalling = Reading(Archive(data), counters, on_unread, self.writer.blame)
         self.streams = Streams(secrets.token_hex(8) if self.writer is None else self.writer.stream_id)
 
     def begin(
@@ -86,24 +89,21 @@ class History:
         """The former history, where it was damaged."""
         return None if self.writer is None else self.writer.moved_aside
 
-    async def ask(self, question: Callable[[Archive], T]) -> T | None:
-        """None where there is no history, or where it cannot be read just now."""
-        if self.reading is None:
-            return None
-        try:
-            return await self.reading.ask(question)
-        except StoreError:
-            return None
-
     async def last_steps(self, run: str) -> Mapping[tuple[str, str], int] | None:
-        """(layer, role) → the step recorded last; None as in `ask`."""
-        return await self.ask(lambda archive: archive.last_steps(run))
+        """(layer, role) → the step recorded last. None where there is no history, or where it cannot be read just
+        now."""
+        return await _ask(self.reading, lambda archive: archive.last_steps(run))
+
+    async def recall(self, question: Callable[[Archive], T]) -> T | None:
+        """What may take long to find; None as in `last_steps`."""
+        return await _ask(self._recalling, question)
 
     def look_anew(self) -> None:
         """Let go of the file that is read: after a fault another may be in its place, and SQLite's index of the log is
         shared by all connections of a process as long as one of them is open."""
-        if self.reading is not None:
-            self.reading.look_anew()
+        for reading in (self.reading, self._recalling):
+            if reading is not None:
+                reading.look_anew()
 
     def flush(self, timeout_seconds: float) -> bool:
         """Wait until all is on disk; whether it is."""
@@ -112,5 +112,15 @@ class History:
     def close(self) -> None:
         if self.writer is not None:
             self.writer.close(CLOSE_SECONDS)
-        if self.reading is not None:
-            self.reading.close()
+        for reading in (self.reading, self._recalling):
+            if reading is not None:
+                reading.close()
+
+
+async def _ask(reading: Reading | None, question: Callable[[Archive], T]) -> T | None:
+    if reading is None:
+        return None
+    try:
+        return await reading.ask(question)
+    except StoreError:
+        return None

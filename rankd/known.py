@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Set
 
 from rankd.config import Limits
-from rankd.quota import Quota, Tally, namespace_of
+from rankd.quota import Quota, Tally, half, namespace_of
 from rankd_client.wire import WireError
 
 LayerRole = tuple[str, str]
@@ -80,7 +80,7 @@ class Known:
         max_layers, namespace = self.limits.max_layers, namespace_of(run)
         if self._num_layers.total >= max_layers:
             raise WireError("too_many_layers", f"all runs have {self._num_layers.total}; at most {max_layers}")
-        share = self._share(max_layers)
+        share = half(max_layers)
         if namespace and self._num_layers.of(namespace) >= share:
             raise WireError("too_many_layers", f"namespace {namespace!a} has {share} in all runs, which is its share")
 
@@ -93,9 +93,4 @@ class Known:
         max_layers, largest = self.limits.max_layers, self.limits.max_layers_per_run
         if self._num_layers.total + largest > max_layers:
             return True
-        return bool(namespace) and self._num_layers.of(namespace) + largest > self._share(max_layers)
-
-    @staticmethod
-    def _share(number: int) -> int:
-        """Of a namespace with a name: half, so that no key shuts the others out."""
-        return max(1, number // 2)
+        return bool(namespace) and self._num_layers.of(namespace) + largest > half(max_layers)

@@ -21,17 +21,23 @@ class Quota:
     """Of snapshots in memory, those being received and those waiting to be measured counted each for itself."""
 
     max_disk_bytes: int | None = None
-    """Of its measurements in the history; the oldest go."""
+    """Of its measurements in the history, with their spectra and kinds, and of its alerts; the oldest go."""
 
 
 NO_QUOTA = Quota()
 
 
+def half(number: int) -> int:
+    """Of what there is room for, what a namespace with a name may have where nothing else is said: no key alone keeps
+    the others out."""
+    return max(1, number // 2)
+
+
 def share(quota: Quota, limits: Limits) -> Quota:
-    """Where `quota` says nothing, half of what the daemon has room for: one key alone keeps nobody else out."""
-    max_bytes = max(limits.max_layer_bytes, limits.max_assembly_bytes // 2)
+    """Where `quota` says nothing, half of what the daemon has room for."""
+    max_bytes = max(limits.max_layer_bytes, half(limits.max_assembly_bytes))
     return Quota(
-        limits.max_runs // 2 if quota.max_runs is None else quota.max_runs,
+        half(limits.max_runs) if quota.max_runs is None else quota.max_runs,
         max_bytes if quota.max_bytes is None else quota.max_bytes,
         quota.max_disk_bytes,
     )

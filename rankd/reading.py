@@ -26,14 +26,14 @@ PATIENCE_SECONDS = 2.0
 class Reading:
     """Questions are answered one by one, in order. Where the history cannot be read just now, or not in time, they
     raise StoreError, which is counted as `num_unread` and told to `on_unread`. `on_damaged` is told as well where the
-    file is damaged, with the monotonic time at which it was looked which file is there: nobody else may notice."""
+    file is damaged: nobody else may notice."""
 
     def __init__(
         self,
         archive: Archive,
         counters: Counter[str],
         on_unread: Callable[[str], None],
-        on_damaged: Callable[[StoreError, float], None] = lambda error, looked_at: None,
+        on_damaged: Callable[[StoreError], None] = lambda error: None,
     ) -> None:
         self._archive = archive
         self._counters = counters
@@ -60,7 +60,7 @@ class Reading:
                 log.error("the history cannot be read: %s", error)
             self._on_unread(str(error))
             if error.kind == "damaged":
-                self._on_damaged(error, self._archive.looked_at)
+                self._on_damaged(error)
             raise
 
     def look_anew(self) -> None:
@@ -98,6 +98,7 @@ class Reading:
                 answer = question(self._archive)
             except BaseException as error:  # raised where it was asked
                 if isinstance(error, StoreError):
+                    error.looked_at = self._archive.looked_at  # by the time it is heard of, another may be looked at
                     self._archive.close()  # the next one looks at what is there by then
                 future.set_exception(error)
             else:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from rankd.config import Limits
-from rankd.quota import Quota, Tally, namespace_of
+from rankd.quota import Quota, Tally, half, namespace_of
 from rankd.records import LayerStep
 from rankd.shards import OpenLayer
 from rankd_client.wire import Chunk, WireError
@@ -45,7 +45,7 @@ class Unfinished:
             raise WireError("quota_exceeded", f"namespace {namespace!a} has a quota of {max_bytes} bytes in memory")
         if not namespace:
             return
-        max_layers, max_pieces = max(1, self.limits.max_open_layers // 2), max(1, self.limits.max_open_pieces // 2)
+        max_layers, max_pieces = half(self.limits.max_open_layers), half(self.limits.max_open_pieces)
         if is_new and self.layers.of(namespace) >= max_layers:  # so that no key shuts the others out with tiny ones
             raise WireError("quota_exceeded", f"namespace {namespace!a} has {max_layers} unfinished layers, its share")
         if self.pieces.of(namespace) + num_pieces > max_pieces:

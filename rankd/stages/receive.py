@@ -12,7 +12,7 @@ import zmq.asyncio
 
 from rankd.config import Limits
 from rankd.door import Door, Source
-from rankd.quota import namespace_of
+from rankd.quota import half, namespace_of
 from rankd.sockets import let_others_run, send_now
 from rankd.streams import Streams
 from rankd_client.wire import (
@@ -265,7 +265,7 @@ class Receive:
         left = self.limits.total_credit_bytes - sum(peer.granted_bytes for peer in self._peers.values())
         if namespace := namespace_of(run):
             own = sum(peer.granted_bytes for peer in self._peers.values() if namespace_of(peer.run) == namespace)
-            left = min(left, self.limits.total_credit_bytes // 2 - own)
+            left = min(left, half(self.limits.total_credit_bytes) - own)
         if left < MIN_CHUNK_BYTES:
             raise WireError("too_many_connections", f"{len(self._peers)} connections hold all credit that there is")
         return min(self.limits.credit_bytes, max(MIN_CHUNK_BYTES, left // LAST_SHARES))

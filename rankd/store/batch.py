@@ -28,7 +28,8 @@ ROWS_AT_ONCE = 64
 """Rows of one INSERT: each gives up the interpreter's lock and has to win it back from threads that compute."""
 
 KEPT_STREAMS = 100
-"""As many as a daemon tells of (`rankd.answers.MAX_STREAMS`): nobody asks for others, each with rows for every run."""
+"""The newest, which a daemon tells of: each that a subscriber did not hear of costs it a query for every topic, and the
+file a row for every run."""
 
 LayerKey = tuple[str, str, str]
 """(run, layer, role)."""
@@ -152,8 +153,15 @@ def add_superseded(connection: sqlite3.Connection, ids: Ids, counts: Mapping[Lay
 
 def add_stream(connection: sqlite3.Connection, ids: Ids, stream_id: str, bases: Mapping[tuple[str, str], int]) -> None:
     """Begin a stream, whose numbers are n − base, base by (kind, run), and forget all but KEPT_STREAMS; within the
-    caller's transaction."""
+    caller's transaction, of which the entries were written. A run never has fewer numbers than its base, though the
+    rows up to there were lost with an earlier file, or given up."""
     set_stream(connection, stream_id)
+    for (kind, run), base in bases.items():
+        numbers = ids.run(run)
+        column = "num_measurements" if kind == "measurement" else "num_alerts"
+        if getattr(numbers, column) < base:
+            setattr(numbers, column, base)
+            connection.execute(f"UPDATE run SET {column} = ? WHERE run_id = ?", (base, numbers.run_id))
     connection.executemany(
         "INSERT OR REPLACE INTO base VALUES (?, ?, ?, ?)",
         [(stream_id, ids.run(run).run_id, kind, base) for (kind, run), base in bases.items() if base],

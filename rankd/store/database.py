@@ -12,6 +12,7 @@ from pathlib import Path
 from rankd.store import rows
 from rankd.store.errors import StoreError
 from rankd.store.schema import migrate, version_of
+from rankd.store.size import PAGE_BYTES
 
 BUSY_MILLISECONDS = 1000
 CACHE_KIBIBYTES = 16 << 10
@@ -20,9 +21,6 @@ was faster, and a daemon grew for an hour until it was full."""
 
 LOG_PAGES = 4_000
 """Pages (of 4 KiB) in the log before it is copied into the file; a page written many times is copied once."""
-
-
-PAGE_BYTES = 4096
 
 LARGE_LOG = 10
 """Times LOG_PAGES: far beyond what a slow query holds up."""

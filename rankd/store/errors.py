@@ -43,6 +43,8 @@ class StoreError(RuntimeError):
     def __init__(self, kind: Kind, text: str, begun_anew: bool = False) -> None:
         """`begun_anew`: what was recorded before is not in the history any more."""
         super().__init__(text)
+        self.looked_at = 0.0
+        """Monotonic seconds: when the daemon's reader looked which file is there."""
         self.kind: Kind = kind
         self.begun_anew = begun_anew
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from rankd.judge import LayerJudge, StateError
-from rankd.store.rows import MEASUREMENT_COLUMNS, measurement_of
+from rankd.store.rows import MEASUREMENTS_SINCE, measurement_of
 
 MAX_FOLDED = 64
 """Layers of one transaction, some 100 ms where each remembers 10,000 readings: commits wait for it."""
@@ -18,11 +18,6 @@ _RECORDED = """
 SELECT r.name, l.name, l.role, j.n, j.state FROM judge j JOIN layer l USING (layer_id) JOIN run r USING (run_id)
 WHERE j.layer_id = ?
 """
-_SINCE = f"""
-SELECT {MEASUREMENT_COLUMNS} FROM measurement m
-CROSS JOIN layer l ON l.layer_id = m.layer_id CROSS JOIN kind k ON k.kind_id = m.kind_id
-WHERE m.layer_id = ? AND m.n > ? ORDER BY m.n
-"""  # CROSS JOIN: in this order
 
 
 def fold(connection: sqlite3.Connection, run_id: int, upto: int) -> int:
@@ -42,9 +37,10 @@ def _fold_layer(connection: sqlite3.Connection, layer_id: int) -> None:
     run, layer, role, n, state = connection.execute(_RECORDED, (layer_id,)).fetchone()
     try:
         judge = LayerJudge.restored(run, layer, role, state)
-    except StateError:
-        return  # of another version or damaged: the layer is judged anew, from what is there by then
-    for row in connection.execute(_SINCE, (layer_id, n)).fetchall():
+    except StateError:  # of another version or damaged: the layer is judged anew, from what is there by then
+        connection.execute("DELETE FROM judge WHERE layer_id = ?", (layer_id,))
+        return
+    for row in connection.execute(MEASUREMENTS_SINCE, (layer_id, n)).fetchall():
         n, measurement = measurement_of(run, row)
         judge.update(measurement)
     connection.execute("UPDATE judge SET n = ?, state = ? WHERE layer_id = ?", (n, judge.state(), layer_id))

@@ -65,10 +65,10 @@ class Home:
         self.ledger = self._begin_anew(error)
         self.stream_id = self.ledger.stream_id
 
-    def blame(self, error: StoreError, looked_at: float) -> None:
-        """Raises `error`, which somebody met who looked which file is there at `looked_at` (monotonic seconds), unless
-        another has been begun since; or what is the matter with the files, if anything is."""
-        if self.ledger is not None and looked_at >= self.ledger.opened_at:
+    def blame(self, error: StoreError) -> None:
+        """Raises `error`, which the daemon's reader met, unless another file has been begun since it looked which is
+        there; or what is the matter with the files, if anything is."""
+        if self.ledger is not None and error.looked_at >= self.ledger.opened_at:
             self._check(self.ledger)
             raise error
 

@@ -10,18 +10,22 @@ from typing import TYPE_CHECKING
 
 from rankd.records import METRIC_NAMES, Measurement
 from rankd.store.line import Line
-from rankd.store.rows import BLOB, INT, MEASUREMENT_COLUMNS, TEXT, RowType, json_object, measurement_of
+from rankd.store.rows import (
+    BLOB,
+    INT,
+    MEASUREMENTS,
+    MEASUREMENTS_SINCE,
+    TEXT,
+    RowType,
+    json_object,
+    measurement_of,
+)
 
 if TYPE_CHECKING:
     from rankd.store.reader import Reader
 
 SLICE = 2048
 """Numbers of a run that are read at once: no look at the file lasts long, so that its -wal can be folded in between."""
-
-MEASUREMENTS = f"""
-SELECT {MEASUREMENT_COLUMNS} FROM measurement m
-CROSS JOIN layer l ON l.layer_id = m.layer_id CROSS JOIN kind k ON k.kind_id = m.kind_id
-"""  # CROSS JOIN: in this order
 
 _STATE = RowType(INT, BLOB)
 _LAYER_NAME = RowType(INT, TEXT, TEXT)
@@ -73,12 +77,11 @@ def metrics(reader: Reader, run: str) -> list[str]:
 
 def judge(reader: Reader, run: str, layer: str, role: str) -> tuple[bytes | None, list[Measurement]]:
     """See Reader.judge."""
-    layer_id = reader.layer_id(run, layer, role)
     with reader.one_moment():
+        layer_id = reader.layer_id(run, layer, role)
         states = reader.read(_STATE.check, "SELECT n, state FROM judge WHERE layer_id = ?", layer_id)
         n, state = states[0] if states else (0, None)
-        sql = f"{MEASUREMENTS} WHERE m.layer_id = ? AND m.n > ? ORDER BY m.n"
-        since = reader.read(partial(measurement_of, run), sql, layer_id, n)
+        since = reader.read(partial(measurement_of, run), MEASUREMENTS_SINCE, layer_id, n)
     return state, [measurement for _, measurement in since]
 
 

@@ -51,6 +51,13 @@ MEASUREMENT_COLUMNS = (
 )
 """What `measurement_of` takes: measurement m, layer l, kind k."""
 
+MEASUREMENTS = f"""
+SELECT {MEASUREMENT_COLUMNS} FROM measurement m
+CROSS JOIN layer l ON l.layer_id = m.layer_id CROSS JOIN kind k ON k.kind_id = m.kind_id
+"""  # CROSS JOIN: in this order
+
+MEASUREMENTS_SINCE = f"{MEASUREMENTS} WHERE m.layer_id = ? AND m.n > ? ORDER BY m.n"
+
 _MEASUREMENT = RowType(
     *(INT, TEXT, TEXT, MAYBE_INT, MAYBE_REAL, TEXT, TEXT, TEXT, TEXT, INT, INT, REAL, MAYBE_TEXT),
     *[MAYBE_REAL] * len(METRIC_NAMES),

@@ -13,8 +13,8 @@ ALERT_BYTES = 100
 TYPICAL_ALERT_BYTES = 700
 """Of all columns, where names are short."""
 
-SPECTRUM_BYTES = 20
-KIND_BYTES = 60
+SPECTRUM_BYTES, KIND_BYTES = 20, 60
+"""Of all else in such a row, and of its entries in indexes: numbers and lengths, as SQLite packs them."""
 
 MAX_INLINE_BYTES = 1000
 """SQLite puts most of a row that is longer on pages of its own, whole ones."""

@@ -69,7 +69,7 @@ class Writer:
         self._close_by: float | None = None
         self._failure: BaseException | None = None  # a mistake of ours
         self._fault: StoreError | None = None
-        self._blamed: tuple[StoreError, float] | None = None
+        self._blamed: StoreError | None = None
         self._retry_seconds = FIRST_RETRY_SECONDS
         self._retry_at = 0.0
         self._owes_all_clear = False
@@ -98,11 +98,11 @@ class Writer:
         self._home.begin_anew(error)
         self.stream_id = self._home.stream_id
 
-    def blame(self, error: StoreError, looked_at: float) -> None:
-        """Somebody who looked at the file at `looked_at` (monotonic seconds) has found it damaged where the writer has
-        not looked: it goes aside as if the writer had."""
+    def blame(self, error: StoreError) -> None:
+        """The daemon's reader has found the file damaged where the writer has not looked: it goes aside as if the
+        writer had."""
         with self._changed:
-            self._blamed = (error, looked_at)
+            self._blamed = error
             self._changed.notify_all()
 
     def start(self) -> None:
@@ -224,7 +224,7 @@ class Writer:
             blamed, self._blamed = self._blamed, None
         try:
             if blamed is not None:
-                self._home.blame(*blamed)
+                self._home.blame(blamed)
             if self._batch or superseded or switches or self._fault is not None:
                 self._commit(superseded, switches)
                 self._tell(caught_up, switched=bool(switches))

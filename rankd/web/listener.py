@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 from rankd.config import ServeConfig
+from rankd.health import Health
 from rankd.sockets import BindError
 from rankd.web.access import Access, is_loopback_host
 from rankd.web.server import bind_http, make_server
@@ -20,8 +20,7 @@ class HttpListener:
         self,
         config: ServeConfig,
         token: Callable[[], str],
-        health: Callable[[], dict[str, Any]],
-        why_not_ready: Callable[[], str | None],
+        health: Health,
         counters: Counter[str],
     ) -> None:
         self.address = "off"
@@ -40,7 +39,7 @@ class HttpListener:
         # The name that was given may stand for the address that was bound, and this host's for any of its addresses.
         names = [*config.http_hosts, config.http.rpartition(":")[0], config.advertise or socket.gethostname()]
         access = Access(host, names, None if open_to_all else token)
-        self._server = make_server(health, why_not_ready, access, counters)
+        self._server = make_server(health.describe, health.why_not_ready, access, counters)
 
     async def serve(self) -> None:
         """Until `stop`; ends at once where there is nothing to serve."""

@@ -1,8 +1,6 @@
 import asyncio
-import math
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +9,8 @@ import numpy as np
 import pytest
 import zmq
 
-from rankd import reading
-from rankd.archive import Archive
 from rankd.config import ServeConfig, serve_config
 from rankd.daemon import Daemon, Ready
-from rankd.faults import DAEMON_RUN
 from rankd.sockets import BindError
 from rankd.store.reader import Reader
 from rankd_client.wire import (
@@ -25,7 +20,6 @@ from rankd_client.wire import (
     Bye,
     Chunk,
     Event,
-    Heartbeat,
     Query,
     Refusal,
     decode_event,
@@ -246,36 +240,6 @@ async def test_a_snapshot_whose_shards_do_not_all_come_is_refused_in_time(
         daemon.stop.set()
         await asyncio.wait_for(running, 60)
     assert announced == [daemon.ready()] and daemon.drained
-
-
-async def test_a_disk_that_hangs_in_a_read_holds_up_nothing_but_the_memory_of_old_layers(
-    socket_dir: Path, tmp_path: Path, raw_peer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reading, "PATIENCE_SECONDS", 0.2)
-    daemon = Daemon(config(socket_dir, data=str(tmp_path / "data")))
-    answers = threading.Event()
-    monkeypatch.setattr(Archive, "last_steps", lambda archive, run: answers.wait(60))
-
-    def trainer() -> None:
-        peer = raw_peer(daemon.ready().push)
-        peer.greet()
-        for step in (1, 2):
-            peer.push("w", step, floats(1, 2, 2, 1), (2, 2))
-            assert peer.hear_end_of("w", step) == "recorded"
-        peer.push("w", 3, floats(math.nan), (1, 1))
-        assert isinstance(notice := peer.hear(Ack, Heartbeat), AlertNotice) and notice.alert["rule"] == "nonfinite"
-
-    running = asyncio.create_task(daemon.run(lambda ready: None))
-    try:
-        await asyncio.to_thread(trainer)
-        (fault,) = daemon.current.firing(DAEMON_RUN)
-        assert fault["rule"] == "daemon_history_unread" and "no answer within 0.2 s" in fault["message"]
-        assert daemon.counters["num_unread"] == 2, "for the run, and for its layer; the rest is not asked for"
-    finally:
-        answers.set()
-        daemon.stop.set()
-        await asyncio.wait_for(running, 60)
-    assert daemon.drained
 
 
 async def test_everyone_hears_what_became_of_a_displaced_snapshot(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import sqlite3
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -153,10 +155,11 @@ async def test_a_file_begun_since_is_not_blamed_for_the_one_before(data: Path) -
         archive = Archive(data)
         assert archive.last_steps("run-1") == {("w", "weight"): 10}
         error = StoreError("damaged", "as somebody says")
-        going.history.writer.blame(error, archive.looked_at)
+        error.looked_at = archive.looked_at
+        going.history.writer.blame(error)
         assert (fault := await going.hear()) is not None and fault.begun_anew
         assert await going.hear() is None
-        going.history.writer.blame(error, archive.looked_at)
+        going.history.writer.blame(error)
         going.history.writer.submit(Entry(11, measured(11)))
         assert going.history.flush(TIMEOUT_SECONDS)
         assert len(asides(data)) == 1 and going.faults.empty()
@@ -187,3 +190,31 @@ async def test_any_byte_may_be_another(data: Path, seed: int) -> None:
         assert going.history.flush(TIMEOUT_SECONDS)
     finally:
         going.history.close()
+
+
+@pytest.mark.parametrize("counts", [None, 0], ids=["as it is written", "of a file from before"])
+async def test_a_stream_that_began_after_rows_that_were_lost_is_no_damage(data: Path, counts: int | None) -> None:
+    """Their file was removed, or they were given up for want of room: numbers go on behind them."""
+    writer = Writer(data, HistoryConfig(), lambda entries: None, lambda error: None)
+    writer.start()
+    bases = {("measurement", "run-1"): 12, ("measurement", "gone"): 5, ("alert", "gone"): 2}
+    writer.switch_stream("e" * 16, bases)
+    assert writer.flush(TIMEOUT_SECONDS) and writer.close(TIMEOUT_SECONDS)
+    if counts is not None:
+        with contextlib.closing(sqlite3.connect(data / FILE_NAME)) as connection, connection:
+            connection.execute("UPDATE run SET num_measurements = min(num_measurements, 10), num_alerts = ?", (counts,))
+    going = Going(data)
+    assert going.history.moved_aside is None and asides(data) == []
+    for topic, base in bases.items():
+        assert going.history.streams.next_n(topic) == base + 1
+    going.history.close()
+
+
+async def test_a_layer_that_takes_long_to_recall_holds_up_no_run(data: Path) -> None:
+    going = Going(data)
+    goes_on = threading.Event()
+    recalling = asyncio.create_task(going.history.recall(lambda archive: goes_on.wait(TIMEOUT_SECONDS)))
+    assert await going.history.last_steps("run-1") == {("w", "weight"): 10}
+    goes_on.set()
+    assert await recalling
+    going.history.close()

@@ -1,15 +1,15 @@
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rankd import reading
 from rankd.archive import Archive
 from rankd.config import HistoryConfig
-from rankd.reading import Reading
+from rankd.reading import PATIENCE_SECONDS, Reading
 from rankd.records import Measurement
 from rankd.store.entries import Entry
 from rankd.store.errors import StoreError
@@ -53,54 +53,103 @@ async def test_questions_are_answered_in_order_on_one_other_thread(asked: Asked)
     assert asked.reading.ask_and_wait(last_steps) == {("w", "weight"): 7}
 
 
+class Patience:
+    """Runs out by hand: each time that it is waited for an answer, and none is there."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.num_run_out = 0
+        self.on_run_out: Callable[[], object] = lambda: None
+        self.endless = False
+        self._wait = asyncio.wait
+        monkeypatch.setattr(asyncio, "wait", self.wait)
+
+    async def wait(self, answers: list[asyncio.Future[Any]], timeout: float) -> Any:
+        assert timeout == PATIENCE_SECONDS
+        if self.endless:
+            return await self._wait(answers)
+        await asyncio.sleep(0)
+        self.num_run_out += 1
+        self.on_run_out()
+        return set(), set(answers)
+
+
 async def test_a_disk_that_hangs_holds_up_who_asked_and_then_nobody(
     asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "PATIENCE_SECONDS", 0.05)
-    answers = threading.Event()
+    patience = Patience(monkeypatch)
+    begun, answers, over = threading.Event(), threading.Event(), threading.Event()
     num_asked = 0
+
+    def hang(archive: Archive) -> None:
+        begun.set()
+        answers.wait(30)
 
     def ask(archive: Archive) -> None:
         nonlocal num_asked
         num_asked += 1
 
-    def hang(archive: Archive) -> None:
-        answers.wait(30)
-
-    with pytest.raises(StoreError, match=r"no answer within 0\.05 s"):
+    patience.on_run_out = lambda: begun.wait(30)
+    with pytest.raises(StoreError, match=r"no answer within 2 s"):
         await asked.reading.ask(hang)
     with pytest.raises(StoreError, match="the disk has not answered yet"):
         await asked.reading.ask(ask)
-    assert asked.counters["num_unread"] == 2 and len(asked.told) == 2
+    assert asked.counters["num_unread"] == 2 and len(asked.told) == 2 and patience.num_run_out == 1
     answers.set()
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                await asked.reading.ask(ask)
-                break
-            except StoreError:
-                await asyncio.sleep(0)
+    asked.reading.ask_and_wait(lambda archive: over.set())  # behind it: it has answered
+    patience.endless = True
+    await asked.reading.ask(ask)
     assert num_asked == 1, "what nobody waits for any more is not read"
 
 
-async def test_a_long_answer_is_none_that_hangs(asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when the detectors of a layer are fed everything that was ever recorded of it, and others wait for it."""
-    monkeypatch.setattr(reading, "PATIENCE_SECONDS", 0.1)
-    writer = Writer(tmp_path, HistoryConfig(), lambda entries: None, lambda error: None)
-    writer.start()
-    for n in range(2, 31):
-        writer.submit(Entry(n, Measurement("r", "w", n, (2, 3), True, False, {})))
-    assert writer.flush(30) and writer.close(30)
-    pause = threading.Event()
+async def test_a_long_answer_is_none_that_hangs(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the detectors of a layer are fed everything that was ever recorded of it."""
+    patience = Patience(monkeypatch)
+    turn, done = threading.Semaphore(0), threading.Semaphore(0)
 
-    def feed(archive: Archive, whole: bool) -> int:
-        _, rows = archive.recall("r", "w", "weight", whole=whole)
-        return sum(not pause.wait(0.01) for _ in rows)
+    def work(archive: Archive) -> str:
+        for _ in range(3):
+            turn.acquire(timeout=30)
+            archive.streams()
+            done.release()
+        turn.acquire(timeout=30)
+        return "all of it"
 
-    for whole in (True, False):
-        answers = [asked.reading.ask(lambda archive, whole=whole: feed(archive, whole)) for _ in range(3)]
-        assert await asyncio.gather(*answers) == [30] * 3
-    assert not asked.told
+    def go_on() -> None:
+        turn.release()
+        done.acquire(timeout=30)
+        if patience.num_run_out == 3:
+            patience.endless = True
+            turn.release()
+
+    patience.on_run_out = go_on
+    assert await asked.reading.ask(work) == "all of it"
+    assert patience.num_run_out == 3 and not asked.told
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_each_row_that_is_fed_is_progress(asked: Asked, tmp_path: Path, whole: bool) -> None:
+    archive = Archive(tmp_path)
+    _, rows = archive.recall("r", "w", "weight", whole=whole)
+    before = archive.progress
+    assert len(list(rows)) == 1 and archive.progress == before + 1
+    archive.close()
+
+
+async def test_an_error_tells_when_it_was_looked_which_file_is_there(asked: Asked) -> None:
+    """Not when it is heard of: by then another file may have been looked at, which is none the worse."""
+    seen: list[float] = []
+
+    def damaged(archive: Archive) -> None:
+        archive.streams()
+        seen.append(archive.looked_at)
+        raise StoreError("damaged", "as somebody says")
+
+    def look(archive: Archive) -> float:
+        archive.streams()
+        return archive.looked_at
+
+    error, later = await asyncio.gather(asked.reading.ask(damaged), asked.reading.ask(look), return_exceptions=True)
+    assert isinstance(error, StoreError) and [error.looked_at] == seen and isinstance(later, float) and later > seen[0]
 
 
 async def test_after_a_fault_the_next_one_looks_at_what_is_there_by_then(asked: Asked, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rankd import answers
 from rankd.archive import Archive
 from rankd.config import Limits
 from rankd.current import Current
@@ -21,7 +20,6 @@ Open = Callable[..., Any]
 
 
 def test_as_many_streams_are_kept_as_are_told_of(make: Any, open_writer: Open, look: Look, data: Path) -> None:
-    assert KEPT_STREAMS == answers.MAX_STREAMS
     writer = open_writer()
     for n in range(1, KEPT_STREAMS + 21):
         writer.write(Entry(n, make.measurement("r", step=n), ((n, make.alert("r", alert_id=str(n))),)))
