@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from rankd.alertlog import AlertLog
 from rankd.answers import Answers
 from rankd.auth import Authority, Keyring
 from rankd.config import Limits, ServeConfig
@@ -44,7 +45,6 @@ __all__ = ["Daemon", "Ready"]
 
 log = logging.getLogger("rankd.daemon")
 
-LOGGED = ("run", "layer", "step", "rule", "state", "severity")
 FLUSH_SECONDS = 10.0
 """For a history that cannot be written at the end: all of it ends within 20 s."""
 
@@ -63,6 +63,7 @@ class Daemon:
         """False where the daemon stopped before it had measured all that was waiting."""
         self.counters: Counter[str] = Counter()
         self.crossing = Crossing()
+        self.log_alert = AlertLog(time.monotonic)
         with contextlib.ExitStack() as cleanup:
             self._build(config, config.limits, self.counters, cleanup)
             self._cleanup = cleanup.pop_all()
@@ -164,7 +165,7 @@ class Daemon:
         for event in outcome.events:
             if event.kind == "alert":
                 self.receive.notify(event.run, AlertNotice(event.body))
-                log.info("alert %s", " ".join(f"{key}={event.body[key]!r}" for key in LOGGED))
+                self.log_alert(event.body)
         for key, word in outcome.settled:
             self._settle(key, word)
 

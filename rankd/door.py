@@ -23,6 +23,11 @@ class Source:
     connection: Connection | None = None
 
     @property
+    def has_left(self) -> bool:
+        """Whether nobody is there any more to be answered."""
+        return self.connection is not None and self.connection.has_ended
+
+    @property
     def user(self) -> str:
         """Whose turn it is where many wait: the key's holder; without keys, whoever comes from this address or user."""
         if self.grant is not None and self.grant.public_key:

@@ -72,6 +72,9 @@ class QueryServer:
                 self._came.clear()
                 await self._came.wait()
                 continue
+            if asked.source.has_left:  # what it asked may be dear to find
+                self.counters["dropped_replies"] += 1
+                continue
             try:
                 reply = await self._answer(decode_query(asked.frames), asked.source.grant)
             except WireError as error:

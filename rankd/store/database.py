@@ -37,6 +37,9 @@ def is_new(path: Path) -> bool:
 def open_for_writing(path: Path) -> sqlite3.Connection:
     """The only writing connection, of today's version; makes the file, for its owner alone, where there is none. Raises
     sqlite3.Error, OSError, and SchemaError for a file that is not ours to write."""
+    log = path.with_name(f"{path.name}-wal")
+    if path.exists() and is_new(path) and log.exists() and log.stat().st_size:
+        raise StoreError("damaged", f"{path} is empty, and {log.name} is not: it was cut off")
     with contextlib.suppress(FileExistsError):  # not opened: closing it would drop this process's locks on it
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, timeout=BUSY_MILLISECONDS / 1000, isolation_level=None, check_same_thread=False)

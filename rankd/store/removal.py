@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from itertools import starmap
+from math import ceil
 
 from rankd.store.folding import fold
 from rankd.store.ids import LAST_LAYER
@@ -47,10 +48,16 @@ class Removal:
         self._connection = connection
         self._clock = clock
 
-    def oldest(self, table: str, run_id: int) -> int:
+    def oldest(self, table: str, run_id: int, num_rows: int | None = None) -> int:
         """The number up to which a slice of the run's measurements or alerts reaches; 0 where there is none."""
         query = f"SELECT max(n) FROM (SELECT n FROM {table} WHERE run_id = ? ORDER BY n LIMIT ?)"
-        return self._connection.execute(query, (run_id, SLICE_ROWS)).fetchone()[0] or 0
+        return self._connection.execute(query, (run_id, num_rows or SLICE_ROWS)).fetchone()[0] or 0
+
+    def slice_of(self, table: str, run_id: int, share: float) -> int:
+        """As `oldest`, of about this share of the run's rows at most."""
+        first, last = (f"(SELECT n FROM {table} WHERE run_id = :id ORDER BY n {way} LIMIT 1)" for way in ("", "DESC"))
+        num_rows = self._connection.execute(f"SELECT {last} - {first} + 1", {"id": run_id}).fetchone()[0] or 1
+        return self.oldest(table, run_id, max(1, min(SLICE_ROWS, ceil(share * num_rows))))
 
     def measurements(self, run_id: int, upto: int) -> None:
         """Those up to number `upto`, or fewer, with their spectra and with kinds that no others are of; and what is

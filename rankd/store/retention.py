@@ -175,11 +175,14 @@ class Retention:
             return False
         runs = self._runs()
         ended_before = max((min(run.last_time, now) for run in runs), default=0.0) - ENDED_SECONDS
-        if is_over and self._take_from_any(runs, ended_before):
+        excess_bytes = total_bytes - free_bytes - LOW_WATER * self._config.max_bytes
+        if is_over and self._take_from_any(runs, ended_before, excess_bytes):
             return True
         for namespace, quota_bytes in quotas.items():
             own = [run for run in runs if run.namespace == namespace]
-            if self._is_over(namespace, _held_bytes(own), quota_bytes) and self._take(own, ended_before):
+            held_bytes = _held_bytes(own)
+            excess_bytes = held_bytes - LOW_WATER * quota_bytes
+            if self._is_over(namespace, held_bytes, quota_bytes) and self._take(own, ended_before, excess_bytes):
                 return True
         return False
 
@@ -189,29 +192,36 @@ class Retention:
         (self._over.add if over else self._over.discard)(namespace)
         return over
 
-    def _take_from_any(self, runs: Sequence[_Run], ended_before: float) -> bool:
+    def _take_from_any(self, runs: Sequence[_Run], ended_before: float, excess_bytes: float) -> bool:
         """What the layers' detectors remember, roll-ups and names can fill the file alone; that is no reason to delete
-        everything that was measured."""
-        spare = _held_bytes(runs) <= self._config.max_bytes * KEPT_SHARE
+        everything that was measured. Then it is up to the namespace with most layers: runs of it that have ended go."""
         owners = {run.namespace for run in runs}
         namespaces = [[run for run in runs if run.namespace == owner] for owner in owners]
-        namespaces.sort(key=_held_bytes, reverse=True)
-        return any(self._take(own, ended_before, spare) for own in namespaces)
+        if _held_bytes(runs) > self._config.max_bytes * KEPT_SHARE:
+            namespaces.sort(key=_held_bytes, reverse=True)
+            return any(self._take(own, ended_before, excess_bytes) for own in namespaces)
+        layers = dict(self._connection.execute("SELECT run_id, count(*) FROM layer GROUP BY run_id").fetchall())
+        most = max(namespaces, key=lambda own: sum(layers.get(run.run_id, 0) for run in own), default=[])
+        ended = [run for run in most if run.measurement_bytes and run.last_time < ended_before]
+        return bool(ended) and self._take(ended, ended_before, excess_bytes)
 
-    def _take(self, own: Sequence[_Run], ended_before: float, spare: bool = False) -> bool:
-        """A slice of what a namespace has; with `spare`, only of runs that have ended."""
+    def _take(self, own: Sequence[_Run], ended_before: float, excess_bytes: float) -> bool:
+        """A slice of what these runs of a namespace have: no more than there is too much, as far as one can tell."""
         alerts_bytes = sum(run.alert_bytes for run in own)
-        if not spare and alerts_bytes > _held_bytes(own) * ALERT_SHARE:
-            run_id = max(own, key=lambda run: run.alert_bytes).run_id
-            self._removal.alerts(run_id, self._removal.oldest("alert", run_id))
+        if alerts_bytes > _held_bytes(own) * ALERT_SHARE:
+            run = max(own, key=lambda run: run.alert_bytes)
+            self._removal.alerts(
+                run.run_id, self._removal.slice_of("alert", run.run_id, excess_bytes / run.alert_bytes)
+            )
             return True
         measured = [run for run in own if run.measurement_bytes]
-        ended = [run for run in measured if run.last_time < ended_before]
-        if not measured or (spare and not ended):
+        if not measured:
             return False
+        ended = [run for run in measured if run.last_time < ended_before]
         largest = max(measured, key=lambda run: run.measurement_bytes)
-        run_id = min(ended, key=lambda run: run.last_time, default=largest).run_id
-        self._removal.measurements(run_id, self._removal.oldest("measurement", run_id))
+        run = min(ended, key=lambda run: run.last_time, default=largest)
+        share = excess_bytes / run.measurement_bytes
+        self._removal.measurements(run.run_id, self._removal.slice_of("measurement", run.run_id, share))
         return True
 
     def _runs(self) -> list[_Run]:

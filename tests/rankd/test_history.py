@@ -218,3 +218,18 @@ async def test_a_layer_that_takes_long_to_recall_holds_up_no_run(data: Path) -> 
     goes_on.set()
     assert await recalling
     going.history.close()
+
+
+async def test_a_file_that_was_cut_off_beside_its_log_is_put_aside_not_lost(data: Path) -> None:
+    writer = Writer(data, HistoryConfig(), lambda entries: None, lambda error: None)
+    writer.start()
+    writer.submit(Entry(11, measured(11)))
+    assert writer.flush(TIMEOUT_SECONDS)
+    log = (data / f"{FILE_NAME}-wal").read_bytes()
+    assert writer.close(TIMEOUT_SECONDS) and log
+    (data / FILE_NAME).write_bytes(b"")
+    (data / f"{FILE_NAME}-wal").write_bytes(log)
+    going = Going(data)
+    assert going.history.moved_aside is not None and len(asides(data)) == 1
+    assert (data / f"{going.history.moved_aside.name}-wal").read_bytes() == log
+    going.history.close()

@@ -71,10 +71,10 @@ def test_who_does_not_finish_the_handshake_is_cut_off(make: Any) -> None:
 
 
 def test_who_stops_in_the_middle_is_cut_off_and_who_is_made_to_wait_is_not(make: Any) -> None:
-    served = make(dataclasses.replace(LIMITS, slow_seconds=0.5, slow_bytes_per_second=1e9))
+    served = make(dataclasses.replace(LIMITS, slow_seconds=0.5, slow_bytes_per_second=1e6))
     waiting = served.dealer()
     for _ in range(4):
-        waiting.send(bytes(16 << 20))  # two windows: the rest waits outside
+        waiting.send(bytes(16 << 20))  # two windows: the rest waits outside; 16 s for each
     for start in (b"\0", b"\0\5x", b"\1\1x"):
         with served.greeted() as peer:
             peer.sendall(start)

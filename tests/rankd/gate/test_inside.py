@@ -73,6 +73,33 @@ def test_connections_that_come_too_fast_wait_their_turn(make: Any) -> None:
         peer.close()
 
 
+def test_however_many_one_address_sends_another_is_let_in_next(make: Any) -> None:
+    """Half-open connections without end kept newcomers waiting for 6 to 20 s."""
+    served = make(dataclasses.replace(LIMITS, connections_per_second=10.0), tcp=True)
+    flood = []
+    for _ in range(250):  # 100 at once, and 15 s of others who wait
+        peer = socket.socket()
+        peer.bind(("127.0.0.2", 0))
+        peer.connect(served.where)
+        peer.sendall(SIGNATURE)
+        flood.append(peer)
+    served.eventually(lambda: served.counters["num_connections"] == 250)
+    with served.raw() as newcomer:
+        newcomer.sendall(SIGNATURE)
+        newcomer.settimeout(30)
+        assert newcomer.recv(1) == b"\xff"
+        still_waiting = 0
+        for peer in flood:
+            peer.setblocking(False)
+            try:
+                peer.recv(1)
+            except BlockingIOError:
+                still_waiting += 1
+        assert still_waiting > 50, "who came before it waits still"
+    for peer in flood:
+        peer.close()
+
+
 def test_a_reset_peer_leaves_nothing_that_another_could_be_taken_for(make: Any) -> None:
     """Numbers of descriptors are used again: one that stays with the selector would keep the next one from being
     heard."""

@@ -105,3 +105,29 @@ def test_alert_that_is_on_outlives_its_event(make: Any, open_writer: Open, look:
             ("r", 1, "r 0"),
             ("r", 1001, "r 500"),
         ]
+
+
+def test_what_nobody_counts_is_at_nobody_elses_expense(make: Any, open_writer: Open, look: Look) -> None:
+    """Names and detectors of thousands of layers fill the file: a run of another namespace that has ended was deleted
+    for them."""
+    writer = open_writer()
+    ended = make.entries(600, "@a/old")
+    names = tuple(f"{number}-" + "x" * 900 for number in range(600))
+    hostile = [
+        Entry(n, make.measurement("@m/live", name, 1, time=20_000.0), (), bytes(2000))
+        for n, name in enumerate(names, 1)
+    ]
+    writer.write(*ended, *hostile)
+    retained(writer)
+    assert num_rows(look) == {"@a/old": 600, "@m/live": 600}
+
+
+def test_no_more_goes_than_is_too_much(make: Any, open_writer: Open, look: Look, monkeypatch: Any) -> None:
+    """A slice of 2,000 rows emptied a namespace of a small quota."""
+    monkeypatch.setattr(removal, "SLICE_ROWS", 2000)
+    writer = open_writer()
+    writer.write(*make.entries(3000, "@q/r"))
+    (used,) = look("SELECT measurement_bytes FROM run")[0]
+    retained(writer, 100 << 20, {"q": used // 3})
+    assert 0.9 * 1000 <= num_rows(look)["@q/r"] <= 1000
+    assert look("SELECT max(n) FROM measurement") == [(3000,)]
