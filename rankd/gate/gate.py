@@ -28,9 +28,6 @@ SWEEP_SECONDS = 0.25
 RETRY_SECONDS = 0.02
 """Between attempts to connect inside, where libzmq has a backlog or too many came at once."""
 
-MAX_LET_IN = 10_000
-"""Addresses and users of which it is known when one of their connections was let in last."""
-
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
@@ -66,8 +63,6 @@ class Gate:
         self._patience: dict[Connection, Patience] = {}
         self._waiting: dict[Connection, None] = {}
         self._unconnected: dict[Connection, None] = {}
-        self._let_in: dict[str, int] = {}
-        self._num_let_in = 0
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
         self._stops_at: float | None = None
         self._swept_at = self._retried_at = 0.0
@@ -149,7 +144,7 @@ class Gate:
         now = self._clock()
         if self._unconnected and now - self._retried_at >= RETRY_SECONDS:
             self._retried_at = now
-            for connection in self._newcomers():
+            for connection in self._inside.by_turns(self._unconnected):
                 self._serve(connection, None, 0)
         if now - self._swept_at >= SWEEP_SECONDS:
             self._swept_at = now
@@ -195,16 +190,7 @@ class Gate:
         """Later where there is no room."""
         now = self._clock()
         if self._doorman.has_files(now) and connection.listener.bucket.take(now) and self._inside.connect(connection):
-            self._num_let_in += 1
-            self._let_in[connection.peer] = self._num_let_in
             connection.flush_inner()
-
-    def _newcomers(self) -> list[Connection]:
-        """Who waits to be let in, first those whose address (or user) was let in longest ago: however many one address
-        sends, another waits for one of them."""
-        if len(self._let_in) > MAX_LET_IN:
-            self._let_in.clear()
-        return sorted(self._unconnected, key=lambda known: self._let_in.get(known.peer, 0))
 
     def _resume(self, connection: Connection) -> None:
         """Room was made: let in who waits for some, in the order in which they came to wait."""

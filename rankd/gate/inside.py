@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 import zmq
 
 from rankd.gate.connection import Connection
+
+MAX_LET_IN = 10_000
+"""Addresses and users of which it is remembered when they were let in last."""
 
 
 class Inside:
@@ -23,6 +27,7 @@ class Inside:
         self._directory = directory
         self._num_names = 0
         self._by_name: dict[str, Connection] = {}
+        self._let_in: dict[str, int] = {}
 
     def connect(self, connection: Connection) -> bool:
         """Connect it to libzmq; False where there is no room in the backlog. Raises OSError where nobody listens."""
@@ -44,7 +49,15 @@ class Inside:
                 os.unlink(name)  # noqa: PTH108
         connection.inner, connection.inner_name = inner, name
         self._by_name[name] = connection
+        self._let_in[connection.peer] = self._num_names
         return True
+
+    def by_turns(self, waiting: Iterable[Connection]) -> list[Connection]:
+        """First those whose address (or user) was let in longest ago: however many one address sends, another waits for
+        one of them."""
+        if len(self._let_in) > MAX_LET_IN:
+            self._let_in.clear()
+        return sorted(waiting, key=lambda connection: self._let_in.get(connection.peer, 0))
 
     def connection(self, frame: zmq.Frame) -> Connection | None:
         """The connection by which a frame came that was just received (copy=False); None for one of no peer's."""
