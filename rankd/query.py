@@ -6,15 +6,15 @@ import asyncio
 import logging
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 
 import zmq.asyncio
 
 from rankd.answers import Answers
 from rankd.auth import Grant
 from rankd.door import Door, Source
-from rankd.sockets import let_others_run, send_now
+from rankd.sockets import let_others_run, receive_now, send_now
 from rankd.turns import Turns
 from rankd_client.wire import Query, Reply, WireError, decode_query, encode_reply, query_id_of
 
@@ -25,9 +25,13 @@ MAX_WAITING = 4096
 
 MAX_WAITING_BYTES = 16 << 20
 
-TAKEN_AT_ONCE = 64
-"""Queries taken in, some milliseconds, for each one that is answered: whose turn it is can only be told of those that
-are here. On the socket they wait in the order of connections, of which one user may have hundreds."""
+TAKE_SECONDS = 0.005
+"""For taking in as many queries as there are, before others have their turn: whose turn it is to be answered can only
+be told of those that are here. On the socket they wait in the order of connections, of which one user may have
+hundreds."""
+
+OTHERS_SHARE = 3
+"""Times as long as taking in took, or answering, for everybody else: measuring, heartbeats, pushes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +61,20 @@ class QueryServer:
             tasks.create_task(self._answer_all())
 
     async def _take_in(self) -> None:
-        for number in count():
-            if number % TAKEN_AT_ONCE == 0:
-                await let_others_run()
-            identity, *parts = await self.socket.recv_multipart(copy=False)
-            asked = Asked(identity.bytes, self.door.enter(parts), [part.bytes for part in parts])
-            for other in self._turns.put(asked.source.user, asked, sum(map(len, asked.frames))):
-                self._reply(other, self._refusal(other, WireError("busy", f"more than {MAX_WAITING} queries wait")))
-            self._came.set()
+        while True:
+            message = await self.socket.recv_multipart(copy=False)
+            began = time.monotonic()
+            self._take(message)
+            while time.monotonic() - began < TAKE_SECONDS and (more := receive_now(self.socket)) is not None:
+                self._take(more)
+            await asyncio.sleep(OTHERS_SHARE * (time.monotonic() - began))
+
+    def _take(self, message: Sequence[zmq.Frame]) -> None:
+        identity, *parts = message
+        asked = Asked(identity.bytes, self.door.enter(parts), [part.bytes for part in parts])
+        for other in self._turns.put(asked.source.user, asked, sum(map(len, asked.frames))):
+            self._reply(other, self._refusal(other, WireError("busy", f"more than {MAX_WAITING} queries wait")))
+        self._came.set()
 
     async def _answer_all(self) -> None:
         while True:
@@ -82,9 +92,8 @@ class QueryServer:
             except WireError as error:
                 reply = self._refusal(asked, error)
             self._reply(asked, reply)
-            # A state of thousands of alerts takes 30 ms to write: however many are asked for, half of the loop is for
-            # measuring, heartbeats and everybody else.
-            await asyncio.sleep(time.thread_time() - began)
+            # A state of thousands of alerts takes 30 ms to write, and any number of them may be asked for.
+            await asyncio.sleep(OTHERS_SHARE * (time.thread_time() - began))
 
     def _reply(self, asked: Asked, reply: Reply) -> None:
         if not send_now(self.socket, [asked.identity, *encode_reply(reply)]):

@@ -61,6 +61,15 @@ def send_now(socket: zmq.asyncio.Socket, frames: Sequence[Payload]) -> bool:
     return error is None
 
 
+def receive_now(socket: zmq.asyncio.Socket) -> list[zmq.Frame] | None:
+    """A message that is there already; None where there is none."""
+    received = cast("asyncio.Future[list[zmq.Frame]]", socket.recv_multipart(zmq.NOBLOCK, copy=False))
+    error = received.exception()  # with NOBLOCK the future is done at once
+    if error is not None and not isinstance(error, zmq.Again):
+        raise error
+    return None if error is not None else received.result()
+
+
 async def let_others_run() -> None:
     """To be awaited before each receive: zmq.asyncio hands over a message that is there without a pause, so that a peer
     who sends without end would stop measuring, heartbeats and signals."""

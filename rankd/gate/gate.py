@@ -7,7 +7,7 @@ import selectors
 import socket
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ class Gate:
         self._doorman = Doorman(self._selector, any_fd, on_fault, self._cuts.count, self._end, self._lock)
         self._patience: dict[Connection, Patience] = {}
         self._waiting: dict[Connection, None] = {}
+        self._made_room: deque[Connection] = deque()
         self._unconnected: dict[Connection, None] = {}
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
         self._stops_at: float | None = None
@@ -85,7 +86,9 @@ class Gate:
         connection.deliver(num_frames)
         few = len(connection.framing.ends) <= connection.listener.limits.window_frames // 2
         if connection.has_ended or (self._waiting and few):
-            self._errands.give(lambda: self._resume(connection))
+            self._made_room.append(connection)
+            if len(self._made_room) == 1:  # else it is on its way: one pass over all who wait is dear
+                self._errands.give(self._resume)
 
     def cut(self, connection: Connection, reason: str) -> None:
         """End this connection and no other."""
@@ -192,12 +195,16 @@ class Gate:
         if self._doorman.has_files(now) and connection.listener.bucket.take(now) and self._inside.connect(connection):
             connection.flush_inner()
 
-    def _resume(self, connection: Connection) -> None:
+    def _resume(self) -> None:
         """Room was made: let in who waits for some, in the order in which they came to wait."""
+        of: dict[Connection, None] = {}
+        while self._made_room:
+            of[self._made_room.popleft()] = None
         waiting, self._waiting = self._waiting, {}
         for other in waiting:
             self._serve(other, other.outer, READ)
-        self._serve(connection, None, 0)
+        for connection in of:
+            self._serve(connection, None, 0)
 
     def _update(self, connection: Connection) -> None:
         """What to wait for next, or the end."""
@@ -249,7 +256,7 @@ class Gate:
             elif reason is not None:
                 self._cut(connection, reason, "")
         if self._waiting:
-            self._resume(next(iter(self._waiting)))
+            self._resume()
 
     def _cut(self, connection: Connection, reason: str, detail: str) -> None:
         if connection in self._patience and connection.outer is not None:

@@ -14,7 +14,7 @@ import pytest
 import zmq
 
 from rankd.config import ConfigError, ServeConfig, serve_config
-from rankd.sockets import BindError, Sockets, send_now
+from rankd.sockets import BindError, Sockets, receive_now, send_now
 from rankd_client.endpoints import endpoints_of
 
 HOLD = """
@@ -98,6 +98,19 @@ async def test_so_many_connections_of_one_peer_as_the_settings_allow(socket_dir:
         for client in clients:
             client.close(linger=0)
         sockets.close(linger_ms=0)
+
+
+async def test_what_is_there_is_received_at_once_or_not_at_all(socket_dir: Path) -> None:
+    with bound(f"ipc://{socket_dir}") as sockets:
+        assert receive_now(sockets.push) is None
+        client = sockets.context.socket(zmq.DEALER)
+        client.connect(sockets.addresses["push"])
+        await client.send(b"x")
+        assert await asyncio.wait_for(sockets.push.poll(), 30)
+        received = receive_now(sockets.push)
+        assert received is not None and [frame.bytes for frame in received[1:]] == [b"x"]
+        assert receive_now(sockets.push) is None
+        client.close(linger=0)
 
 
 async def test_an_unknown_host_is_named() -> None:
