@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import sys
@@ -17,7 +18,10 @@ data = Path(sys.argv[1])
 
 
 def tell(entries: list[Entry | AlertEntry]) -> None:
-    print(entries[-1].n, flush=True)
+    try:
+        print(entries[-1].n, flush=True)
+    except BrokenPipeError:  # who started this is gone; the writer would take it for a disk that fails
+        os._exit(1)
 
 
 writer = Writer(data, HistoryConfig(), tell, lambda error: None)

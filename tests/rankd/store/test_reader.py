@@ -1,3 +1,4 @@
+import contextlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from rankd.store.measured import SLICE
 from rankd.store.reader import Reader
 
 ENDLESS_WRITER = Path(__file__).with_name("endless_writer.py")
+NUM_LAYERS = 20
+"""That it writes in turn."""
 Rows = list[tuple[int, Measurement]]
 SECOND = "5ec0" * 4
 
@@ -167,11 +170,15 @@ def test_rows_that_are_gone_have_left_their_numbers(make: Any, open_writer: Any,
 
 
 def test_while_another_process_writes_and_after_it_was_killed(data: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, str(ENDLESS_WRITER), str(data)], stdout=subprocess.PIPE, text=True
-    ) as writer:
+    with (
+        subprocess.Popen([sys.executable, str(ENDLESS_WRITER), str(data)], stdout=subprocess.PIPE, text=True) as writer,
+        contextlib.ExitStack() as always,
+    ):
+        always.callback(writer.kill)
         assert writer.stdout is not None
-        told = int(writer.stdout.readline())
+        told = 0
+        while told < NUM_LAYERS:  # by then there is something of each
+            told = int(writer.stdout.readline())
         with Reader(data) as reader:
             for _ in range(20):
                 numbers = [n for n, _ in reader.measurements("r", layers=["layer-?", "layer-1?"])]
