@@ -15,7 +15,7 @@ SLICE_ROWS = 2_000
 """Measurements deleted in one transaction, some 20 ms: commits wait for it."""
 
 SLICE_LAYERS = 64
-"""What the detectors remember of each can be 90 kB."""
+"""What the detectors remember of each can be 120 kB."""
 
 MAX_N = (1 << 63) - 1
 
