@@ -95,6 +95,35 @@ class Spectrum:
         return math.isfinite(self.scale)
 
 
+Tier = Literal["norms", "estimate", "exact"]
+TIERS: tuple[Tier, ...] = get_args(Tier)
+"""From the cheapest to the dearest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was measured of one matrix, or of a stack of them.
+
+    `metrics` as in a Measurement. `bars`: of each metric that is not exact, between which values it lies. `further`:
+    more keys of the JSON row. `summary` as `rankd.summary.summarise` packs it, b"" where there is no whole spectrum.
+    """
+
+    metrics: Mapping[str, float | None]
+    method: str
+    tier: Tier = "exact"
+    bars: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    finite: bool = True
+    zero: bool = False
+    further: Mapping[str, Any] = field(default_factory=dict)
+    summary: bytes = b""
+    seconds: float = 0.0
+
+    def extra(self) -> dict[str, Any]:
+        """Further keys of the measurement's JSON row: `tier`, the bars as `m_low` and `m_high`, and `further`."""
+        bars = {f"{name}_{end}": value for name, bar in self.bars.items() for end, value in zip(_ENDS, bar, strict=True)}
+        return {"tier": self.tier, **bars, **self.further}
+
+
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """What was measured of one layer at one step.
@@ -120,6 +149,16 @@ class Measurement:
     summary: bytes = b""
     """The spectrum for looking at, as `rankd.spectrum` packs it; not part of the JSON row."""
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tier(self) -> str:
+        """Rows from before there were tiers are exact."""
+        return str(self.extra.get("tier", "exact"))
+
+    def bar(self, metric: str) -> tuple[float, float] | None:
+        """Between which values the metric lies; None where it is exact, or nothing is known of that."""
+        low, high = (self.extra.get(f"{metric}_{end}") for end in _ENDS)
+        return (float(low), float(high)) if _is_number(low) and _is_number(high) else None
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Measurement:
@@ -281,5 +320,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "measure_seconds": (_is_number, "a finite number"),
 }
 """The keys of a measurement's JSON row: what each has to be, and that in words."""
+
+_ENDS = ("low", "high")
 
 _NEEDED = ("run", "step", "layer", "rows", "cols", *CONTRACT_METRICS)
