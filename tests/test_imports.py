@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "torch": (
         "rankd.spectrum",
         "rankd.metrics",
+        "rankd.parts",
         "rankd.executors",
         "rankd.rank_health",
         "rankd.checkpoint",
