@@ -4,6 +4,9 @@
 VENV      := .venv
 RUN       := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+# A rival that only benchmarks need, WeightWatcher, is in an environment of its own, with the same pinned versions.
+BENCH_VENV := .venv-bench
+BENCHED    := $(BENCH_VENV)/.installed
 # Python to make .venv with: `make PYTHON=/path/to/python3.11 test`. Left out, the first of these that is 3.11 or newer.
 PYTHON    ?=
 CANDIDATES := $(or $(PYTHON),python3.11 python3 python3.12 python3.13)
@@ -13,7 +16,8 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check bench bench-kills bench-trainers bench-subscribers bench-soak bench-fuzz venv clean
+.PHONY: help demo test check bench bench-kills bench-trainers bench-subscribers bench-soak bench-fuzz bench-spectra bench-gpu \
+  bench-venv venv clean
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -31,8 +35,11 @@ check: $(INSTALLED)  ## lint, format and types
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
 
+# Those that need what few machines have: atheris, a CUDA device.
+BY_HAND := benchmarks/fuzz_codec.py benchmarks/spectra_gpu.py
+
 bench: $(INSTALLED)  ## every benchmark, the long ones for a minute; one JSON object a line
-	@failed=; for file in $(filter-out benchmarks/fuzz_codec.py,$(wildcard benchmarks/[!_]*.py)); do \
+	@failed=; for file in $(filter-out $(BY_HAND),$(wildcard benchmarks/[!_]*.py)); do \
 	  echo "== $$file" >&2; $(RUN) "$$file" || failed="$$failed $$file"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "make: failed:$$failed" >&2; exit 1; fi
@@ -55,10 +62,26 @@ bench-fuzz: $(INSTALLED)  ## fuzzing of every reader of foreign bytes, then of a
 	@$(RUN) benchmarks/fuzz_codec.py --minutes 10 --inputs 1000000 $(ARGS)
 	@$(RUN) benchmarks/fuzz_sockets.py --seconds 600
 
+bench-spectra: $(BENCHED)  ## the spectral engine on the CPU: cost beside svdvals and WeightWatcher, bars, scaling; minutes
+	@failed=; run() { $(BENCH_VENV)/bin/python "$$@" || failed="$$failed $$1"; }; \
+	run benchmarks/spectra_cpu.py; \
+	run benchmarks/bars.py --seeds 50; \
+	run benchmarks/scaling.py --device cpu --picture docs/scaling-cpu.svg; \
+	if [ -n "$$failed" ]; then echo "make: failed:$$failed" >&2; exit 1; fi
+
+bench-gpu: $(INSTALLED)  ## the spectral engine on a CUDA device: cost beside svdvals, bars, scaling; minutes
+	@failed=; run() { $(RUN) "$$@" || failed="$$failed $$1"; }; \
+	run benchmarks/spectra_gpu.py; \
+	run benchmarks/bars.py --seeds 50 --device cuda; \
+	run benchmarks/scaling.py --device cuda --picture docs/scaling-cuda.svg; \
+	if [ -n "$$failed" ]; then echo "make: failed:$$failed" >&2; exit 1; fi
+
+bench-venv: $(BENCHED)  ## only make .venv-bench, with the rivals that benchmarks are compared with
+
 venv: $(INSTALLED)  ## only make .venv
 
 clean:  ## remove .venv, caches and build products
-	rm -rf $(VENV) build dist client/build client/dist *.egg-info client/*.egg-info \
+	rm -rf $(VENV) $(BENCH_VENV) build dist client/build client/dist *.egg-info client/*.egg-info \
 	  .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -77,3 +100,8 @@ $(INSTALLED): pyproject.toml client/pyproject.toml constraints.txt
 	"$$found" -m venv $(VENV); \
 	$(RUN) -m pip install --quiet --editable ./client --editable '.[dev]'; \
 	touch $@
+
+$(BENCHED): $(INSTALLED) benchmarks/requirements.txt
+	@$(RUN) -m venv $(BENCH_VENV)
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --editable ./client --editable . -r benchmarks/requirements.txt
+	@touch $@

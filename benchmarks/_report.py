@@ -25,6 +25,16 @@ class Report:
         row = {"name": name, "unit": unit, "ours": ours, "limit": limit, "wanted": wanted, "ok": kept}
         print(json.dumps({**row, **more, "machine": MACHINE}, allow_nan=False), flush=True)
 
+    def ratio(self, name: str, ours: float, rival: float, limit: float, unit: str, **more: Any) -> None:
+        """`ours` over `rival`, measured side by side, is to be at most `limit`. `more` says what the rival is."""
+        ratio = ours / rival
+        if ratio > limit:
+            self.missed.append(name)
+        row = {"name": name, "unit": unit, "ours": ours, "rival": rival, "ratio": ratio, "limit": limit}
+        rounded = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in row.items()}
+        more = {"ok": ratio <= limit, **more, "machine": MACHINE}
+        print(json.dumps({**rounded, **more}, allow_nan=False, ensure_ascii=False), flush=True)
+
     @property
     def exit_code(self) -> int:
         return 1 if self.missed else 0
