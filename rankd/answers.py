@@ -27,21 +27,30 @@ class Answers:
     """Raises WireError (unavailable) where the history would have the answer and cannot be read just now: who is told
     of nothing takes it for lost, who is refused asks again. What memory holds is answered even so."""
 
-    def __init__(self, current: Current, counters: Counter[str], reading: Reading | None = None) -> None:
+    def __init__(
+        self,
+        current: Current,
+        counters: Counter[str],
+        reading: Reading | None = None,
+        plan: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        """`plan`: what is measured and how far behind, as `rankd.plan` describes it."""
         self.current = current
         self.counters = counters
         self.reading = reading
+        self.plan = plan
 
     @property
     def stream_id(self) -> str:
         return self.current.streams.stream_id
 
     async def state(self, run: str | None, grant: Grant) -> dict[str, Any]:
-        """What a late joiner needs, as far as `grant` covers it. The counters are of all, hence only for admins."""
+        """What a late joiner needs, as far as `grant` covers it. Counters and plan are of all, hence only for
+        admins."""
         namespace = None if grant.may("admin") else grant.namespace
         streams = await self._streams()
         state = {**self.current.state(run, grant.covers), "namespace": namespace, **streams}
-        return {**state, "counters": dict(self.counters)} if grant.may("admin") else state
+        return {**state, "counters": dict(self.counters), "plan": self.plan()} if grant.may("admin") else state
 
     async def _streams(self) -> dict[str, list[str]]:
         """The newest streams of the history in their order, the current one last, which may not be on disk. Who joins

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rankd.judge import DetectConfig
+from rankd.plan import MeasureConfig
 from rankd_client.endpoints import EndpointError, check_address, default_url, endpoints_of, is_discovery, is_loopback
 from rankd_client.wire import DEFAULT_CHUNK_BYTES, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES
 
@@ -170,6 +171,7 @@ class ServeConfig:
     limits: Limits = field(default_factory=Limits)
     history: HistoryConfig = field(default_factory=HistoryConfig)
     detect: DetectConfig = field(default_factory=DetectConfig)
+    measure: MeasureConfig = field(default_factory=MeasureConfig)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"auto|cpu|cuda:\d+", self.device):
@@ -205,17 +207,20 @@ class ServeConfig:
         return self.keys is not None and not self.insecure
 
 
+TABLES = {"limits": Limits, "history": HistoryConfig, "detect": DetectConfig, "measure": MeasureConfig}
+
 SETTINGS: dict[str, Any] = {
     **dict.fromkeys(("url", "push", "alerts", "query", "http", "device", "executor", "advertise"), str),
     **dict.fromkeys(("data", "keys", "discovery"), str | Path),
-    **{"insecure": bool, "while_stdin": bool, "http_hosts": list, "limits": dict, "history": dict, "detect": dict},
+    **dict.fromkeys(("insecure", "while_stdin"), bool),
+    **{"http_hosts": list, **dict.fromkeys(TABLES, dict)},
 }
 """What a configuration may hold, and of which type."""
 
 
 def serve_config(settings: dict[str, Any]) -> ServeConfig:
     """A ServeConfig of `settings` as the CLI merged them (file < environment < flags): the keys of SETTINGS, of which
-    limits, history and detect are tables. Raises ConfigError for what is unknown."""
+    those of TABLES are tables. Raises ConfigError for what is unknown."""
     settings = {key: value for key, value in settings.items() if value is not None}
     _check_keys("", settings, SETTINGS)
     _check_types("", settings, SETTINGS)
@@ -231,7 +236,7 @@ def serve_config(settings: dict[str, Any]) -> ServeConfig:
         raise ConfigError(str(error)) from None
     for key in ("push", "alerts", "query"):
         settings[key] = settings.get(key) or getattr(endpoints, key)
-    for name, kind in (("limits", Limits), ("history", HistoryConfig), ("detect", DetectConfig)):
+    for name, kind in TABLES.items():
         settings[name] = _read_table(name, kind, settings.get(name, {}))
     for key in ("data", "keys", "discovery"):
         if key in settings:
@@ -255,7 +260,8 @@ _TYPE_NAMES: dict[Any, str] = {
 
 def _read_table(name: str, kind: type[Any], table: dict[str, Any]) -> Any:
     """The dataclass `kind` of a table; its defaults say of which type each key is (TOML has lists for tuples)."""
-    types: dict[str, Any] = {item.name: type(item.default) for item in fields(kind)}
+    defaults = kind()
+    types: dict[str, Any] = {item.name: type(getattr(defaults, item.name)) for item in fields(kind)}
     types |= {key: list | tuple for key, default in types.items() if default is tuple}
     _check_keys(f"{name}.", table, types)
     _check_types(f"{name}.", table, types)

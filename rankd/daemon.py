@@ -25,6 +25,7 @@ from rankd.health import Health
 from rankd.history import History
 from rankd.mailbox import Mailbox
 from rankd.openness import Openness
+from rankd.plan import Planner
 from rankd.presence import Presence, Ready
 from rankd.query import QueryServer
 from rankd.quota import Quota, share
@@ -62,8 +63,7 @@ class Daemon:
         self.drained = True
         """False where the daemon stopped before it had measured all that was waiting."""
         self.counters: Counter[str] = Counter()
-        self.crossing = Crossing()
-        self.log_alert = AlertLog(time.monotonic)
+        self.crossing, self.log_alert = Crossing(), AlertLog(time.monotonic)
         with contextlib.ExitStack() as cleanup:
             self._build(config, config.limits, self.counters, cleanup)
             self._cleanup = cleanup.pop_all()
@@ -92,20 +92,16 @@ class Daemon:
         self.assemble = Assemble(limits, counters, quota)
         num_slots = self.executor.num_slots
         self.mailbox = Mailbox(limits.max_mailbox_bytes, num_slots, counters, quota, self.receive.runs)
+        gauges = self._gauges()
+        self.planner = Planner(config.measure, num_slots, gauges["device"], gauges["lag_seconds"], limits.max_layers)
         self.measure = Measure(self.executor, time.time)
         self.detect = Detect(config.detect)
-        self.record = Record(
-            streams,
-            self.current,
-            counters,
-            self.history.writer,
-            config.history.patience_seconds,
-            on_fault=partial(self._fault, "history"),
-        )
+        on_fault, patience_seconds = partial(self._fault, "history"), config.history.patience_seconds
+        self.record = Record(streams, self.current, counters, self.history.writer, patience_seconds, on_fault=on_fault)
         self.publish = Publish(self.sockets.alerts, streams, time.time, counters, doors["alerts"])
-        answers = Answers(self.current, counters, self.history.reading)
+        answers = Answers(self.current, counters, self.history.reading, self.planner.describe)
         self.query = QueryServer(self.sockets.query, answers, counters, doors["query"])
-        self.health = Health(self.stop, self.presence, self.faults, self._gauges(), counters)
+        self.health = Health(self.stop, self.presence, self.faults, gauges, counters)
         self.http = HttpListener(config, self.authority.http_token, self.health, counters)
         cleanup.callback(self.http.close)
 
@@ -117,6 +113,8 @@ class Daemon:
             "waiting_bytes": lambda: self.mailbox.num_bytes,
             "assembly_bytes": lambda: self.assemble.num_bytes,
             "num_unwritten": lambda: self.record.num_pending,
+            "lag_seconds": lambda: round(self.mailbox.lag_seconds, 3),
+            "plan": lambda: self.planner.describe(),
         }
 
     async def intake(self) -> None:
@@ -133,6 +131,7 @@ class Daemon:
             if assembled.settled:
                 self.receive.acknowledge([peer.session], Ack("recorded", chunk.layer, chunk.step, chunk.role))
             if assembled.snapshot is not None:
+                self.planner.arrived(assembled.snapshot, time.monotonic())
                 for displaced in self.mailbox.put(assembled.snapshot):
                     old = displaced.snapshot
                     self.record.superseded(*old.key)
@@ -179,6 +178,7 @@ class Daemon:
             self.publish.heartbeat()
             self.receive.heartbeat()
             self.record.watch()
+            self.planner.review(now)
             if revoked := self.authority.refresh():
                 self.receive.drop(revoked)
                 self.sockets.gate.cut_users(revoked, "revoked")
@@ -191,7 +191,7 @@ class Daemon:
             for (_, layer, role, step), sessions in self.assemble.expire(now):
                 self.receive.acknowledge(sessions, Refusal("timed_out", "not all shards came", layer, step, role))
             if not self.record.num_pending and (run := self.assemble.idle_run(now, self.receive.runs())) is not None:
-                for memory in (self.assemble, self.detect, self.current):
+                for memory in (self.assemble, self.detect, self.current, self.planner):
                     memory.forget(run)
             openness.look(now)
 

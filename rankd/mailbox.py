@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Set
 from dataclasses import dataclass
@@ -41,8 +42,9 @@ class Mailbox:
         counters: Counter[str],
         quota: Callable[[str], Quota] = lambda namespace: NO_QUOTA,
         connected: Callable[[], Set[str]] = frozenset,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`connected`: the runs whose trainers are there."""
+        """`connected`: the runs whose trainers are there. `clock`: seconds."""
         self.max_bytes = max_bytes
         self.num_slots = num_slots
         self.counters = counters
@@ -50,12 +52,16 @@ class Mailbox:
         """Snapshots that were handed out and are dealt with."""
         self._quota = quota
         self._connected = connected
+        self._clock = clock
         self._notices: dict[tuple[Key, bool], Snapshot] = {}
         self._lines: OrderedDict[str, OrderedDict[str, dict[Key, Snapshot]]] = OrderedDict()
         """Namespace → run → what waits; whose turn it is comes first."""
         self._run_bytes: Counter[str] = Counter()
         self._bytes = Tally()
-        self._measuring: set[Key] = set()
+        self._waiting_since: dict[Key, float] = {}
+        """Those that wait longest first."""
+        self._measuring: dict[Key, float] = {}
+        """Since when it waited."""
         self._changed = asyncio.Event()
         self._closed = False
 
@@ -71,6 +77,14 @@ class Mailbox:
         """Snapshots that wait or are being measured."""
         return len(self) + len(self._measuring)
 
+    @property
+    def lag_seconds(self) -> float:
+        """How far measuring is behind pushing: since when the layer that has waited longest is waiting or, at last,
+        being measured. A newer snapshot does not shorten it: it takes the older one's place, and is no newer news."""
+        now = self._clock()
+        longest = next(iter(self._waiting_since.values()), now)
+        return now - min([longest, *self._measuring.values()])
+
     def put(self, snapshot: Snapshot) -> list[Superseded]:
         """Take `snapshot`; returns those that it displaced (or itself, where the same notice waits already)."""
         self._changed.set()
@@ -83,6 +97,7 @@ class Mailbox:
             self.counters["dropped_superseded"] += 1
             self._count(older, -1)
             displaced.append(Superseded(older, snapshot.step))
+        self._waiting_since.setdefault(snapshot.key, self._clock())
         line[snapshot.key] = snapshot  # an existing key keeps its place in line, so that no layer starves
         self._count(snapshot, 1)
         return displaced + self._make_room(snapshot.key)
@@ -100,7 +115,7 @@ class Mailbox:
         """The measurement of `snapshot` is over: the layer's next one may start."""
         self.num_done += 1
         if not snapshot.noticed:
-            self._measuring.discard(snapshot.key)
+            self._measuring.pop(snapshot.key, None)
         self._changed.set()
 
     def close(self) -> None:
@@ -122,7 +137,7 @@ class Mailbox:
                     if key not in self._measuring and not (only_short and _is_long(snapshot)):
                         self._lines.move_to_end(namespace)
                         runs.move_to_end(run)
-                        self._measuring.add(key)
+                        self._measuring[key] = self._waiting_since[key]
                         return self._take(key)
         return None
 
@@ -143,6 +158,7 @@ class Mailbox:
         run, namespace = key[0], namespace_of(key[0])
         runs = self._lines[namespace]
         snapshot = runs[run].pop(key)
+        del self._waiting_since[key]
         self._count(snapshot, -1)
         if not runs[run]:
             del runs[run], self._run_bytes[run]

@@ -50,6 +50,9 @@ def serve(
     executor: Annotated[
         str | None, typer.Option(envvar="RANKD_EXECUTOR", help="threads or inline.  \\[default: threads]")
     ] = None,
+    tier: Annotated[
+        str | None, typer.Option(help="What is measured: norms, estimate, exact or auto.  \\[default: auto]")
+    ] = None,
     ema_severity: Annotated[
         str | None,
         typer.Option(help="Severity of the classic EMA rule: info, warning, critical or off.  \\[default: info]"),
@@ -100,8 +103,9 @@ def serve(
         _log_to_stderr(log_level)
         file = find_file(config, lambda words: log.warning("%s", words))
         settings = {**read_file(file), **{key: value for key, value in given.items() if value is not None}}
-        if ema_severity is not None and isinstance(detect := settings.setdefault("detect", {}), dict):
-            detect["ema"] = ema_severity
+        for table, key, value in (("detect", "ema", ema_severity), ("measure", "tier", tier)):
+            if value is not None and isinstance(content := settings.setdefault(table, {}), dict):
+                content[key] = value
         checked = serve_config(find_keys(settings))
     except ConfigError as error:
         leave(str(error), WRONG_USE)

@@ -11,6 +11,7 @@ import zmq
 
 from rankd.doctor.files import open_files_of
 from rankd.doctor.finding import Finding, ok, problem
+from rankd.doctor.plan import check_plan
 from rankd.doctor.probe import Probe
 from rankd_client.endpoints import EndpointError, Endpoints, NotThereYet, check_owner, endpoints_of
 from rankd_client.keys import Key, KeyFileError, find_key, needs_key
@@ -161,6 +162,8 @@ def _check_state(state: Mapping[str, Any]) -> Iterator[Finding]:
         yield problem("fault", f"{name}: {fault.get('message')}", str(fault.get("advice") or ""))
     if not faults:
         yield ok("fault", "the daemon reports none of its own")
+    if isinstance(plan := state.get("plan"), Mapping):
+        yield check_plan(plan)
 
 
 def _answered(check: str, address: str, seconds: float) -> Finding:

@@ -48,6 +48,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"limits": {"max_layers": 9}}, "limits.max_layers_per_run=16384: expected at most limits.max_layers=9"),
     ({"detect": {"ema": "loud"}}, "detect.ema is 'loud'; expected one of info, warning, critical, off"),
     ({"detect": {"ema_alpha": "x"}}, "detect.ema_alpha='x': expected a number"),
+    ({"measure": {"tier": "fast"}}, "measure.tier is 'fast'; expected one of auto, norms, estimate, exact"),
+    ({"measure": {"method": "gram"}}, "measure.method is 'gram'; expected one of auto, svdvals"),
+    ({"measure": {"max_share": 1.5}}, "measure.max_share is 1.5; expected a share above 0 and up to 1"),
+    ({"measure": {"max_share": "all"}}, "measure.max_share='all': expected a number"),
+    ({"measure": {"max_every": 0}}, "measure.max_every is 0; expected a number of pushes, at least 1"),
+    ({"measure": {"tolerance": float("nan")}}, "measure.tolerance is nan; expected a share above 0"),
+    ({"measure": {"split": "*"}}, "measure.split='*': expected a table"),
+    ({"measure": {"split": {"*.qkv": 3}}}, "measure.split is '*.qkv' = 3; expected a glob of layer names and a rule"),
     ({"detect": {"ema_alpha": 7}}, "alpha is 7; expected a weight above 0 and up to 1"),
     ({"url": "tcp://127.example.org:7777"}, "push=tcp://127.example.org:7777, "),
     (
@@ -101,3 +109,5 @@ def test_the_tables_reach_their_classes() -> None:
     assert serve_config({"url": URL, "http_hosts": ["rankd.example"]}).http_hosts == ("rankd.example",)
     assert config.limits == Limits(drain_seconds=1)
     assert (config.detect.ema, config.detect.ema_window) == ("off", 7)
+    measure = serve_config({"url": URL, "measure": {"max_share": 1, "split": {"*.qkv": "q,k,v"}}}).measure
+    assert (measure.tier, measure.max_share, measure.split) == ("auto", 1, {"*.qkv": "q,k,v"})

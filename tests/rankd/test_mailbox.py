@@ -264,6 +264,29 @@ async def test_a_namespace_over_its_quota_loses_its_own() -> None:
     assert box.put(snapshot("c", 1, 400, run="other")) == [], "whose namespace has no quota"
 
 
+async def test_lag_is_since_when_a_layer_has_not_been_measured() -> None:
+    now = 100.0
+    box = Mailbox(8, 1, Counter(), clock=lambda: now)
+    box.put(snapshot("notice", finite=False))
+    assert box.lag_seconds == 0
+    box.put(snapshot("a", 1))
+    now = 103.0
+    box.put(snapshot("b", 1))
+    box.put(snapshot("a", 2))
+    assert box.lag_seconds == 3, "newer news of a are not measured either"
+    taken = await handed_out(box)
+    now = 110.0
+    assert box.lag_seconds == 10, "while it is being measured"
+    box.done(taken[-1])
+    assert box.lag_seconds == 7
+    box.put(snapshot("c", 1, num_bytes=8))  # b gives way
+    now = 112.0
+    assert box.lag_seconds == 2
+    for item in await handed_out(box):
+        box.done(item)
+    assert box.lag_seconds == 0
+
+
 async def test_what_is_unfinished_and_what_is_done_are_counted() -> None:
     box = mailbox(num_slots=1)
     box.put(snapshot("a"))

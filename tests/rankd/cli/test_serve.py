@@ -1,3 +1,4 @@
+import json
 import socket
 import sys
 import urllib.request
@@ -34,6 +35,7 @@ def refused(*options: str, **environment: str) -> str:
         (["--push", "x"], "push: 'x': expected ipc://PATH or tcp://HOST:PORT"),
         (["--http", "x"], "http='x': expected HOST:PORT or off"),
         (["--ema-severity", "loud"], "detect.ema is 'loud'; expected one of info, warning, critical, off"),
+        (["--tier", "fast"], "measure.tier is 'fast'; expected one of auto, norms, estimate, exact"),
         (["--log-level", "loud"], "log_level='loud': expected debug, info, warning or error"),
         (
             ["--url", "tcp://0.0.0.0:0"],
@@ -58,7 +60,7 @@ def test_a_wrong_flag_is_named(options: list[str], words: str) -> None:
     [
         ("device = ", "expected a TOML file; Invalid value"),
         ("serve = 3", "serve=3; expected a table"),
-        ("[serves]", "no such table 'serves'; expected serve, limits, history or detect"),
+        ("[serves]", "no such table 'serves'; expected serve, limits, history, detect or measure"),
         ("[serve]\ninsecure = 'no'", "insecure='no': expected true or false"),
         ("[serve]\nport = 1", "rankd.toml': [serve] port: no such setting; expected one of advertise, "),
         ("detect = 3", "detect=3: expected a table"),
@@ -66,6 +68,7 @@ def test_a_wrong_flag_is_named(options: list[str], words: str) -> None:
         ("[serve]\nhttp_hosts = ['a:80']", "http_hosts='a:80': expected host names without a port"),
         ("[history]\nmax_bytes = 'much'", "history.max_bytes='much': expected an integer"),
         ("[serve.limits]\nmax_runs = 1", "serve.limits; expected [limits], a table of its own"),
+        ("measure = 3", "measure=3: expected a table"),
         ("[limits]\nmax_runs = 0", "limits.max_runs=0: expected a positive int"),
     ],
 )
@@ -85,6 +88,9 @@ def test_file_before_environment_before_flags(tmp_path: Path) -> None:
     file.write_text("[detect]\nema = 'file'\nema_window = 0\n")
     assert "ema is 'file'" in refused("--config", str(file))
     assert "window is 0" in refused("--config", str(file), "--ema-severity", "info"), "a flag replaces one key"
+    file.write_text("[measure]\ntier = 'file'\nmax_every = 0\n")
+    assert "tier is 'file'" in refused("--config", str(file))
+    assert "max_every is 0" in refused("--config", str(file), "--tier", "norms")
 
 
 def test_the_default_http_port_gives_way(serve: Callable[..., Any], socket_dir: Path) -> None:
@@ -98,7 +104,8 @@ def test_the_default_http_port_gives_way(serve: Callable[..., Any], socket_dir: 
         daemon = serve("--url", f"ipc://{socket_dir}", command=program)
         assert daemon.ready["http"].startswith(f"http://{host}:") and daemon.ready["http"] != f"http://{DEFAULT_HTTP}"
         with urllib.request.urlopen(f"{daemon.ready['http']}/healthz", timeout=30) as answer:
-            assert answer.status == 200
+            health = json.load(answer)
+        assert (health["lag_seconds"], health["plan"]["tier"], health["plan"]["device"]) == (0, "auto", "cpu")
         named = serve("--url", f"ipc://{socket_dir}/b", "--http", DEFAULT_HTTP, command=program)
         code, errors = named.end(None)
         assert code == 1 and f"http={DEFAULT_HTTP} cannot be bound: " in errors

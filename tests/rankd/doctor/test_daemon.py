@@ -68,7 +68,7 @@ def test_a_daemon_that_is_well(serve: Callable[..., Any], socket_dir: Path) -> N
     serve("--url", f"ipc://{socket_dir}")
     found = findings(f"ipc://{socket_dir}")
     assert all(finding.ok for finding in found.values()), found
-    assert {"push", "alerts", "query", "daemon_clock", "drops", "fault"} <= found.keys()
+    assert {"push", "alerts", "query", "daemon_clock", "drops", "fault", "plan"} <= found.keys()
     assert " ms" in found["query"].text and "state 'serving'" in found["alerts"].text
 
 
