@@ -1,9 +1,11 @@
-"""Spectrum → named numbers. Extension point: a further metric is a function of a Spectrum and a line in METRICS."""
+"""Spectrum → named numbers. Extension point: a further metric is a function of a Spectrum and a line in METRICS, or in
+EXTRA_METRICS where it is only measured if it was asked for."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -48,26 +50,99 @@ def participation_ratio(spectrum: Spectrum) -> float:
     return float(np.sum(energy) ** 2 / np.sum(energy**2))
 
 
-METRICS: dict[str, Callable[[Spectrum], float]] = {
+def nuclear_norm(spectrum: Spectrum) -> float:
+    """Σσ, in the weights' own unit."""
+    return spectrum.scale * float(np.sum(spectrum.singular_values))
+
+
+def num_above_mp_edge(spectrum: Spectrum) -> float:
+    """How many singular values lie above s(√m+√n), s² the mean square of the elements: the Marchenko–Pastur edge, where
+    the spectrum of a random matrix of this norm ends. What training made stands out above it."""
+    values, (m, n) = spectrum.singular_values, (spectrum.rows, spectrum.cols)
+    edge = math.sqrt(float(np.sum(values**2)) / (m * n)) * (math.sqrt(m) + math.sqrt(n))
+    return float(np.count_nonzero(values > edge * (1 + _EDGE_WIDTH * min(m, n) ** (-2 / 3))))
+
+
+def effective_rank_ratio(spectrum: Spectrum) -> float:
+    """`effective_rank` over that of a random matrix of the same shape: a level that needs no size."""
+    return effective_rank(spectrum) / random_effective_rank(spectrum.rows, spectrum.cols)
+
+
+def stable_rank_ratio(spectrum: Spectrum) -> float:
+    """`stable_rank` over that of a random matrix of the same shape."""
+    return stable_rank(spectrum) / random_stable_rank(spectrum.rows, spectrum.cols)
+
+
+def power_law_alpha(spectrum: Spectrum) -> float:
+    """The exponent of the power law that fits the tail of the eigenvalues σ² best (Clauset et al. 2009), as the package
+    `powerlaw` fits it: `pip install rankd[powerlaw]`. Training moves it towards 2 to 6 (Martin & Mahoney 2021)."""
+    import powerlaw
+
+    energy = spectrum.singular_values[spectrum.singular_values > 0] ** 2
+    if len(energy) < _MIN_TAIL:
+        return math.nan
+    return float(powerlaw.Fit(energy, verbose=False).power_law.alpha)
+
+
+_EDGE_WIDTH = 2.0
+"""Finite matrices have their largest singular value within a few r^(-2/3) of the edge (Tracy & Widom)."""
+
+_MIN_TAIL = 10
+
+Metric = Callable[[Spectrum], float]
+
+METRICS: dict[str, Metric] = {
     "stable_rank": stable_rank,
     "effective_rank": effective_rank,
     "effective_rank_energy": effective_rank_energy,
     "spectral_norm": spectral_norm,
     "frobenius_norm": frobenius_norm,
     "participation_ratio": participation_ratio,
+    "nuclear_norm": nuclear_norm,
+    "effective_rank_ratio": effective_rank_ratio,
+    "stable_rank_ratio": stable_rank_ratio,
+    "num_above_mp_edge": num_above_mp_edge,
 }
 """Each is called only with a finite spectrum that is neither empty nor all zero; ratios do not depend on its scale."""
 
+EXTRA_METRICS: dict[str, Metric] = {"power_law_alpha": power_law_alpha}
+"""Metrics that cost more than the rest, or need a package of their own: measured where `[measure] metrics` has them."""
 
-def compute_metrics(spectrum: Spectrum) -> dict[str, float | None]:
-    """Every metric of METRICS: 0 for an all-zero or empty matrix, None for a non-finite one or where a result is not
-    finite itself (a norm of float64 weights may overflow), since NaN and Infinity never stand in JSON."""
+
+def compute_metrics(spectrum: Spectrum, extra: Iterable[str] = ()) -> dict[str, float | None]:
+    """Every metric of METRICS, and of EXTRA_METRICS those named: 0 for an all-zero or empty matrix, None for a
+    non-finite one or where a result is not finite itself (a norm of float64 weights may overflow), since NaN and Infinity
+    never stand in JSON."""
+    metrics = METRICS | {name: EXTRA_METRICS[name] for name in extra}
     if not spectrum.finite:
-        return dict.fromkeys(METRICS)
+        return dict.fromkeys(metrics)
     if spectrum.scale == 0:
-        return dict.fromkeys(METRICS, 0.0)
-    values = {name: metric(spectrum) for name, metric in METRICS.items()}
+        return dict.fromkeys(metrics, 0.0)
+    values = {name: metric(spectrum) for name, metric in metrics.items()}
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def random_stable_rank(rows: int, cols: int) -> float:
+    """`stable_rank` of a large rows × cols matrix of independent elements: mn/(√m+√n)²."""
+    return rows * cols / (math.sqrt(rows) + math.sqrt(cols)) ** 2
+
+
+@lru_cache(maxsize=4096)
+def random_effective_rank(rows: int, cols: int) -> float:
+    """`effective_rank` of a large rows × cols matrix of independent elements: r exp(−E[s log s]/E[s] + log E[s]) over the
+    singular values s of the Marchenko–Pastur law, on [1 − √β, 1 + √β] with β = r over the long side."""
+    short, long = min(rows, cols), max(rows, cols)
+    if short <= 1:
+        return float(short)
+    beta = short / long
+    # s² = 1 + β + 2√β cos t has density ∝ sin² t / s² dt.
+    t = (np.arange(4096) + 0.5) * (math.pi / 4096)
+    energy = 1 + beta + 2 * math.sqrt(beta) * np.cos(t)
+    weight = np.sin(t) ** 2 / energy
+    weight /= np.sum(weight)
+    s = np.sqrt(energy)
+    mean = float(np.sum(weight * s))
+    return short * math.exp(math.log(mean) - float(np.sum(weight * s * np.log(s))) / mean)
 
 
 def compute_health(spectrum: Spectrum, eps: float = DEFAULT_EPS) -> dict[str, float]:

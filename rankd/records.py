@@ -29,7 +29,7 @@ METRIC_NAMES = (
     "frobenius_norm",
     "participation_ratio",
 )
-"""The keys of `rankd.metrics.METRICS`, for those who do without torch."""
+"""Those of `rankd.metrics.METRICS` that the history has columns for; others are further keys of a row."""
 
 CONTRACT_METRICS = ("stable_rank", "effective_rank", "spectral_norm")
 """Those that every row has."""
@@ -89,6 +89,8 @@ class Spectrum:
     singular_values: npt.NDArray[np.float64]
     scale: float
     method: str
+    error: float = 0.0
+    """Of the effective rank, relative: what the method's rounding may have done to it."""
 
     @property
     def finite(self) -> bool:
@@ -120,7 +122,9 @@ class Reading:
 
     def extra(self) -> dict[str, Any]:
         """Further keys of the measurement's JSON row: `tier`, the bars as `m_low` and `m_high`, and `further`."""
-        bars = {f"{name}_{end}": value for name, bar in self.bars.items() for end, value in zip(_ENDS, bar, strict=True)}
+        bars = {
+            f"{name}_{end}": value for name, bar in self.bars.items() for end, value in zip(_ENDS, bar, strict=True)
+        }
         return {"tier": self.tier, **bars, **self.further}
 
 
@@ -158,7 +162,9 @@ class Measurement:
     def bar(self, metric: str) -> tuple[float, float] | None:
         """Between which values the metric lies; None where it is exact, or nothing is known of that."""
         low, high = (self.extra.get(f"{metric}_{end}") for end in _ENDS)
-        return (float(low), float(high)) if _is_number(low) and _is_number(high) else None
+        if isinstance(low, int | float) and isinstance(high, int | float):
+            return float(low), float(high)
+        return None
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Measurement:

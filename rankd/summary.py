@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from rankd.records import Spectrum
 
@@ -43,6 +45,26 @@ def summarise(spectrum: Spectrum) -> bytes:
         top = (values[:NUM_TOP] * spectrum.scale).astype("<f4")
     head = _HEAD.pack(len(top), NUM_BINS, low + shift, float(high) + shift)
     return head + top.tobytes() + counts.astype("<u4").tobytes()
+
+
+def summarise_curve(
+    top: npt.NDArray[np.float64], above: npt.NDArray[np.float64], log_values: npt.NDArray[np.float64], size: int
+) -> bytes:
+    """The same of an estimate: `top` descending, in the weights' unit, and `above`, ascending with the natural
+    logarithms `log_values`: 〈size − above〉 values lie below each."""
+    kept = top[:NUM_TOP][top[:NUM_TOP] > 0]
+    if len(kept) == 0:
+        return b""
+    high = math.log(kept[0])
+    low = max(float(np.interp(0.5, size - above[::-1], log_values[::-1])), high - MAX_DECADES * math.log(10))
+    low = min(low, high - 1e-3)
+    edges = np.linspace(low, high, NUM_BINS + 1)
+    below = np.interp(edges, log_values, size - above)
+    below[0], below[-1] = 0.0, size
+    counts = np.diff(np.rint(np.maximum.accumulate(below)))
+    head = _HEAD.pack(len(kept), NUM_BINS, low / math.log(10), high / math.log(10))
+    with np.errstate(over="ignore"):
+        return head + kept.astype("<f4").tobytes() + counts.astype("<u4").tobytes()
 
 
 def read_summary(packed: bytes) -> Summary:

@@ -1,0 +1,79 @@
+"""The path of a batch: each matrix by the tier asked for, and what that cannot answer by the exact one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from rankd.engine.ask import Ask
+from rankd.engine.tiers import Batch, measure_estimates, measure_exact, measure_norms
+from rankd.engine.warm import WarmStarts
+from rankd.records import Reading
+from rankd.spectrum.estimate import MIN_SIZE
+
+_PLAIN_RANGE = (2.0**-20, 2.0**20)
+"""Of largest magnitudes: within, sums of squares in float32 are far from its ends, and no copy is made to scale."""
+
+WORK_DTYPES = (torch.float64, torch.float32, torch.bfloat16)
+"""Others are widened to float32; so is bfloat16 on a CPU."""
+
+
+def measure_matrices(
+    weights: Sequence[torch.Tensor],
+    asks: Sequence[Ask],
+    warm: WarmStarts | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Reading]:
+    """A Reading of each weight: real tensors of one shape, dtype and device, two or more dimensions taken as (size(0), -1),
+    with what is asked of each.
+
+    A matrix goes to the exact tier by itself where its estimate is not good enough: the bar is wider than the tolerance,
+    rounding matters to it, or it is so small that nothing is saved. Whatever the tier asked for, all-zero, non-finite and
+    empty matrices are exact. `seconds` is each one's share of the time. Raises what `measure_spectrum` raises.
+    """
+    readings: list[Reading | None] = [None] * len(weights)
+    for tier, measure in (("norms", measure_norms), ("estimate", measure_estimates)):
+        places = [place for place, ask in enumerate(asks) if ask.tier == tier and _is_worth_it(weights[place], tier)]
+        if not places:
+            continue
+        began = clock()
+        for kept, batch in _batches(places, weights, asks):
+            found = list(measure(batch, warm or WarmStarts()))
+            for at, reading in zip(kept, found, strict=True):
+                readings[at] = None if reading is None else replace(reading, seconds=(clock() - began) / len(places))
+    for place, (weight, ask) in enumerate(zip(weights, asks, strict=True)):
+        if readings[place] is None:
+            began = clock()
+            readings[place] = replace(measure_exact(weight, ask), seconds=clock() - began)
+    return [reading for reading in readings if reading is not None]
+
+
+def _is_worth_it(weight: torch.Tensor, tier: str) -> bool:
+    if weight.ndim < 2 or weight.is_complex() or weight.numel() == 0:
+        return False
+    rows = weight.shape[0]
+    return tier == "norms" or min(rows, weight.numel() // rows) >= MIN_SIZE
+
+
+def _batches(places: list[int], weights: Sequence[torch.Tensor], asks: Sequence[Ask]) -> list[tuple[list[int], Batch]]:
+    """The finite ones that are not all zero, as one batch; none where there are none."""
+    stack = torch.stack([weights[place].detach().reshape(weights[place].shape[0], -1) for place in places])
+    if stack.dtype not in WORK_DTYPES or (stack.dtype == torch.bfloat16 and not stack.is_cuda):
+        stack = stack.float()
+    low, high = torch.aminmax(stack) if len(places) == 1 else torch.aminmax(stack.flatten(1), dim=1)
+    peaks = torch.maximum(low.double().neg(), high.double()).view(-1).cpu()
+    good = (torch.isfinite(peaks) & (peaks > 0)).nonzero().view(-1).tolist()
+    if not good:
+        return []
+    if len(good) < len(places):
+        stack, peaks = stack[good], peaks[good]
+    scales = torch.exp2(torch.log2(peaks).round())
+    if _PLAIN_RANGE[0] <= float(peaks.min()) and float(peaks.max()) <= _PLAIN_RANGE[1]:
+        scales.fill_(1.0)
+    else:
+        stack = (stack.double() / scales[:, None, None].to(stack.device)).to(stack.dtype)  # by a power of two: exactly
+    kept = [places[index] for index in good]
+    return [(kept, Batch(stack, scales.numpy(), [asks[place] for place in kept]))]

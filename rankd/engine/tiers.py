@@ -1,0 +1,190 @@
+"""What each tier makes of a batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from rankd import metrics
+from rankd.engine.ask import Ask
+from rankd.engine.warm import WarmStarts
+from rankd.records import Reading, Spectrum
+from rankd.spectrum import measure_spectrum, norms
+from rankd.spectrum.estimate import Estimates, estimate
+from rankd.spectrum.krylov import Operator
+from rankd.spectrum.noise import Sizes, adds_noise, floors, measure_sizes, shrink
+from rankd.summary import summarise, summarise_curve
+
+Values = npt.NDArray[np.float64]
+
+NOISE_TOLERANCE = 0.005
+"""Relative change of the effective rank by rounding from which on an estimate, which cannot correct it, does not serve."""
+
+NOISE_SEEN = 1e-3
+"""From which on the effective rank has a bar from the corrected to the raw value."""
+
+INSIDE_NOISE = 0.1
+"""From which on a row says that it is inside the noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Finite matrices (B, m, n), none all zero, in units of `scales` (B,)."""
+
+    matrices: torch.Tensor
+    scales: Values
+    asks: Sequence[Ask]
+
+
+def measure_exact(weight: torch.Tensor, ask: Ask) -> Reading:
+    """By its whole spectrum; the effective rank without the rounding noise of the wire's dtype."""
+    spectrum = measure_spectrum(weight, ask.reference)
+    values = metrics.compute_metrics(spectrum, ask.extra)
+    reading = Reading(values, spectrum.method, finite=spectrum.finite)
+    if not spectrum.finite or spectrum.scale == 0:
+        return replace(reading, zero=spectrum.finite and weight.numel() > 0)
+    _, sizes = measure_sizes(weight.detach().reshape(1, spectrum.rows, spectrum.cols))
+    wire, source = (float(floor[0]) for floor in _floors(sizes, ask))
+    further: dict[str, Any] = {**_noise_keys(wire, source), "error_bound": spectrum.error}
+    bars: dict[str, tuple[float, float]] = {}
+    if wire > 0:
+        values, bars, noise = _without_noise(values, spectrum, wire)
+        further |= noise
+    return replace(reading, metrics=values, bars=bars, further=further, summary=summarise(spectrum))
+
+
+def _without_noise(
+    values: Mapping[str, float | None], spectrum: Spectrum, floor: float
+) -> tuple[dict[str, float | None], dict[str, tuple[float, float]], dict[str, Any]]:
+    """Metrics, bars and further keys with the effective rank and nuclear norm of what is left of the singular values."""
+    left = shrink(spectrum.singular_values, floor / spectrum.scale, spectrum.rows, spectrum.cols)
+    # Where all is noise nothing is known but that: the raw value stands, and says so.
+    seen = replace(spectrum, singular_values=left) if left.any() else spectrum
+    corrected: dict[str, float | None] = dict(values)
+    bars, further = {}, {}
+    for name in ("effective_rank", "nuclear_norm"):
+        raw, value = values[name], metrics.METRICS[name](seen)
+        corrected[name] = value
+        further[f"{name}_raw"] = raw
+        if raw is not None and abs(raw - value) > NOISE_SEEN * raw:
+            bars[name] = (min(raw, value), max(raw, value))
+    raw_rank, rank = values["effective_rank"] or 1.0, corrected["effective_rank"] or 1.0
+    further["inside_noise"] = not left.any() or abs(raw_rank - rank) > INSIDE_NOISE * raw_rank
+    corrected["effective_rank_ratio"] = rank / metrics.random_effective_rank(spectrum.rows, spectrum.cols)
+    return corrected, bars, further
+
+
+def measure_norms(batch: Batch, warm: WarmStarts) -> Iterator[Reading]:
+    """‖W‖_F exactly, σ₁ and stable rank between their bounds."""
+    frobenius, sizes = measure_sizes(batch.matrices)
+    operator = Operator(batch.matrices)
+    keys = [ask.key for ask in batch.asks]
+    bounds, vectors = norms.measure_norms(operator, keys, [warm.get(key) for key in keys])
+    for key, vector in zip(keys, vectors.cpu(), strict=True):
+        warm.put(key, vector)
+    lows, highs = bounds.low.cpu().numpy(), bounds.high.cpu().numpy()
+    wires, sources = _floors_of(sizes, batch)
+    method = f"golub_kahan_{operator.device.type}"
+    for place, scale in enumerate(batch.scales):
+        norm, low = float(frobenius[place]), float(lows[place])
+        high = min(float(highs[place]), norm * (1 + norms.SLACK * operator.epsilon))
+        values, bars = _norm_metrics(norm, low, high, float(scale))
+        noise = _noise_keys(wires[place] * scale, sources[place] * scale)
+        yield Reading(dict.fromkeys(metrics.METRICS) | values, method, "norms", bars, further=noise)
+
+
+def _norm_metrics(
+    norm: float, low: float, high: float, scale: float
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Values and bars. σ₁ is taken for its lower bound, which is close; the upper one is a promise."""
+    values = {"frobenius_norm": norm * scale, "spectral_norm": low * scale, "stable_rank": (norm / low) ** 2}
+    bars = {"spectral_norm": (low * scale, high * scale), "stable_rank": ((norm / high) ** 2, (norm / low) ** 2)}
+    return values, bars
+
+
+def measure_estimates(batch: Batch, warm: WarmStarts) -> Iterator[Reading | None]:
+    """All metrics with bars; None where the exact tier has to be asked."""
+    frobenius, sizes = measure_sizes(batch.matrices)
+    operator = Operator(batch.matrices)
+    tolerances = [ask.tolerance for ask in batch.asks]
+    found = estimate(operator, frobenius, [ask.key for ask in batch.asks], max(tolerances))
+    wires, sources = _floors_of(sizes, batch)
+    _, rows, cols = batch.matrices.shape
+    for place, (ask, scale) in enumerate(zip(batch.asks, batch.scales.tolist(), strict=True)):
+        effect = _noise_effect(found, place, wires[place] / frobenius[place], frobenius[place], min(rows, cols))
+        if ask.reference or ask.extra or not found.width[place] <= ask.tolerance or effect > NOISE_TOLERANCE:
+            yield None
+            continue
+        noise = _noise_keys(wires[place] * scale, sources[place] * scale)
+        yield _estimated(found, place, frobenius, scale, effect, noise, (rows, cols), operator)
+
+
+def _estimated(
+    found: Estimates,
+    place: int,
+    frobenius: Values,
+    scale: float,
+    effect: float,
+    noise: dict[str, Any],
+    shape: tuple[int, int],
+    operator: Operator,
+) -> Reading:
+    unit = {name: scale if name in ("spectral_norm", "nuclear_norm") else 1.0 for name in found.values}
+    values: dict[str, float | None] = {name: float(ends[place]) * unit[name] for name, ends in found.values.items()}
+    bars = {
+        name: (float(found.lows[name][place]) * unit[name], float(found.highs[name][place]) * unit[name])
+        for name in found.values
+    }
+    low, high = bars["effective_rank"]
+    bars["effective_rank"] = (low * (1 - effect), high)
+    for name, random in _random(*shape).items():
+        values[f"{name}_ratio"] = float(found.values[name][place]) / random
+        bars[f"{name}_ratio"] = (bars[name][0] / random, bars[name][1] / random)
+    values["frobenius_norm"] = float(frobenius[place]) * scale
+    summary = summarise_curve(
+        found.top[place] * scale, found.curve[place], found.log_x / 2 + math.log(frobenius[place] * scale), min(shape)
+    )
+    method = f"hutch_golub_kahan_{operator.device.type}"
+    return Reading(dict.fromkeys(metrics.METRICS) | values, method, "estimate", bars, further=noise, summary=summary)
+
+
+def _random(rows: int, cols: int) -> dict[str, float]:
+    return {
+        "effective_rank": metrics.random_effective_rank(rows, cols),
+        "stable_rank": metrics.random_stable_rank(rows, cols),
+    }
+
+
+def _noise_effect(found: Estimates, place: int, floor: float, frobenius: float, size: int) -> float:
+    """How much of the effective rank rounding may have made, relatively. Shrinking takes about floor²/σ from singular
+    values above the floor and all of those below: at most 2 floor Σ floor²/(σ²+floor²) = 2 floor (r − G(floor²))."""
+    if floor <= 0:
+        return 0.0
+    below = size - float(np.interp(2 * math.log(floor / frobenius), found.log_x, found.curve[place]))
+    share = 2 * floor * max(below, 0.0) / float(found.values["nuclear_norm"][place])
+    return share * (1 + math.log(frobenius / floor))
+
+
+def _floors(sizes: Sizes, ask: Ask) -> tuple[Values, Values]:
+    """(B,) of the wire, 0 where it adds nothing to the source's own, and of the source."""
+    source = floors(sizes, ask.source_dtype or ask.wire_dtype)
+    wire = floors(sizes, ask.wire_dtype) if adds_noise(ask.wire_dtype, ask.source_dtype) else np.zeros_like(source)
+    return wire, source
+
+
+def _floors_of(sizes: Sizes, batch: Batch) -> tuple[Values, Values]:
+    """The same for a batch, whose matrices may come from different dtypes."""
+    found = {(ask.wire_dtype, ask.source_dtype): _floors(sizes, ask) for ask in batch.asks}
+    pairs = [found[ask.wire_dtype, ask.source_dtype] for ask in batch.asks]
+    wires, sources = (np.array([pair[which][place] for place, pair in enumerate(pairs)]) for which in (0, 1))
+    return wires, sources
+
+
+def _noise_keys(wire: float, source: float) -> dict[str, Any]:
+    return {"wire_noise_floor": float(wire), "source_noise_floor": float(source)}
