@@ -14,9 +14,20 @@ from rankd.detectors.config import DEFAULT_CONFIG, DetectConfig
 from rankd.detectors.ema import EmaDropDetector
 from rankd.detectors.log_time import LogTimeDetector
 from rankd.detectors.notices import SEEN, Notice
+from rankd.detectors.precision import Precision, precision_of
 from rankd.records import Severity, Verdict
 
-__all__ = ["DEFAULT_CONFIG", "DETECTORS", "DetectConfig", "Detector", "Notice", "make_detectors", "make_notices"]
+__all__ = [
+    "DEFAULT_CONFIG",
+    "DETECTORS",
+    "DetectConfig",
+    "Detector",
+    "Notice",
+    "Precision",
+    "make_detectors",
+    "make_notices",
+    "precision_of",
+]
 
 
 class Detector(Protocol):
@@ -34,9 +45,11 @@ class Detector(Protocol):
     def settings(self) -> tuple[Any, ...]:
         """What decides, besides the readings, what it remembers and when it speaks. Not its severity."""
 
-    def update(self, value: float | None, step: int) -> Verdict | None:
+    def update(self, value: float | None, step: int, precision: Precision | None = None) -> Verdict | None:
         """The reading of `step`, which is later than every one since the last `rewind`. A value that is None or not
-        finite changes nothing. A Verdict at a change of state, else None."""
+        finite changes nothing, except that look-backs over what was NOT_READ are known to be long. What may be error,
+        by the `precision` of this reading and of those it is compared with, raises nothing. A Verdict at a change of
+        state, else None."""
 
     def rewind(self, step: int) -> Verdict | None:
         """The run went back and the next reading is of `step`. A Verdict if that ends a firing alert."""

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from rankd.detectors.precision import Precision
+from rankd.detectors.shares import Share, explained_fall, packed, unpacked, with_reading
 from rankd.records import Severity, State, Verdict
 
 
@@ -70,6 +72,9 @@ class EmaDropDetector:
     behind an EMA cannot be taken out again, so going back keeps it as it is: starting anew would mean a second
     warm-up after each restart, which was measured to hide a collapse for 210 steps. Only a run that goes back to
     before its baseline was complete starts anew.
+
+    Where readings of several signatures are in the average or in its baseline, only that part of the drop counts which
+    is more than their errors explain.
     """
 
     rule = "ema_drop"
@@ -82,25 +87,36 @@ class EmaDropDetector:
         self._trend = RankTrendDetector(alpha, threshold_pct, window)
         self._baseline_step: int | None = None
         self._firing = False
+        self._shares: dict[str, Share] = {}
+        self._baseline_shares: dict[str, Share] = {}
 
-    def update(self, value: float | None, step: int) -> Verdict | None:
+    def update(self, value: float | None, step: int, precision: Precision | None = None) -> Verdict | None:
         if value is None or not math.isfinite(value):
             return None
         message = self._trend.update(value)
+        if precision is not None or self._shares:
+            weight = self._trend.alpha if self._trend.step_count > 1 else 1.0
+            self._shares = with_reading(self._shares, weight, value, precision)
         baseline = self._trend.initial_ema
         if baseline is None:
             return None
         if self._baseline_step is None:
-            self._baseline_step = step
+            self._baseline_step, self._baseline_shares = step, self._shares
+        threshold = self._trend.threshold_pct * abs(baseline)
         if not self._firing:
-            if message is None:
+            if message is None or self._drop() <= threshold:
                 return None
             self._firing = True
             return self._verdict("firing", f"{self.metric} {message.removeprefix('WARN ')}")
-        if self._trend.drop() > self._trend.threshold_pct / 2 * abs(baseline):
+        if self._drop() > threshold / 2:
             return None
         self._firing = False
         return self._verdict("resolved", f"{self.metric} EMA {self._trend.ema:.4g} is back near {baseline:.4g}")
+
+    def _drop(self) -> float:
+        """As far as errors do not explain it."""
+        drop = self._trend.drop()
+        return drop - explained_fall(self._baseline_shares, self._shares) if self._shares else drop
 
     def rewind(self, step: int) -> Verdict | None:
         if self._baseline_step is not None and self._baseline_step < step:
@@ -111,6 +127,7 @@ class EmaDropDetector:
         self._trend.reset()
         self._baseline_step = None
         self._firing = False
+        self._shares, self._baseline_shares = {}, {}
         return verdict
 
     def _verdict(self, state: State, detail: str) -> Verdict:
@@ -128,6 +145,8 @@ class EmaDropDetector:
             "step_count": self._trend.step_count,
             "baseline_step": self._baseline_step,
             "firing": self._firing,
+            **({"shares": packed(self._shares)} if self._shares else {}),
+            **({"baseline_shares": packed(self._baseline_shares)} if self._baseline_shares else {}),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -136,6 +155,8 @@ class EmaDropDetector:
         self._trend.step_count = state["step_count"]
         self._baseline_step = state["baseline_step"]
         self._firing = state["firing"]
+        self._shares = unpacked(state.get("shares", {}))
+        self._baseline_shares = unpacked(state.get("baseline_shares", {}))
 
     def adopt(self, state: Mapping[str, Any]) -> None:
         """Nothing: an average of another weight or window is another number."""

@@ -32,10 +32,20 @@ class Notice:
     def bad(self, step: int) -> Verdict | None:
         """A bad measurement of `step`: a Verdict if it is the first."""
         self._newest_step, self._num_older = step, 0
+        return self._fire(step, SEEN[self.rule])
+
+    def partly(self, step: int, seen: str, went_back: bool) -> Verdict | None:
+        """A measurement of `step` in which a part of the weights is bad: `seen`. It was computed and overtakes nothing,
+        but a bad one may have overtaken it. A Verdict if it is the first."""
+        if self._firing_step is None or step >= self._newest_step or went_back:
+            self._newest_step, self._num_older = step, 0
+        return self._fire(step, seen)
+
+    def _fire(self, step: int, seen: str) -> Verdict | None:
         if self._firing_step is not None:
             return None
-        self._firing_step = step
-        return self._verdict("firing", self._seen)
+        self._firing_step, self._seen = step, seen
+        return self._verdict("firing", seen)
 
     def good(self, step: int, went_back: bool) -> Verdict | None:
         """A good measurement of `step`: a Verdict if it ends the notice."""
@@ -51,9 +61,12 @@ class Notice:
         return Verdict(self.rule, state, self._severity, None, None, None, detail)
 
     def state(self) -> dict[str, Any]:
-        return {"firing_step": self._firing_step, "newest_step": self._newest_step, "num_older": self._num_older}
+        seen = {} if self._seen == SEEN[self.rule] else {"seen": self._seen}
+        steps = {"firing_step": self._firing_step, "newest_step": self._newest_step, "num_older": self._num_older}
+        return {**steps, **seen}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._firing_step = state["firing_step"]
         self._newest_step = state["newest_step"]
         self._num_older = state["num_older"]
+        self._seen = state.get("seen", SEEN[self.rule])

@@ -7,7 +7,7 @@ import json
 from collections.abc import Collection
 from dataclasses import asdict, astuple
 
-from rankd.detectors import DEFAULT_CONFIG, DetectConfig, make_detectors, make_notices
+from rankd.detectors import DEFAULT_CONFIG, DetectConfig, make_detectors, make_notices, precision_of
 from rankd.judge.state import StateError, pack_state, unpack_state
 from rankd.records import Alert, Measurement, Verdict
 
@@ -43,6 +43,8 @@ class LayerJudge:
         self._num_raised: dict[str, int] = {}
         self._detectors, self._notices = make_detectors(config), make_notices(config)
         self._last_step: int | None = None
+        self._split = False
+        """Whether the parts of the layer are judged in its place, as layers of their own."""
 
     @property
     def firing(self) -> list[Alert]:
@@ -95,6 +97,7 @@ class LayerJudge:
             "last_step": self._last_step,
             "firing": [astuple(alert) for alert in self._firing.values()],
             "num_raised": self._num_raised,
+            **({"split": True} if self._split else {}),
             "notices": {rule: notice.state() for rule, notice in self._notices.items()},
         }
         return pack_state(state, {rule: detector.state() for rule, detector in self._detectors.items()})
@@ -113,6 +116,7 @@ class LayerJudge:
         judge._last_step = state["last_step"]
         judge._firing = {alert.rule: alert for alert in (Alert(*values) for values in state["firing"])}
         judge._num_raised = state["num_raised"]
+        judge._split = state.get("split", False)
         for rule, notice in judge._notices.items():
             if rule in state["notices"]:
                 notice.restore(state["notices"][rule])
@@ -131,14 +135,46 @@ class LayerJudge:
         if step == last_step:
             return []
         went_back = last_step is not None and step < last_step
-        verdicts = [notice.good(step, went_back) for notice in self._notices.values()] if self._firing else []
-        if went_back:
-            verdicts += [detector.rewind(step) for detector in self._detectors.values()]
-            verdicts.append(self._baseline_reset(f"the run went back from step {last_step} to step {step}"))
         self._last_step = step
+        verdicts = self._see(measurement, went_back)
+        if measurement.extra.get("parts"):
+            return verdicts + self._leave_to_parts()
+        self._split = False
+        detectors = self._detectors.values()
+        if went_back:
+            rewound = [detector.rewind(step) for detector in detectors]
+            reset = self._baseline_reset(f"the run went back from step {last_step} to step {step}")
+            verdicts += [verdict for verdict in (*rewound, reset) if verdict is not None]
         metrics = measurement.metrics
-        verdicts += [detector.update(metrics.get(detector.metric), step) for detector in self._detectors.values()]
+        for detector in detectors:
+            metric = detector.metric
+            verdict = detector.update(metrics.get(metric), step, precision_of(measurement, metric))
+            if verdict is not None:
+                verdicts.append(verdict)
+        return verdicts
+
+    def _see(self, measurement: Measurement, went_back: bool) -> list[Verdict]:
+        """What a good measurement says to the notices: good, or that some of its experts are all zero."""
+        num_zero = _num_zero_parts(measurement)
+        if not num_zero and not self._firing:
+            return []
+        step, notices = _step(measurement), dict(self._notices)
+        verdicts = []
+        if num_zero and (zero := notices.pop("zero", None)) is not None:
+            seen = f"{num_zero} of its experts {'is' if num_zero == 1 else 'are'} all zero"
+            verdicts.append(zero.partly(step, seen, went_back))
+        verdicts += [notice.good(step, went_back) for notice in notices.values()]
         return [verdict for verdict in verdicts if verdict is not None]
+
+    def _leave_to_parts(self) -> list[Verdict]:
+        """The first measurement whose parts are rows of their own ends what was judged of the whole; later, the whole
+        would begin anew."""
+        if self._split:
+            return []
+        self._split = True
+        verdicts = self._endings(self._detectors, "its parts are judged from here on, as layers of their own")
+        self._detectors = make_detectors(self.config)
+        return verdicts
 
     def _reshape(self, measurement: Measurement) -> list[Alert]:
         """The layer has another shape, or its first: another matrix, with alert ids of its own."""
@@ -150,14 +186,16 @@ class LayerJudge:
         ended = self._end(self._firing, detail, measurement)
         self._shape = shape
         self._detectors, self._notices = make_detectors(self.config), make_notices(self.config)
-        self._last_step = None
+        self._last_step, self._split = None, False
         reset = self._baseline_reset(detail)
         return ended if reset is None else [*ended, *self._alerts([reset], measurement)]
 
     def _end(self, rules: Collection[str], detail: str, measurement: Measurement) -> list[Alert]:
+        return self._alerts(self._endings(rules, detail), measurement)
+
+    def _endings(self, rules: Collection[str], detail: str) -> list[Verdict]:
         firing = [alert for alert in self.firing if alert.rule in rules]
-        verdicts = [Verdict(on.rule, "rebased", "info", on.metric, None, on.baseline, detail) for on in firing]
-        return self._alerts(verdicts, measurement)
+        return [Verdict(on.rule, "rebased", "info", on.metric, None, on.baseline, detail) for on in firing]
 
     def _baseline_reset(self, detail: str) -> Verdict | None:
         """Complete in itself: never in the set of firing alerts."""
@@ -199,6 +237,11 @@ class LayerJudge:
 def _step(measurement: Measurement) -> int:
     assert measurement.step is not None  # update has seen to it
     return measurement.step
+
+
+def _num_zero_parts(measurement: Measurement) -> int:
+    number = measurement.extra.get("num_zero_parts", 0)
+    return number if type(number) is int and number > 0 else 0
 
 
 def _times(shape: tuple[int, ...]) -> str:

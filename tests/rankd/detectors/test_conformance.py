@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankd.detectors import DEFAULT_CONFIG, DETECTORS, Detector, make_detectors
+from rankd.detectors import DEFAULT_CONFIG, DETECTORS, Detector, Precision, make_detectors
+from rankd.detectors.precision import NOT_READ
 from rankd.records import Verdict
 
 pytestmark = pytest.mark.parametrize("rule", sorted(DETECTORS))
@@ -54,6 +55,28 @@ def test_only_bad_values_ever(rule: str) -> None:
 @pytest.mark.parametrize("value", [1e-300, 0.5, 1.0, 37.5, 1.7e308])
 def test_a_constant_is_no_news(rule: str, value: float) -> None:
     assert feed(make(rule), [value] * 500) == []
+
+
+@given(
+    errors=st.lists(st.floats(-0.3, 0.3), min_size=4, max_size=4),
+    order=st.lists(st.tuples(st.integers(0, 4), st.integers(1, 60)), max_size=12),
+)
+def test_a_constant_read_with_other_errors_is_no_news(
+    rule: str, errors: list[float], order: list[tuple[int, int]]
+) -> None:
+    detector, step = make(rule), 1000
+    for kind, number in order:
+        for _ in range(number):
+            value = 10.0 if kind == 4 else 10.0 * (1 + errors[kind])
+            precision = None if kind == 4 else Precision(str(kind), min(value, 10.0), max(value, 10.0))
+            assert detector.update(value, step, precision) is None
+            assert detector.update(None, step, NOT_READ) is None
+            step += 1 + number
+    again = make(rule)
+    again.restore(msgpack.unpackb(msgpack.packb(detector.state())))
+    assert again.state() == detector.state()
+    detector.rewind(1000)
+    assert detector.state() == make(rule).state()
 
 
 def test_one_sample_is_no_news(rule: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measured_as import SETTINGS, read_as
 
 from rankd.detectors import DETECTORS
 from rankd.judge import STATE_EVERY, DetectConfig, RunJudges, recall_judge
@@ -62,7 +63,8 @@ def collapse(first: int = 1000) -> list[Measurement]:
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Measurement]:
-    """Stretches of steady readings, between which the run jumps, goes back, repeats itself, changes shape or breaks."""
+    """Stretches of steady readings, between which the run jumps, goes back, repeats itself, changes shape, its tier and
+    wire dtype, is judged in parts, loses experts or breaks."""
     history: list[Measurement] = []
     step, shape = 100, (8, 8)
     for _ in range(draw(st.integers(1, 8))):
@@ -71,9 +73,12 @@ def histories(draw: st.DrawFn) -> list[Measurement]:
         value = draw(st.sampled_from([100.0, 99.0, 94.0, 80.0, 30.0, None, math.nan, math.inf, 0.5]))
         kind = draw(st.sampled_from(["good", "good", "good", "good", "nonfinite", "zero", "no step"]))
         gap = draw(st.sampled_from([1, 1, 3, 40]))
+        setting = draw(st.sampled_from([None, None, None, None, *SETTINGS]))
+        extra = draw(st.sampled_from([{}, {}, {}, {"parts": ["h.0:q"]}, {"num_zero_parts": 3}]))
         for _ in range(draw(st.integers(1, 12 if kind == "good" else 3))):
             changes: dict[str, Any] = {"shape": shape, "finite": kind != "nonfinite", "zero": kind == "zero"}
-            history.append(measured(None if kind == "no step" else step, value, **changes))
+            plain = measured(None if kind == "no step" else step, value, extra=dict(extra), **changes)
+            history.append(read_as(plain, setting, seed=1) if setting else plain)
             step += gap
     return history
 
