@@ -14,6 +14,8 @@ Bar = tuple[float, float]
 
 CLAIMED_EXACT = 1e-6
 """What a metric without a bar may be off by, relatively, in a reading that is not exact."""
+DERIVED = ("effective_rank_ratio", "stable_rank_ratio", "num_above_mp_edge")
+"""Others over a constant of the shape, and a count: they are right where those are."""
 TRUTH_ERROR = 1e-12
 """What the truth itself may be off by."""
 
@@ -67,7 +69,7 @@ def worst_errors(readings: Iterable[Reading], truths: Iterable[Mapping[str, floa
 def bars_of(reading: Reading) -> Iterator[tuple[str, float, Bar]]:
     """(metric, value, bar) of a reading that is not exact; where it has no bar, what that claims."""
     for name, value in reading.metrics.items():
-        if value is not None:
+        if value is not None and name not in DERIVED:
             claimed = CLAIMED_EXACT * abs(value)
             yield name, value, reading.bars.get(name, (value - claimed, value + claimed))
 

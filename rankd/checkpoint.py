@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from rankd.metrics import compute_metrics
-from rankd.records import Measurement
-from rankd.spectrum import measure_spectrum
+from rankd.engine import WarmStarts
+from rankd.parts.lora import lora_base
+from rankd.records import Measurement, Tier
+from rankd.weights import DEFAULT_SETTINGS, Part, Settings, Weight, measure_weights
 from rankd_client.naming import clashes, clean_names
 
 SAFETENSORS_SUFFIXES = (".safetensors",)
@@ -73,33 +74,60 @@ def analyze_file(
     path: str | Path,
     on_skip: Callable[[str, str], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    tier: Tier = "exact",
+    settings: Settings = DEFAULT_SETTINGS,
+    device: torch.device | str = "cpu",
 ) -> Iterator[Measurement]:
-    """Measurements of every weight matrix of a checkpoint: `run` is the file's name and `step` None.
+    """Measurements of every weight matrix of a checkpoint: `run` is the file's name and `step` None. A weight of several
+    parts gives one for each and then that of the whole; the product of a LoRA pair comes with its second factor.
 
     `on_skip` is called with the name of each tensor left out and the reason. Raises CheckpointError.
     """
+    run, warm, factors = Path(path).name, WarmStarts(), dict[str, torch.Tensor]()
     for name, tensor in load_tensors(path):
         if isinstance(tensor, Skipped):
             if on_skip is not None:
                 on_skip(name, tensor.reason)
             continue
         start = clock()
-        spectrum = measure_spectrum(tensor)
-        metrics = compute_metrics(spectrum)
         dtype = str(tensor.dtype).removeprefix("torch.")
-        yield Measurement(
-            run=Path(path).name,
-            layer=name,
-            step=None,
-            shape=tuple(tensor.shape),
-            finite=spectrum.finite,
-            zero=spectrum.scale == 0 and tensor.numel() > 0,
-            metrics=metrics,
-            method=spectrum.method,
-            source_dtype=dtype,
-            wire_dtype=dtype,
-            measure_seconds=clock() - start,
-        )
+        partner = _partner(name, tensor, factors)
+        weight = Weight(run, name, tensor.to(device), dtype, dtype, tier=tier, partner=partner)
+        for part in measure_weights([weight], settings, warm)[0]:
+            yield _measurement(run, part, dtype, clock() - start)
+
+
+def _partner(name: str, tensor: torch.Tensor, factors: dict[str, torch.Tensor]) -> torch.Tensor | None:
+    """The other factor of a product, if it came before and fits; else this one waits for it in `factors`."""
+    factor = lora_base(name)
+    if factor is None:
+        return None
+    product, side = factor
+    other = factors.pop(product, None)
+    if other is None:
+        factors[product] = tensor
+        return None
+    a, b = (tensor, other) if side == "A" else (other, tensor)
+    fits = b[0].numel() == a.shape[0] and all(bool(torch.isfinite(f).all()) and bool(f.any()) for f in (a, b))
+    return other if fits else None
+
+
+def _measurement(run: str, part: Part, dtype: str, seconds: float) -> Measurement:
+    reading = part.reading
+    return Measurement(
+        run=run,
+        layer=part.layer,
+        step=None,
+        shape=part.shape,
+        finite=reading.finite,
+        zero=reading.zero,
+        metrics=reading.metrics,
+        method=reading.method,
+        source_dtype=dtype,
+        wire_dtype=dtype,
+        measure_seconds=seconds,
+        extra=reading.extra(),
+    )
 
 
 def _reason_to_skip(tensor: torch.Tensor) -> str | None:

@@ -174,8 +174,8 @@ class ServeConfig:
     measure: MeasureConfig = field(default_factory=MeasureConfig)
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"auto|cpu|cuda:\d+", self.device):
-            raise ConfigError(f"device={self.device!r}: expected auto, cpu or cuda:N")
+        if not re.fullmatch(r"auto|cpu|cuda:\d+(,cuda:\d+)*", self.device):
+            raise ConfigError(f"device={self.device!r}: expected auto, cpu, cuda:N or cuda:N,cuda:M,…")
         if self.executor not in EXECUTOR_NAMES:
             raise ConfigError(f"executor={self.executor!r}: expected one of {', '.join(EXECUTOR_NAMES)}")
         for key in ("push", "alerts", "query"):

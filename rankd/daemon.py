@@ -19,7 +19,7 @@ from rankd.auth import Authority, Keyring
 from rankd.config import Limits, ServeConfig
 from rankd.crossing import Crossing
 from rankd.current import Current
-from rankd.executors import EXECUTORS, MeasureError, choose_device
+from rankd.executors import EXECUTORS, MeasureError, choose_devices, settings_of
 from rankd.faults import DAEMON_RUN, ClockWatch, Faults
 from rankd.health import Health
 from rankd.history import History
@@ -80,7 +80,9 @@ class Daemon:
         streams = self.history.streams
         # An origin of its own: the stream outlives us, and our counts begin anew.
         self.faults = Faults(secrets.token_hex(8), time.time, time.monotonic)
-        self.executor = EXECUTORS[config.executor](choose_device(config.device), self._fault_from_thread)
+        self.executor = EXECUTORS[config.executor](
+            choose_devices(config.device), self._fault_from_thread, settings_of(config.measure)
+        )
         cleanup.callback(self.executor.close)
         self.sockets = Sockets(config, self.authority, counters, self._fault_from_thread)
         cleanup.callback(self.sockets.close)
@@ -94,7 +96,7 @@ class Daemon:
         self.mailbox = Mailbox(limits.max_mailbox_bytes, num_slots, counters, quota, self.receive.runs)
         gauges = self._gauges()
         self.planner = Planner(config.measure, num_slots, gauges["device"], gauges["lag_seconds"], limits.max_layers)
-        self.measure = Measure(self.executor, time.time)
+        self.measure = Measure(self.executor, time.time, self.planner, counters)
         self.detect = Detect(config.detect)
         on_fault, patience_seconds = partial(self._fault, "history"), config.history.patience_seconds
         self.record = Record(streams, self.current, counters, self.history.writer, patience_seconds, on_fault=on_fault)
@@ -145,13 +147,14 @@ class Daemon:
 
     async def _analyse(self, snapshot: Snapshot) -> None:
         try:
-            measurement = await self.measure(snapshot)
+            measurements = await self.measure(snapshot)
         except MeasureError as error:
             self._give_up(snapshot, error)
         else:
-            if not self.detect.knows(measurement):
-                await self._recall(measurement)
-            self.record(measurement, self.detect(measurement), self.detect.due(measurement))
+            for measurement in measurements:
+                if not self.detect.knows(measurement):
+                    await self._recall(measurement)
+            self.record.together([(m, self.detect(m), self.detect.due(m)) for m in measurements])
         self.mailbox.done(snapshot)
 
     async def delivery(self) -> None:

@@ -40,10 +40,10 @@ def check_clock(now: float) -> Finding:
 
 def check_device(device: str) -> Finding:
     """Where a daemon with this setting would measure."""
-    from rankd.executors import choose_device
+    from rankd.executors import choose_devices
 
     try:
-        chosen = choose_device(device)
+        chosen = ", ".join(map(str, choose_devices(device)))
     except (ConfigError, RuntimeError) as error:
         return problem("device", str(error), "give --device auto, or look at the GPU's driver (nvidia-smi)")
     return ok("device", f"a daemon with device={device} measures on {chosen}")

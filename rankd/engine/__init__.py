@@ -6,6 +6,7 @@ the norms tier remembers.
 
 from rankd.engine.ask import DEFAULT_TOLERANCE, Ask
 from rankd.engine.measure import measure_matrices
+from rankd.engine.tiers import measure_product
 from rankd.engine.warm import WarmStarts
 
-__all__ = ["DEFAULT_TOLERANCE", "Ask", "WarmStarts", "measure_matrices"]
+__all__ = ["DEFAULT_TOLERANCE", "Ask", "WarmStarts", "measure_matrices", "measure_product"]

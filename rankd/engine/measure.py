@@ -9,13 +9,10 @@ from dataclasses import replace
 import torch
 
 from rankd.engine.ask import Ask
-from rankd.engine.tiers import Batch, measure_estimates, measure_exact, measure_norms
+from rankd.engine.tiers import PLAIN_RANGE, Batch, measure_estimates, measure_exact, measure_norms
 from rankd.engine.warm import WarmStarts
 from rankd.records import Reading
 from rankd.spectrum.estimate import MIN_SIZE
-
-_PLAIN_RANGE = (2.0**-20, 2.0**20)
-"""Of largest magnitudes: within, sums of squares in float32 are far from its ends, and no copy is made to scale."""
 
 WORK_DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 """Others are widened to float32; so is bfloat16 on a CPU."""
@@ -71,7 +68,7 @@ def _batches(places: list[int], weights: Sequence[torch.Tensor], asks: Sequence[
     if len(good) < len(places):
         stack, peaks = stack[good], peaks[good]
     scales = torch.exp2(torch.log2(peaks).round())
-    if _PLAIN_RANGE[0] <= float(peaks.min()) and float(peaks.max()) <= _PLAIN_RANGE[1]:
+    if PLAIN_RANGE[0] <= float(peaks.min()) and float(peaks.max()) <= PLAIN_RANGE[1]:
         scales.fill_(1.0)
     else:
         stack = (stack.double() / scales[:, None, None].to(stack.device)).to(stack.dtype)  # by a power of two: exactly

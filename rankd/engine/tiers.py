@@ -14,6 +14,7 @@ import torch
 from rankd import metrics
 from rankd.engine.ask import Ask
 from rankd.engine.warm import WarmStarts
+from rankd.parts.lora import lora_core
 from rankd.records import Reading, Spectrum
 from rankd.spectrum import measure_spectrum, norms
 from rankd.spectrum.estimate import Estimates, estimate
@@ -26,8 +27,14 @@ Values = npt.NDArray[np.float64]
 NOISE_TOLERANCE = 0.005
 """Relative change of the effective rank by rounding from which on an estimate, which cannot correct it, does not serve."""
 
+SMALL, SMALL_TOLERANCE = 1024, 0.01
+"""Up to this short side the exact tier costs no more than the many steps that led to a bar wider than this half-width."""
+
 NOISE_SEEN = 1e-3
 """From which on the effective rank has a bar from the corrected to the raw value."""
+
+PLAIN_RANGE = (2.0**-20, 2.0**20)
+"""Of largest magnitudes: within, sums of squares in float32 are far from its ends, and no copy is made to scale."""
 
 INSIDE_NOISE = 0.1
 """From which on a row says that it is inside the noise."""
@@ -49,8 +56,10 @@ def measure_exact(weight: torch.Tensor, ask: Ask) -> Reading:
     reading = Reading(values, spectrum.method, finite=spectrum.finite)
     if not spectrum.finite or spectrum.scale == 0:
         return replace(reading, zero=spectrum.finite and weight.numel() > 0)
-    _, sizes = measure_sizes(weight.detach().reshape(1, spectrum.rows, spectrum.cols))
-    wire, source = (float(floor[0]) for floor in _floors(sizes, ask))
+    scale = 1.0 if PLAIN_RANGE[0] < spectrum.scale < PLAIN_RANGE[1] else spectrum.scale
+    wide = weight.detach().reshape(1, spectrum.rows, spectrum.cols).to(torch.float64 if scale != 1 else torch.float32)
+    _, sizes = measure_sizes(wide if scale == 1 else wide / scale)
+    wire, source = (float(floor[0]) for floor in _floors(sizes, ask, np.array([scale])))
     further: dict[str, Any] = {**_noise_keys(wire, source), "error_bound": spectrum.error}
     bars: dict[str, tuple[float, float]] = {}
     if wire > 0:
@@ -95,7 +104,7 @@ def measure_norms(batch: Batch, warm: WarmStarts) -> Iterator[Reading]:
         norm, low = float(frobenius[place]), float(lows[place])
         high = min(float(highs[place]), norm * (1 + norms.SLACK * operator.epsilon))
         values, bars = _norm_metrics(norm, low, high, float(scale))
-        noise = _noise_keys(wires[place] * scale, sources[place] * scale)
+        noise = _noise_keys(wires[place], sources[place])
         yield Reading(dict.fromkeys(metrics.METRICS) | values, method, "norms", bars, further=noise)
 
 
@@ -117,11 +126,12 @@ def measure_estimates(batch: Batch, warm: WarmStarts) -> Iterator[Reading | None
     wires, sources = _floors_of(sizes, batch)
     _, rows, cols = batch.matrices.shape
     for place, (ask, scale) in enumerate(zip(batch.asks, batch.scales.tolist(), strict=True)):
-        effect = _noise_effect(found, place, wires[place] / frobenius[place], frobenius[place], min(rows, cols))
-        if ask.reference or ask.extra or not found.width[place] <= ask.tolerance or effect > NOISE_TOLERANCE:
+        effect = _noise_effect(found, place, float(wires[place]) / scale, float(frobenius[place]), min(rows, cols))
+        widest = min(ask.tolerance, SMALL_TOLERANCE) if min(rows, cols) <= SMALL else ask.tolerance
+        if ask.reference or ask.extra or not found.width[place] <= widest or effect > NOISE_TOLERANCE:
             yield None
             continue
-        noise = _noise_keys(wires[place] * scale, sources[place] * scale)
+        noise = _noise_keys(wires[place], sources[place])
         yield _estimated(found, place, frobenius, scale, effect, noise, (rows, cols), operator)
 
 
@@ -171,16 +181,18 @@ def _noise_effect(found: Estimates, place: int, floor: float, frobenius: float, 
     return share * (1 + math.log(frobenius / floor))
 
 
-def _floors(sizes: Sizes, ask: Ask) -> tuple[Values, Values]:
+def _floors(sizes: Sizes, ask: Ask, scales: Values) -> tuple[Values, Values]:
     """(B,) of the wire, 0 where it adds nothing to the source's own, and of the source."""
-    source = floors(sizes, ask.source_dtype or ask.wire_dtype)
-    wire = floors(sizes, ask.wire_dtype) if adds_noise(ask.wire_dtype, ask.source_dtype) else np.zeros_like(source)
+    source = floors(sizes, ask.source_dtype or ask.wire_dtype, scales)
+    wire = (
+        floors(sizes, ask.wire_dtype, scales) if adds_noise(ask.wire_dtype, ask.source_dtype) else np.zeros_like(source)
+    )
     return wire, source
 
 
 def _floors_of(sizes: Sizes, batch: Batch) -> tuple[Values, Values]:
     """The same for a batch, whose matrices may come from different dtypes."""
-    found = {(ask.wire_dtype, ask.source_dtype): _floors(sizes, ask) for ask in batch.asks}
+    found = {(ask.wire_dtype, ask.source_dtype): _floors(sizes, ask, batch.scales) for ask in batch.asks}
     pairs = [found[ask.wire_dtype, ask.source_dtype] for ask in batch.asks]
     wires, sources = (np.array([pair[which][place] for place, pair in enumerate(pairs)]) for which in (0, 1))
     return wires, sources
@@ -188,3 +200,14 @@ def _floors_of(sizes: Sizes, batch: Batch) -> tuple[Values, Values]:
 
 def _noise_keys(wire: float, source: float) -> dict[str, Any]:
     return {"wire_noise_floor": float(wire), "source_noise_floor": float(source)}
+
+
+def measure_product(a: torch.Tensor, b: torch.Tensor) -> Reading:
+    """Of the m × n matrix b @ a, from its factors a (r, n) and b (m, r) alone. What rounding the factors did to it is not
+    known: its noise floors are null."""
+    small = measure_spectrum(lora_core(a, b))
+    spectrum = replace(small, rows=b.shape[0], cols=a.shape[1])
+    reading = Reading(metrics.compute_metrics(spectrum), f"lora_qr+{small.method}", finite=small.finite)
+    nothing = {"wire_noise_floor": None, "source_noise_floor": None, "error_bound": spectrum.error}
+    zero = small.finite and small.scale == 0
+    return replace(reading, zero=zero, further=nothing, summary=summarise(spectrum))

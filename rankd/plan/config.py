@@ -42,6 +42,10 @@ class MeasureConfig:
     split: Mapping[str, str] = field(default_factory=dict)
     """Glob of layer names → how such a weight is cut into parts, before the rules that are known already."""
 
+    metrics: tuple[str, ...] = ()
+    """Further metrics of exact measurements, by their names in rankd.metrics.EXTRA_METRICS. A layer that is estimated is
+    measured exactly for them."""
+
     def __post_init__(self) -> None:
         for name, known in (("tier", ASKED_TIERS), ("method", METHODS)):
             if (value := getattr(self, name)) not in known:
@@ -53,6 +57,9 @@ class MeasureConfig:
         ):
             if not is_within:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected {expected}")
+        if isinstance(self.metrics, str) or not all(isinstance(name, str) for name in self.metrics):
+            raise ValueError(f"metrics is {self.metrics!r}; expected a list of names")
+        object.__setattr__(self, "metrics", tuple(self.metrics))
         for glob, rule in self.split.items():
             if not isinstance(rule, str) or not glob or not rule:
                 raise ValueError(f"split is {glob!r} = {rule!r}; expected a glob of layer names and a rule, both texts")

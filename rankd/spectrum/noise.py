@@ -91,20 +91,21 @@ def _largest_column(matrices: torch.Tensor, sum_dtype: torch.dtype) -> torch.Ten
     return largest
 
 
-def floors(sizes: Sizes, dtype: str) -> Values:
-    """(B,): the largest singular value that rounding to `dtype` is likely to have made of nothing, in the weights' unit;
-    0 for a dtype that is not known."""
+def floors(sizes: Sizes, dtype: str, scales: Values) -> Values:
+    """(B,): the largest singular value that rounding to `dtype` is likely to have made of nothing, in the weights' own
+    unit, in which the matrices' is `scales` (B,); 0 for a dtype that is not known."""
     rounding = ROUNDINGS.get(dtype)
     if rounding is None:
         return np.zeros_like(sizes.row)
     share = 0.0 if rounding.bits is None else ROUNDING * 2.0**-rounding.bits
     fixed = rounding.step / math.sqrt(12.0)
     if rounding.largest is None:
-        fixed_row, fixed_col = fixed * math.sqrt(sizes.cols), fixed * math.sqrt(sizes.rows)
-        return np.hypot(share * sizes.row, fixed_row) + np.hypot(share * sizes.col, fixed_col)
-    fixed /= rounding.largest
-    by_row = np.hypot(share * sizes.row, fixed * sizes.peak * math.sqrt(sizes.cols))
-    return by_row + np.hypot(share * sizes.col, fixed * sizes.peaks)
+        row, col = fixed * math.sqrt(sizes.cols) / scales, fixed * math.sqrt(sizes.rows) / scales
+    else:
+        fixed /= rounding.largest
+        row, col = fixed * sizes.peak * math.sqrt(sizes.cols), fixed * sizes.peaks
+    edges: Values = scales * (np.hypot(share * sizes.row, row) + np.hypot(share * sizes.col, col))
+    return edges
 
 
 def shrink(values: Values, floor: float, rows: int, cols: int) -> Values:

@@ -1,44 +1,68 @@
-"""Snapshot → Measurement, on whatever the executor offers."""
+"""Snapshot → Measurements, on whatever the executor offers."""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import Callable
 
-from rankd.executors import Executor, Measured
-from rankd.metrics import METRICS
-from rankd.records import Measurement, Snapshot
+from rankd.executors import Executor, Part, Work
+from rankd.parts.lora import Pairs
+from rankd.plan import Planner
+from rankd.records import METRIC_NAMES, Measurement, Reading, Snapshot
+
+MAX_PAIR_BYTES = 64 << 20
+"""Of LoRA factors that wait for the other one of their step: 200 layers of 2 × 16 × 4,096 in bfloat16, ten times over."""
 
 
 class Measure:
-    """Hands matrices to the executor. A noticed snapshot (non-finite or all-zero) has nothing to be computed.
+    """Hands matrices to the executor, each in the tier that the plan has for it. A noticed snapshot (non-finite or
+    all-zero) has nothing to be computed.
 
     `clock` gives the time that a measurement and its alerts carry.
     """
 
-    def __init__(self, executor: Executor, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, executor: Executor, clock: Callable[[], float], planner: Planner, counters: Counter[str]
+    ) -> None:
         self.executor = executor
         self.clock = clock
+        self._planner = planner
+        self._pairs = Pairs(MAX_PAIR_BYTES, counters)
 
-    async def __call__(self, snapshot: Snapshot) -> Measurement:
-        """Raises MeasureError where this one matrix cannot be measured."""
+    async def __call__(self, snapshot: Snapshot) -> list[Measurement]:
+        """Of the snapshot's parts and, last, of the whole. Raises MeasureError where it cannot be measured."""
+        pair = self._pairs.add(snapshot)
         if snapshot.noticed:
-            measured = Measured(dict.fromkeys(METRICS, 0.0 if snapshot.finite else None), "noticed", 0.0)
-        else:
-            measured = await asyncio.wrap_future(self.executor.submit(snapshot))
+            metrics = dict.fromkeys(METRIC_NAMES, 0.0 if snapshot.finite else None)
+            reading = Reading(metrics, "noticed", finite=snapshot.finite, zero=snapshot.zero)
+            return [self._measurement(snapshot, Part(snapshot.layer, snapshot.shape, reading))]
+        *count, rows, cols = snapshot.shape if len(snapshot.shape) == 3 else (snapshot.rows, snapshot.cols)
+        num = count[0] if count else 1
+        tier = self._planner.choose(snapshot.key, rows, cols, time.monotonic(), num)
+        partner = None if pair is None else pair[1] if pair[0] is snapshot else pair[0]
+        parts = await asyncio.wrap_future(self.executor.submit(Work(snapshot, tier, partner)))
+        whole = parts[-1].reading
+        self._planner.learn(snapshot.key, tier, whole.tier, sum(part.reading.seconds for part in parts))
+        return [self._measurement(snapshot, part) for part in parts]
+
+    def _measurement(self, snapshot: Snapshot, part: Part) -> Measurement:
+        reading = part.reading
         return Measurement(
             run=snapshot.run,
-            layer=snapshot.layer,
+            layer=part.layer,
             step=snapshot.step,
-            shape=snapshot.shape,
-            finite=snapshot.finite,
-            zero=snapshot.zero,
-            metrics=measured.metrics,
+            shape=part.shape,
+            finite=reading.finite,
+            zero=reading.zero,
+            metrics=reading.metrics,
             role=snapshot.role,
-            method=measured.method,
+            method=reading.method,
             source_dtype=snapshot.source_dtype,
             wire_dtype=snapshot.wire_dtype,
-            measure_seconds=measured.seconds,
+            measure_seconds=reading.seconds,
             time=self.clock(),
-            summary=measured.summary,
+            summary=reading.summary,
+            extra=reading.extra(),
         )

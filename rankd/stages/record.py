@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -66,9 +66,17 @@ class Record:
 
     def __call__(self, measurement: Measurement, alerts: Iterable[Alert], judge: bytes | None = None) -> None:
         """Take a measurement, its alerts, and what its layer's detectors remember now, if that is due."""
-        self.counters["num_measurements"] += 1
-        n = self.streams.next_n(("measurement", measurement.run))
-        self._take(Entry(n, measurement, tuple(self._numbered(alert) for alert in alerts), judge))
+        self.together([(measurement, alerts, judge)])
+
+    def together(self, rows: Sequence[tuple[Measurement, Iterable[Alert], bytes | None]]) -> None:
+        """The same of all measurements that came of one snapshot: the history has them all, or none."""
+        self.counters["num_measurements"] += len(rows)
+        entries = []
+        for place, (measurement, alerts, judge) in enumerate(rows, 1):
+            n = self.streams.next_n(("measurement", measurement.run))
+            numbered = tuple(self._numbered(alert) for alert in alerts)
+            entries.append(Entry(n, measurement, numbered, judge, more=place < len(rows)))
+        self._take(*entries)
 
     def alert(self, alert: Alert) -> None:
         """Take an alert that no measurement brought."""
@@ -129,15 +137,17 @@ class Record:
         self.counters["num_alerts"] += 1
         return self.streams.next_n(("alert", alert.run)), alert
 
-    def _take(self, entry: Entry | AlertEntry) -> None:
-        if self.attached:
-            self._unpublished.append(entry)
-        else:
-            self._publish(entry)
+    def _take(self, *entries: Entry | AlertEntry) -> None:
+        for entry in entries:
+            if self.attached:
+                self._unpublished.append(entry)
+            else:
+                self._publish(entry)
+            if self.writer is None:
+                self._settle(entry, "recorded")
         if self.writer is None:
-            self._settle(entry, "recorded")
             return
-        for dropped in self.writer.submit(entry):
+        for dropped in self.writer.submit(*entries):
             self.counters["dropped_rows"] += 1
             if self.attached:
                 self._detach("it cannot keep up")

@@ -20,6 +20,9 @@ class Entry:
     alerts: tuple[tuple[int, Alert], ...] = ()
     judge: bytes | None = None
     """State of the layer's detectors after this measurement, where it is to be kept."""
+    more: bool = False
+    """Whether the next entry is of the same snapshot: both come into one commit, since a snapshot is sent again until all
+    that came of it is on disk."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,14 +108,14 @@ class Writer:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, entry: AnyEntry) -> list[AnyEntry]:
-        """Have an entry written; never waits. Returns entries that were given up for want of room, the oldest without
+    def submit(self, *entries: AnyEntry) -> list[AnyEntry]:
+        """Have entries written; never waits. Returns entries that were given up for want of room, the oldest without
         alerts first."""
         if self._failure is not None:
             raise RuntimeError("the history's writer failed") from self._failure
         with self._changed:
-            self._waiting.append((time.monotonic(), entry))
-            self._num_submitted += 1
+            self._waiting.extend((time.monotonic(), entry) for entry in entries)
+            self._num_submitted += len(entries)
             dropped = self._drop() if self.num_pending > self._config.max_pending else []
             self._changed.notify_all()
         return dropped
@@ -215,7 +215,7 @@ class Writer:
             if self._is_late() or (self._close_by is not None and not self._has_work()):
                 return False
             if not self._batch:
-                num = min(len(self._waiting), MAX_BATCH)
+                num = self._num_next()
                 self._batch = [self._waiting.popleft() for _ in range(num)]
                 self._num_taken += num
             caught_up = not self._waiting
@@ -232,6 +232,13 @@ class Writer:
         except (*FAILURES, StoreError) as error:
             self._fail(StoreError.of(error))
         return True
+
+    def _num_next(self) -> int:
+        """Of the entries that wait, how many come into the next commit."""
+        num = min(len(self._waiting), MAX_BATCH)
+        while 0 < num < len(self._waiting) and isinstance(last := self._waiting[num - 1][1], Entry) and last.more:
+            num += 1
+        return num
 
     def _commit(self, superseded: Counter[LayerKey], switches: list[Switch]) -> None:
         entries = [entry for _, entry in self._batch]

@@ -1,0 +1,62 @@
+"""Where measuring runs. One contract, a table of names; each entry gives the same numbers.
+
+work.py: what is handed over; solver.py: on one device, and what happens where that fails;
+inline.py, threads.py, batches.py (a GPU): whose thread; devices.py: which device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Protocol
+
+import torch
+
+from rankd.executors.batches import BatchExecutor
+from rankd.executors.devices import choose_devices
+from rankd.executors.inline import InlineExecutor
+from rankd.executors.solver import MeasureError, OnFault
+from rankd.executors.threads import ThreadExecutor
+from rankd.executors.work import TORCH_DTYPES, Work
+from rankd.weights import Part, Settings, settings_of
+
+__all__ = [
+    "EXECUTORS",
+    "TORCH_DTYPES",
+    "Executor",
+    "MeasureError",
+    "OnFault",
+    "Part",
+    "Settings",
+    "Work",
+    "choose_devices",
+    "settings_of",
+]
+
+
+class Executor(Protocol):
+    """Runs measurements, `num_slots` of them at a time. `submit` never blocks; the future holds the Parts of a snapshot,
+    the whole last, or a MeasureError."""
+
+    num_slots: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the next one is measured: the CPU from when the last GPU was lost."""
+
+    def submit(self, work: Work) -> Future[list[Part]]: ...
+
+    def close(self) -> None: ...
+
+
+def _threads(devices: Sequence[torch.device], on_fault: OnFault, settings: Settings) -> Executor:
+    """Threads on a CPU; on GPUs one thread each, which takes what waits in batches."""
+    if devices[0].type == "cuda":
+        return BatchExecutor(devices, on_fault, settings)
+    return ThreadExecutor(devices[0], on_fault, settings)
+
+
+EXECUTORS: dict[str, Callable[[Sequence[torch.device], OnFault, Settings], Executor]] = {
+    "threads": _threads,
+    "inline": lambda devices, on_fault, settings: InlineExecutor(devices[0], on_fault, settings),
+}

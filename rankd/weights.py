@@ -1,0 +1,171 @@
+"""A weight → its matrices → their readings: convolutions, stacks of experts, fused parts, LoRA pairs."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from rankd.config import ConfigError
+from rankd.engine import DEFAULT_TOLERANCE, Ask, WarmStarts, measure_matrices, measure_product
+from rankd.metrics import EXTRA_METRICS
+from rankd.parts import NO_RULES, Split, SplitRules, part_name, split, summarise_stack
+from rankd.parts.lora import lora_base
+from rankd.plan import MeasureConfig
+from rankd.records import Reading, Tier
+
+WORKING_COPIES = 3
+"""A batch's memory on a GPU, beside the matrices themselves, in copies of them: stacked, split in halves, squared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What holds for all measurements. `metrics`: names of EXTRA_METRICS."""
+
+    tolerance: float = DEFAULT_TOLERANCE
+    reference: bool = False
+    rules: SplitRules = NO_RULES
+    metrics: tuple[str, ...] = ()
+
+
+DEFAULT_SETTINGS = Settings()
+
+
+def settings_of(config: MeasureConfig) -> Settings:
+    """ConfigError for a rule that cannot be read, or a metric that there is not."""
+    try:
+        rules = SplitRules.parse(config.split)
+    except ValueError as error:
+        raise ConfigError(f"measure.{error}") from None
+    if unknown := sorted(set(config.metrics) - set(EXTRA_METRICS)):
+        raise ConfigError(f"measure.metrics={unknown[0]!r}: expected some of {', '.join(EXTRA_METRICS)}")
+    return Settings(config.tolerance, config.method == "svdvals", rules, tuple(config.metrics))
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A tensor of two or more dimensions to measure, and in which tier. `partner`: the other factor, where this is the
+    second of a LoRA pair."""
+
+    run: str
+    layer: str
+    tensor: torch.Tensor = field(repr=False)
+    wire_dtype: str
+    source_dtype: str
+    role: str = "weight"
+    tier: Tier = "exact"
+    partner: torch.Tensor | None = field(default=None, repr=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.tensor.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A reading of a part of a weight under the name `layer` that its row has; `shape` of the matrix, or stack."""
+
+    layer: str
+    shape: tuple[int, ...]
+    reading: Reading
+
+
+@dataclass(slots=True)
+class _Open:
+    """A weight on its way: its matrices' readings, by part."""
+
+    weight: Weight
+    split: Split
+    readings: dict[str, list[Reading]] = field(default_factory=lambda: defaultdict(list))
+
+
+@dataclass(frozen=True, slots=True)
+class _Matrix:
+    """`index` in a stack, else 0."""
+
+    item: _Open
+    part: str
+    index: int
+    matrix: torch.Tensor
+
+
+def measure_weights(
+    weights: Sequence[Weight], settings: Settings, warm: WarmStarts, max_bytes: float = math.inf
+) -> list[list[Part]]:
+    """The parts of each weight, the whole last; all on one device. Matrices of one shape, tier and dtype are measured
+    together, as many at once as have `max_bytes` with what it takes to work on them. Raises what measuring raises."""
+    opened = [_open(weight, settings) for weight in weights]
+    groups: dict[object, list[_Matrix]] = defaultdict(list)
+    for item in opened:
+        for found in _matrices(item):
+            groups[tuple(found.matrix.shape), found.matrix.dtype, item.weight.tier].append(found)
+    for group in groups.values():
+        size = max(1, int(min(max_bytes / (WORKING_COPIES * max(1, group[0].matrix.numel()) * 4), len(group))))
+        for start in range(0, len(group), size):
+            batch = group[start : start + size]
+            asks = [_ask(one, settings) for one in batch]
+            readings = measure_matrices([one.matrix for one in batch], asks, warm)
+            for one, reading in zip(batch, readings, strict=True):
+                one.item.readings[one.part].append(reading)
+    return [_close(item) for item in opened]
+
+
+def _open(weight: Weight, settings: Settings) -> _Open:
+    rules = settings.rules if weight.role == "weight" else NO_RULES
+    return _Open(weight, split(weight.layer, weight.shape, rules))
+
+
+def _matrices(item: _Open) -> Iterator[_Matrix]:
+    """Of each part, experts one after the other."""
+    parts = item.split.parts if item.split.kind != "fused" else (*item.split.parts, item.split.whole)
+    for part in parts:
+        view = part.view(item.weight.tensor)
+        for index, matrix in enumerate(view if part.is_stack else (view,)):
+            yield _Matrix(item, part.name, index, matrix)
+
+
+def _ask(one: _Matrix, settings: Settings) -> Ask:
+    weight = one.item.weight
+    shape = "x".join(map(str, weight.shape))
+    key = "\0".join((weight.run, part_name(weight.layer, one.part), weight.role, shape, str(one.index)))
+    dtypes = weight.wire_dtype, weight.source_dtype or weight.wire_dtype
+    return Ask(weight.tier, key, *dtypes, settings.tolerance, settings.reference, settings.metrics)
+
+
+def _close(item: _Open) -> list[Part]:
+    """Readings of parts, that of a LoRA pair's product, and of the whole."""
+    weight, plan = item.weight, item.split
+    whole = _reading(item, plan.whole.name, plan.whole.is_stack)
+    if plan.reason is not None:
+        whole = _with(whole, split_reason=plan.reason)
+    found = []
+    if plan.kind == "fused":
+        for part in plan.parts:
+            reading = _with(_reading(item, part.name, part.is_stack), part_of=weight.layer)
+            found.append(Part(part_name(weight.layer, part.name), part.shape, reading))
+        whole = _with(whole, parts=[part.name for part in plan.parts])
+    if (product := _product(weight)) is not None:
+        found.append(product)
+    return [*found, Part(weight.layer, weight.shape, whole)]
+
+
+def _reading(item: _Open, name: str, is_stack: bool) -> Reading:
+    readings = item.readings[name]
+    return summarise_stack(readings) if is_stack else readings[0]
+
+
+def _product(weight: Weight) -> Part | None:
+    other, factor = weight.partner, lora_base(weight.layer)
+    if other is None or factor is None:
+        return None
+    layer, side = factor
+    a, b = (weight.tensor, other) if side == "A" else (other, weight.tensor)
+    a, b = a.flatten(1), b.flatten(1)
+    return Part(layer, (b.shape[0], a.shape[1]), measure_product(a, b))
+
+
+def _with(reading: Reading, **further: object) -> Reading:
+    return replace(reading, further={**reading.further, **further})
