@@ -13,6 +13,7 @@ import torch
 
 from rankd.engine import WarmStarts
 from rankd.parts.lora import lora_base
+from rankd.plan import AskedTier, Costs, Size, tier_by_cost
 from rankd.records import Measurement, Tier
 from rankd.weights import DEFAULT_SETTINGS, Part, Settings, Weight, measure_weights
 from rankd_client.naming import clashes, clean_names
@@ -74,7 +75,7 @@ def analyze_file(
     path: str | Path,
     on_skip: Callable[[str, str], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
-    tier: Tier = "exact",
+    tier: AskedTier = "exact",
     settings: Settings = DEFAULT_SETTINGS,
     device: torch.device | str = "cpu",
 ) -> Iterator[Measurement]:
@@ -92,9 +93,16 @@ def analyze_file(
         start = clock()
         dtype = str(tensor.dtype).removeprefix("torch.")
         partner = _partner(name, tensor, factors)
-        weight = Weight(run, name, tensor.to(device), dtype, dtype, tier=tier, partner=partner)
+        weight = Weight(run, name, tensor.to(device), dtype, dtype, tier=_tier(tier, tensor, device), partner=partner)
         for part in measure_weights([weight], settings, warm)[0]:
             yield _measurement(run, part, dtype, clock() - start)
+
+
+def _tier(tier: AskedTier, tensor: torch.Tensor, device: torch.device | str) -> Tier:
+    if tier != "auto":
+        return tier
+    count, rows, cols = tensor.shape if tensor.ndim == 3 else (1, tensor.shape[0], tensor[:1].numel())
+    return tier_by_cost(Costs(), torch.device(device).type, Size(rows, cols, count))
 
 
 def _partner(name: str, tensor: torch.Tensor, factors: dict[str, torch.Tensor]) -> torch.Tensor | None:

@@ -19,6 +19,8 @@ from rankd_client.wire import DEFAULT_CHUNK_BYTES, MAX_CHUNK_BYTES, MIN_CHUNK_BY
 DEFAULT_HTTP = "127.0.0.1:7780"
 EXECUTOR_NAMES = ("threads", "inline")
 
+DEVICES = r"auto|cpu|cuda:\d+(,cuda:\d+)*"
+
 MAX_RUNS = 4096
 """One heartbeat may have to name them all, 0.6 kB each with the longest names, in a body of 4 MiB."""
 
@@ -174,7 +176,7 @@ class ServeConfig:
     measure: MeasureConfig = field(default_factory=MeasureConfig)
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"auto|cpu|cuda:\d+(,cuda:\d+)*", self.device):
+        if not re.fullmatch(DEVICES, self.device):
             raise ConfigError(f"device={self.device!r}: expected auto, cpu, cuda:N or cuda:N,cuda:M,…")
         if self.executor not in EXECUTOR_NAMES:
             raise ConfigError(f"executor={self.executor!r}: expected one of {', '.join(EXECUTOR_NAMES)}")

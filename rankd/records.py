@@ -102,6 +102,11 @@ TIERS: tuple[Tier, ...] = get_args(Tier)
 """From the cheapest to the dearest."""
 
 
+def unmeasured_keys(finite: bool) -> dict[str, float | None]:
+    """The noise of a matrix of which there is nothing to measure: none if it is all zero, unknown if it is not finite."""
+    return dict.fromkeys(("wire_noise_floor", "source_noise_floor"), 0.0 if finite else None)
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What was measured of one matrix, or of a stack of them.
@@ -162,9 +167,9 @@ class Measurement:
     def bar(self, metric: str) -> tuple[float, float] | None:
         """Between which values the metric lies; None where it is exact, or nothing is known of that."""
         low, high = (self.extra.get(f"{metric}_{end}") for end in _ENDS)
-        if isinstance(low, int | float) and isinstance(high, int | float):
-            return float(low), float(high)
-        return None
+        if low is None or high is None or not (_is_number(low) and _is_number(high)):
+            return None
+        return float(low), float(high)
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Measurement:

@@ -45,7 +45,10 @@ def serve(
         typer.Option(envvar="RANKD_DATA", help="Directory of the history, on a disk of this host."),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(envvar="RANKD_DEVICE", help="auto, cpu or cuda:N.  \\[default: auto]")
+        str | None,
+        typer.Option(
+            envvar="RANKD_DEVICE", help="auto, cpu, or cuda:N, several with commas between.  \\[default: auto]"
+        ),
     ] = None,
     executor: Annotated[
         str | None, typer.Option(envvar="RANKD_EXECUTOR", help="threads or inline.  \\[default: threads]")

@@ -15,7 +15,7 @@ from rankd import metrics
 from rankd.engine.ask import Ask
 from rankd.engine.warm import WarmStarts
 from rankd.parts.lora import lora_core
-from rankd.records import Reading, Spectrum
+from rankd.records import Reading, Spectrum, unmeasured_keys
 from rankd.spectrum import measure_spectrum, norms
 from rankd.spectrum.estimate import Estimates, estimate
 from rankd.spectrum.krylov import Operator
@@ -55,7 +55,8 @@ def measure_exact(weight: torch.Tensor, ask: Ask) -> Reading:
     values = metrics.compute_metrics(spectrum, ask.extra)
     reading = Reading(values, spectrum.method, finite=spectrum.finite)
     if not spectrum.finite or spectrum.scale == 0:
-        return replace(reading, zero=spectrum.finite and weight.numel() > 0)
+        nothing = unmeasured_keys(spectrum.finite)
+        return replace(reading, zero=spectrum.finite and weight.numel() > 0, further=nothing)
     scale = 1.0 if PLAIN_RANGE[0] < spectrum.scale < PLAIN_RANGE[1] else spectrum.scale
     wide = weight.detach().reshape(1, spectrum.rows, spectrum.cols).to(torch.float64 if scale != 1 else torch.float32)
     _, sizes = measure_sizes(wide if scale == 1 else wide / scale)

@@ -1,7 +1,8 @@
 """Which tier for which layer, and how often, so that measuring keeps its share of the time. No torch, no clock, no
 asyncio: the time is an argument."""
 
-from rankd.plan.config import MeasureConfig
-from rankd.plan.planner import Planner
+from rankd.plan.config import AskedTier, MeasureConfig
+from rankd.plan.costs import Costs, Size
+from rankd.plan.planner import Planner, tier_by_cost
 
-__all__ = ["MeasureConfig", "Planner"]
+__all__ = ["AskedTier", "Costs", "MeasureConfig", "Planner", "Size", "tier_by_cost"]

@@ -44,6 +44,14 @@ SHARE_SECONDS = 300.0
 """Over which the measured share is averaged: pushes come in bursts."""
 
 
+def tier_by_cost(costs: Costs, device: str, size: Size) -> Tier:
+    """Without knowing how often it is wanted: exact where that takes little, or an estimate not much less. `device`:
+    "cpu" or "cuda"."""
+    exact = costs.predict(device, "exact", size)
+    is_cheap = exact < CHEAP_SECONDS or costs.predict(device, "estimate", size) > WORTH * exact
+    return "exact" if is_cheap else "estimate"
+
+
 class Planner:
     """Chooses the tier of each measurement, so that all together keep to `config.max_share` of the slots' time.
 
@@ -150,10 +158,7 @@ class Planner:
     def _first_tier(self, size: Size) -> Tier:
         if self.config.tier != "auto":
             return self.config.tier
-        device = self._kind()
-        exact = self.costs.predict(device, "exact", size)
-        is_cheap = exact < CHEAP_SECONDS or self.costs.predict(device, "estimate", size) > WORTH * exact
-        return "exact" if is_cheap else "estimate"
+        return tier_by_cost(self.costs, self._kind(), size)
 
     def _loads(self, now: float) -> list[Load]:
         device, predict = self._kind(), self.costs.predict

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from rankd.executors import Executor, Part, Work
 from rankd.parts.lora import Pairs
 from rankd.plan import Planner
-from rankd.records import METRIC_NAMES, Measurement, Reading, Snapshot
+from rankd.records import METRIC_NAMES, Measurement, Reading, Snapshot, unmeasured_keys
 
 MAX_PAIR_BYTES = 64 << 20
 """Of LoRA factors that wait for the other one of their step: 200 layers of 2 × 16 × 4,096 in bfloat16, ten times over."""
@@ -36,7 +36,8 @@ class Measure:
         pair = self._pairs.add(snapshot)
         if snapshot.noticed:
             metrics = dict.fromkeys(METRIC_NAMES, 0.0 if snapshot.finite else None)
-            reading = Reading(metrics, "noticed", finite=snapshot.finite, zero=snapshot.zero)
+            nothing = unmeasured_keys(snapshot.finite)
+            reading = Reading(metrics, "noticed", finite=snapshot.finite, zero=snapshot.zero, further=nothing)
             return [self._measurement(snapshot, Part(snapshot.layer, snapshot.shape, reading))]
         *count, rows, cols = snapshot.shape if len(snapshot.shape) == 3 else (snapshot.rows, snapshot.cols)
         num = count[0] if count else 1
