@@ -36,11 +36,14 @@ def measure_matrices(
         places = [place for place, ask in enumerate(asks) if ask.tier == tier and _is_worth_it(weights[place], tier)]
         if not places:
             continue
-        began = clock()
-        for kept, batch in _batches(places, weights, asks):
-            found = list(measure(batch, warm or WarmStarts()))
-            for at, reading in zip(kept, found, strict=True):
-                readings[at] = None if reading is None else replace(reading, seconds=(clock() - began) / len(places))
+        # On a CPU one by one: several do not fit the cache together, and nothing is saved.
+        for part in [places] if weights[0].is_cuda else [[place] for place in places]:
+            began = clock()
+            for kept, batch in _batches(part, weights, asks):
+                found = list(measure(batch, warm or WarmStarts()))
+                seconds = (clock() - began) / len(part)
+                for at, reading in zip(kept, found, strict=True):
+                    readings[at] = None if reading is None else replace(reading, seconds=seconds)
     for place, (weight, ask) in enumerate(zip(weights, asks, strict=True)):
         if readings[place] is None:
             began = clock()
@@ -57,7 +60,8 @@ def _is_worth_it(weight: torch.Tensor, tier: str) -> bool:
 
 def _batches(places: list[int], weights: Sequence[torch.Tensor], asks: Sequence[Ask]) -> list[tuple[list[int], Batch]]:
     """The finite ones that are not all zero, as one batch; none where there are none."""
-    stack = torch.stack([weights[place].detach().reshape(weights[place].shape[0], -1) for place in places])
+    matrices = [weights[place].detach().reshape(weights[place].shape[0], -1) for place in places]
+    stack = torch.stack(matrices) if len(matrices) > 1 else matrices[0][None]
     if stack.dtype not in WORK_DTYPES or (stack.dtype == torch.bfloat16 and not stack.is_cuda):
         stack = stack.float()
     low, high = torch.aminmax(stack) if len(places) == 1 else torch.aminmax(stack.flatten(1), dim=1)

@@ -19,7 +19,7 @@ from rankd.records import Reading, Spectrum, unmeasured_keys
 from rankd.spectrum import measure_spectrum, norms
 from rankd.spectrum.estimate import Estimates, estimate
 from rankd.spectrum.krylov import Operator
-from rankd.spectrum.noise import Sizes, adds_noise, floors, measure_sizes, shrink
+from rankd.spectrum.noise import Sizes, adds_noise, floors, is_scaled, measure_sizes, shrink
 from rankd.summary import summarise, summarise_curve
 
 Values = npt.NDArray[np.float64]
@@ -59,7 +59,7 @@ def measure_exact(weight: torch.Tensor, ask: Ask) -> Reading:
         return replace(reading, zero=spectrum.finite and weight.numel() > 0, further=nothing)
     scale = 1.0 if PLAIN_RANGE[0] < spectrum.scale < PLAIN_RANGE[1] else spectrum.scale
     wide = weight.detach().reshape(1, spectrum.rows, spectrum.cols).to(torch.float64 if scale != 1 else torch.float32)
-    _, sizes = measure_sizes(wide if scale == 1 else wide / scale)
+    _, sizes = measure_sizes(wide if scale == 1 else wide / scale, is_scaled(ask.wire_dtype))
     wire, source = (float(floor[0]) for floor in _floors(sizes, ask, np.array([scale])))
     further: dict[str, Any] = {**_noise_keys(wire, source), "error_bound": spectrum.error}
     bars: dict[str, tuple[float, float]] = {}
@@ -92,7 +92,7 @@ def _without_noise(
 
 def measure_norms(batch: Batch, warm: WarmStarts) -> Iterator[Reading]:
     """‖W‖_F exactly, σ₁ and stable rank between their bounds."""
-    frobenius, sizes = measure_sizes(batch.matrices)
+    frobenius, sizes = measure_sizes(batch.matrices, any(is_scaled(ask.wire_dtype) for ask in batch.asks))
     operator = Operator(batch.matrices)
     keys = [ask.key for ask in batch.asks]
     bounds, vectors = norms.measure_norms(operator, keys, [warm.get(key) for key in keys])
@@ -120,7 +120,7 @@ def _norm_metrics(
 
 def measure_estimates(batch: Batch, warm: WarmStarts) -> Iterator[Reading | None]:
     """All metrics with bars; None where the exact tier has to be asked."""
-    frobenius, sizes = measure_sizes(batch.matrices)
+    frobenius, sizes = measure_sizes(batch.matrices, any(is_scaled(ask.wire_dtype) for ask in batch.asks))
     operator = Operator(batch.matrices)
     tolerances = [ask.tolerance for ask in batch.asks]
     found = estimate(operator, frobenius, [ask.key for ask in batch.asks], max(tolerances))

@@ -9,6 +9,7 @@ is solved by `svdvals` in float64, on a GPU by its driver gesvd. GPUs with slow 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -120,7 +121,7 @@ def _gram_singular_values(matrix: torch.Tensor, peak: torch.Tensor, anyhow: bool
     scale = float(peak)
     if matrix.dtype == torch.float64 or not _SAFE[0] < scale < _SAFE[1]:
         short, scale = short.to(torch.float64) / peak, 1.0
-    eigenvalues = _array(torch.linalg.eigvalsh(_gram(short.to(torch.float64))))[::-1] / scale**2
+    eigenvalues = _array(torch.linalg.eigvalsh(_gram(_widened(short))))[::-1] / scale**2
     values, doubtful = roots(eigenvalues)
     return (values, doubtful) if anyhow or doubtful <= GRAM_TOLERANCE else None
 
@@ -145,6 +146,25 @@ def _effective_rank_error(values: Values, errors: Values) -> float:
     share = np.maximum(np.maximum(values, errors), np.finfo(np.float64).tiny) / total
     entropy = -float(np.sum(share * np.log(share)))
     return float(np.sum(errors * np.abs(np.log(share) + entropy)) / total)
+
+
+def _widened(matrix: torch.Tensor) -> torch.Tensor:
+    """In float64, on a CPU in memory of this thread's that the next one takes over: to touch new pages costs as much as
+    to fill them."""
+    if matrix.is_cuda or matrix.dtype == torch.float64 or matrix.numel() > _KEPT_ELEMENTS:
+        return matrix.to(torch.float64)
+    buffer: torch.Tensor | None = getattr(_kept, "buffer", None)
+    if buffer is None or buffer.numel() < matrix.numel():
+        buffer = _kept.buffer = torch.empty(matrix.numel(), dtype=torch.float64)
+    # In the order in which the matrix lies in memory.
+    whole = matrix.T if matrix.stride(0) < matrix.stride(1) else matrix
+    wide = buffer[: matrix.numel()].view(whole.shape).copy_(whole)
+    return wide.T if whole is not matrix else wide
+
+
+_KEPT_ELEMENTS = 1 << 22
+"""32 MiB for each measuring thread: a 2048 × 2048."""
+_kept = threading.local()
 
 
 def _gram(short: torch.Tensor) -> torch.Tensor:

@@ -68,13 +68,18 @@ class Sizes:
     cols: int
 
 
-def measure_sizes(matrices: torch.Tensor) -> tuple[Values, Sizes]:
-    """(B,) Frobenius norms, and the Sizes."""
+def is_scaled(dtype: str) -> bool:
+    """Whether a wire's dtype comes with a scale per row."""
+    return dtype in ROUNDINGS and ROUNDINGS[dtype].largest is not None
+
+
+def measure_sizes(matrices: torch.Tensor, scaled: bool) -> tuple[Values, Sizes]:
+    """(B,) Frobenius norms, and the Sizes; the peaks are 0 unless they are asked for, for a dtype that `is_scaled`."""
     _, rows, cols = matrices.shape
     sum_dtype = torch.float64 if matrices.dtype == torch.float64 else torch.float32
     by_row = torch.linalg.vector_norm(matrices, dim=2, dtype=sum_dtype).double()
     by_col = _largest_column(matrices, sum_dtype)
-    peaks = torch.linalg.vector_norm(matrices, math.inf, dim=2).double()
+    peaks = torch.linalg.vector_norm(matrices, math.inf, dim=2).double() if scaled else torch.zeros_like(by_row)
     columns = [torch.linalg.vector_norm(by_row, dim=1), by_row.amax(dim=1), by_col]
     stats = torch.stack([*columns, peaks.amax(dim=1), torch.linalg.vector_norm(peaks, dim=1)]).cpu().numpy()
     return stats[0], Sizes(stats[1], stats[2], stats[3], stats[4], rows, cols)
@@ -85,10 +90,16 @@ def _largest_column(matrices: torch.Tensor, sum_dtype: torch.dtype) -> torch.Ten
     if matrices.is_cuda:
         norms: torch.Tensor = torch.linalg.vector_norm(matrices, dim=1, dtype=sum_dtype)
         return norms.amax(dim=1).double()
-    squares = matrices.square()
-    ones = squares.new_ones(1, 1, squares.shape[1]).expand(squares.shape[0], -1, -1)
-    largest: torch.Tensor = torch.bmm(ones, squares).amax(dim=(1, 2)).double().sqrt()
+    sums = matrices.new_zeros(matrices.shape[0], 1, matrices.shape[2])
+    for start in range(0, matrices.shape[1], _ROWS_AT_ONCE):
+        some = matrices[:, start : start + _ROWS_AT_ONCE]
+        sums.baddbmm_(some.new_ones(some.shape[0], 1, some.shape[1]), some.square())
+    largest: torch.Tensor = sums.amax(dim=(1, 2)).double().sqrt()
     return largest
+
+
+_ROWS_AT_ONCE = 128
+"""Squares of so many rows stay in the cache; those of a whole matrix cost more to make room for than to compute."""
 
 
 def floors(sizes: Sizes, dtype: str, scales: Values) -> Values:
