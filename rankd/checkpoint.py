@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,11 +12,12 @@ from typing import Any
 
 import torch
 
-from rankd.engine import WarmStarts
+from rankd.executors import MeasureError
+from rankd.executors.solver import Solver
 from rankd.parts.lora import lora_base
 from rankd.plan import AskedTier, Costs, Size, tier_by_cost
 from rankd.records import Measurement, Tier
-from rankd.weights import DEFAULT_SETTINGS, Part, Settings, Weight, measure_weights
+from rankd.weights import DEFAULT_SETTINGS, Part, Settings, Weight, split_of
 from rankd_client.naming import clashes, clean_names
 
 SAFETENSORS_SUFFIXES = (".safetensors",)
@@ -79,30 +81,34 @@ def analyze_file(
     settings: Settings = DEFAULT_SETTINGS,
     device: torch.device | str = "cpu",
 ) -> Iterator[Measurement]:
-    """Measurements of every weight matrix of a checkpoint: `run` is the file's name and `step` None. A weight of several
-    parts gives one for each and then that of the whole; the product of a LoRA pair comes with its second factor.
+    """Measurements of every weight matrix of a checkpoint: `run` is the file's name and `step` None. A weight of
+    several parts gives one for each, then that of the whole; the product of a LoRA pair comes with its second factor.
 
-    `on_skip` is called with the name of each tensor left out and the reason. Raises CheckpointError.
+    What `device` has no memory for is measured on the CPU. `on_skip` is called with the name of each tensor left out
+    and the reason. Raises CheckpointError.
     """
-    run, warm, factors = Path(path).name, WarmStarts(), dict[str, torch.Tensor]()
+    run, factors, left_out = Path(path).name, dict[str, torch.Tensor](), on_skip or (lambda name, reason: None)
+    solver = Solver(torch.device(device), lambda fault, text: None, settings)
     for name, tensor in load_tensors(path):
         if isinstance(tensor, Skipped):
-            if on_skip is not None:
-                on_skip(name, tensor.reason)
+            left_out(name, tensor.reason)
             continue
         start = clock()
         dtype = str(tensor.dtype).removeprefix("torch.")
+        chosen = _auto_tier(name, tensor, settings, solver.device) if tier == "auto" else tier
         partner = _partner(name, tensor, factors)
-        weight = Weight(run, name, tensor.to(device), dtype, dtype, tier=_tier(tier, tensor, device), partner=partner)
-        for part in measure_weights([weight], settings, warm)[0]:
+        try:
+            parts = solver.measure(Weight(run, name, tensor, dtype, dtype, tier=chosen, partner=partner))
+        except MeasureError as error:
+            left_out(name, str(error))
+            continue
+        for part in parts:
             yield _measurement(run, part, dtype, clock() - start)
 
 
-def _tier(tier: AskedTier, tensor: torch.Tensor, device: torch.device | str) -> Tier:
-    if tier != "auto":
-        return tier
-    count, rows, cols = tensor.shape if tensor.ndim == 3 else (1, tensor.shape[0], tensor[:1].numel())
-    return tier_by_cost(Costs(), torch.device(device).type, Size(rows, cols, count))
+def _auto_tier(name: str, tensor: torch.Tensor, settings: Settings, device: torch.device) -> Tier:
+    *experts, rows, cols = split_of(name, tuple(tensor.shape), "weight", settings).whole.shape
+    return tier_by_cost(Costs(), device.type, Size(rows, cols, math.prod(experts)))
 
 
 def _partner(name: str, tensor: torch.Tensor, factors: dict[str, torch.Tensor]) -> torch.Tensor | None:
@@ -116,8 +122,14 @@ def _partner(name: str, tensor: torch.Tensor, factors: dict[str, torch.Tensor]) 
         factors[product] = tensor
         return None
     a, b = (tensor, other) if side == "A" else (other, tensor)
-    fits = b[0].numel() == a.shape[0] and all(bool(torch.isfinite(f).all()) and bool(f.any()) for f in (a, b))
-    return other if fits else None
+    fits = b.numel() > 0 and b[0].numel() == a.shape[0]
+    return other if fits and all(_has_something(factor) for factor in (a, b)) else None
+
+
+def _has_something(factor: torch.Tensor) -> bool:
+    """Whether it is finite and not all zero."""
+    wide = factor.float() if factor.itemsize == 1 else factor
+    return bool(wide.isfinite().all()) and bool(wide.any())
 
 
 def _measurement(run: str, part: Part, dtype: str, seconds: float) -> Measurement:

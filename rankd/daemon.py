@@ -80,9 +80,8 @@ class Daemon:
         streams = self.history.streams
         # An origin of its own: the stream outlives us, and our counts begin anew.
         self.faults = Faults(secrets.token_hex(8), time.time, time.monotonic)
-        self.executor = EXECUTORS[config.executor](
-            choose_devices(config.device), self._fault_from_thread, settings_of(config.measure)
-        )
+        settings = settings_of(config.measure)
+        self.executor = EXECUTORS[config.executor](choose_devices(config.device), self._fault_from_thread, settings)
         cleanup.callback(self.executor.close)
         self.sockets = Sockets(config, self.authority, counters, self._fault_from_thread)
         cleanup.callback(self.sockets.close)
@@ -92,11 +91,10 @@ class Daemon:
             self.sockets.push, limits, streams, time.monotonic, counters, self.current.firing, doors["push"]
         )
         self.assemble = Assemble(limits, counters, quota)
-        num_slots = self.executor.num_slots
-        self.mailbox = Mailbox(limits.max_mailbox_bytes, num_slots, counters, quota, self.receive.runs)
-        gauges = self._gauges()
-        self.planner = Planner(config.measure, num_slots, gauges["device"], gauges["lag_seconds"], limits.max_layers)
-        self.measure = Measure(self.executor, time.time, self.planner, counters)
+        self.mailbox = Mailbox(limits.max_mailbox_bytes, self.executor.num_slots, counters, quota, self.receive.runs)
+        gauges, num_workers = self._gauges(), self.executor.num_workers
+        self.planner = Planner(config.measure, num_workers, gauges["device"], gauges["lag_seconds"], limits.max_layers)
+        self.measure = Measure(self.executor, time.time, self.planner, counters, settings)
         self.detect = Detect(config.detect)
         on_fault, patience_seconds = partial(self._fault, "history"), config.history.patience_seconds
         self.record = Record(streams, self.current, counters, self.history.writer, patience_seconds, on_fault=on_fault)

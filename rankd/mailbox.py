@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 
+from rankd.parts import split
 from rankd.quota import NO_QUOTA, Quota, Tally, namespace_of
 from rankd.records import Snapshot
 
 Key = tuple[str, str, str]
 
 LONG_WORK = 1 << 31
-"""rows × cols × min(rows, cols) above which a measurement is long: a second or so on one core, and it cannot be
-interrupted."""
+"""rows × cols × min(rows, cols), of all experts together, above which a measurement is long: a second or so on one
+core, and it cannot be interrupted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,4 +192,7 @@ class Mailbox:
 
 
 def _is_long(snapshot: Snapshot) -> bool:
-    return snapshot.rows * snapshot.cols * min(snapshot.rows, snapshot.cols) > LONG_WORK
+    if math.prod(snapshot.shape) ** 1.5 <= LONG_WORK:
+        return False  # whatever its matrices are
+    *experts, rows, cols = split(snapshot.layer, snapshot.shape).whole.shape
+    return math.prod(experts) * rows * cols * min(rows, cols) > LONG_WORK

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,14 @@ from rankd.plan import MeasureConfig
 from rankd.records import Reading, Tier
 
 WORKING_COPIES = 3
-"""A batch's memory on a GPU, beside the matrices themselves, in copies of them: stacked, split in halves, squared."""
+"""A batch's memory, beside the matrices themselves, in copies of them: stacked, split in halves, squared."""
+
+MAX_PRODUCT_WORK = 1 << 36
+"""Multiplications for the product of a LoRA pair: seconds of one core, and 2 GB of copies. Enough for rank 1,024 where
+rows and columns are 65,536 together; nothing else keeps a peer from factors of rank 100,000."""
+
+MIN_WORK = 1024
+"""Multiplications that an element of a factor counts for at least: thin ones take as long to fetch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,10 @@ class Weight:
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.tensor.shape)
+
+    def on(self, device: torch.device) -> Weight:
+        other = None if self.partner is None else self.partner.to(device)
+        return replace(self, tensor=self.tensor.to(device), partner=other)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +125,13 @@ def measure_weights(
     return [_close(item) for item in opened]
 
 
+def split_of(layer: str, shape: tuple[int, ...], role: str, settings: Settings) -> Split:
+    """The matrices of a weight. The user's rules are about weights: a gradient or an update is cut as names say."""
+    return split(layer, shape, settings.rules if role == "weight" else NO_RULES)
+
+
 def _open(weight: Weight, settings: Settings) -> _Open:
-    rules = settings.rules if weight.role == "weight" else NO_RULES
-    return _Open(weight, split(weight.layer, weight.shape, rules))
+    return _Open(weight, split_of(weight.layer, weight.shape, weight.role, settings))
 
 
 def _matrices(item: _Open) -> Iterator[_Matrix]:
@@ -147,7 +163,10 @@ def _close(item: _Open) -> list[Part]:
             reading = _with(_reading(item, part.name, part.is_stack), part_of=weight.layer)
             found.append(Part(part_name(weight.layer, part.name), part.shape, reading))
         whole = _with(whole, parts=[part.name for part in plan.parts])
-    if (product := _product(weight)) is not None:
+    product = _product(weight)
+    if isinstance(product, str):
+        whole = _with(whole, lora_reason=product)
+    elif product is not None:
         found.append(product)
     return [*found, Part(weight.layer, weight.shape, whole)]
 
@@ -157,14 +176,20 @@ def _reading(item: _Open, name: str, is_stack: bool) -> Reading:
     return summarise_stack(readings) if is_stack else readings[0]
 
 
-def _product(weight: Weight) -> Part | None:
+def _product(weight: Weight) -> Part | str | None:
+    """Of a LoRA pair, or why there is none."""
     other, factor = weight.partner, lora_base(weight.layer)
     if other is None or factor is None:
         return None
     layer, side = factor
     a, b = (weight.tensor, other) if side == "A" else (other, weight.tensor)
     a, b = a.flatten(1), b.flatten(1)
-    return Part(layer, (b.shape[0], a.shape[1]), measure_product(a, b))
+    (inner, cols), rows = a.shape, b.shape[0]
+    if sum(side * inner * max(MIN_WORK, min(side, inner)) for side in (rows, cols)) > MAX_PRODUCT_WORK:
+        return f"the product of {rows} × {inner} and {inner} × {cols} would take too long to measure"
+    began = time.perf_counter()
+    reading = measure_product(a, b)
+    return Part(layer, (rows, cols), replace(reading, seconds=time.perf_counter() - began))
 
 
 def _with(reading: Reading, **further: object) -> Reading:

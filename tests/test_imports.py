@@ -39,6 +39,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "rankd.spectrum",
         "rankd.metrics",
         "rankd.parts",
+        "rankd.engine",
+        "rankd.weights",
         "rankd.executors",
         "rankd.rank_health",
         "rankd.checkpoint",

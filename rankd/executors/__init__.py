@@ -35,10 +35,11 @@ __all__ = [
 
 
 class Executor(Protocol):
-    """Runs measurements, `num_slots` of them at a time. `submit` never blocks; the future holds the Parts of a snapshot,
-    the whole last, or a MeasureError."""
+    """Runs measurements: up to `num_slots` of them are under way, and `num_workers` threads or GPUs work at them.
+    `submit` never blocks; the future holds the Parts of a snapshot, the whole last, or a MeasureError."""
 
     num_slots: int
+    num_workers: int
 
     @property
     def device(self) -> torch.device:

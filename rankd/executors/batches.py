@@ -30,12 +30,12 @@ Item = tuple[Work, "Future[list[Part]]"]
 class BatchExecutor:
     """Each thread takes the oldest work that waits, and with it those of the same tier that wait too.
 
-    A device that fails leaves its work to the others; the last one's thread goes on with the CPU.
+    A device that fails leaves what waits to the others; the last one's thread goes on with the CPU.
     """
 
     def __init__(self, devices: Sequence[torch.device], on_fault: OnFault, settings: Settings) -> None:
         self._solvers = [Solver(device, on_fault, settings) for device in devices]
-        self.num_slots = SLOTS_PER_DEVICE * len(devices)
+        self.num_slots, self.num_workers = SLOTS_PER_DEVICE * len(devices), len(devices)
         self._waiting: deque[Item] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -50,6 +50,9 @@ class BatchExecutor:
     def submit(self, work: Work) -> Future[list[Part]]:
         future: Future[list[Part]] = Future()
         with self._changed:
+            if self._closed:
+                future.cancel()
+                return future
             self._waiting.append((work, future))
             self._changed.notify()
         return future

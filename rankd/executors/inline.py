@@ -6,13 +6,13 @@ from concurrent.futures import Future
 
 import torch
 
-from rankd.executors.solver import MeasureError, OnFault, Solver
+from rankd.executors.solver import OnFault, Solver
 from rankd.executors.work import Work
 from rankd.weights import Part, Settings
 
 
 class InlineExecutor:
-    num_slots = 1
+    num_slots = num_workers = 1
 
     def __init__(self, device: torch.device, on_fault: OnFault, settings: Settings) -> None:
         self._solver = Solver(device, on_fault, settings)
@@ -25,7 +25,7 @@ class InlineExecutor:
         future: Future[list[Part]] = Future()
         try:
             future.set_result(self._solver.measure(work))
-        except MeasureError as error:
+        except Exception as error:
             future.set_exception(error)
         return future
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from rankd.engine import WarmStarts
-from rankd.executors.work import Work, weight_of
+from rankd.executors.work import Task
 from rankd.spectrum import LinAlgError
 from rankd.weights import Part, Settings, measure_weights
 
@@ -19,6 +19,10 @@ CPU = torch.device("cpu")
 
 MEMORY_SHARE = 0.25
 """Of the GPU's free memory, for one batch with what it takes to work on it."""
+
+CPU_BATCH_BYTES = 256 << 20
+"""The same on a CPU, which gains nothing from larger batches: a stack of a hundred large matrices is not estimated at
+once."""
 
 OnFault = Callable[[str, str], None]
 """Takes a name of `rankd.faults.KINDS` and what was seen; called on whatever thread measures."""
@@ -43,51 +47,52 @@ class Solver:
         self._settings = settings
         self._warm = WarmStarts()
 
-    def measure(self, work: Work) -> list[Part]:
+    def measure(self, task: Task) -> list[Part]:
         """Raises MeasureError, and what is a mistake of ours."""
-        (outcome,) = self.measure_all([work])
+        (outcome,) = self.measure_all([task])
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    def measure_all(self, works: Sequence[Work]) -> list[Outcome]:
-        """Of each its parts or why there are none. Where a batch does not fit, its halves are tried, and then the CPU."""
+    def measure_all(self, tasks: Sequence[Task]) -> list[Outcome]:
+        """Of each its parts or why there are none. Where a batch fails, its halves are tried, then the CPU. What a
+        device was at when it was lost goes to the CPU too: it may be what brought the device down."""
         if self.device == CPU:
-            return [self._on_cpu(work) for work in works]
-        found = self._try_device(works)
+            return [self._on_cpu(task) for task in tasks]
+        found = self._try_device(tasks)
         if found is not None:
-            return list(found)
-        if len(works) == 1 or self.device == CPU:
-            return [self._on_cpu(work) for work in works]
-        half = len(works) // 2
-        return [*self.measure_all(works[:half]), *self.measure_all(works[half:])]
+            return found
+        if len(tasks) == 1 or self.device == CPU:
+            return [self._on_cpu(task) for task in tasks]
+        half = len(tasks) // 2
+        return [*self.measure_all(tasks[:half]), *self.measure_all(tasks[half:])]
 
-    def _on_cpu(self, work: Work) -> Outcome:
+    def _on_cpu(self, task: Task) -> Outcome:
         try:
-            return measure_weights([weight_of(work, CPU)], self._settings, self._warm)[0]
+            return measure_weights([task.on(CPU)], self._settings, self._warm, CPU_BATCH_BYTES)[0]
         except LinAlgError as error:
             return _caused(MeasureError(f"no method converged: {error}"), error)
         except (MemoryError, RuntimeError) as error:
             if not _is_want_of_memory(error):
                 return error
-            shape = "×".join(map(str, work.snapshot.shape))
+            shape = "×".join(map(str, task.shape))
             return _caused(MeasureError(f"not enough memory to measure a matrix of shape {shape}"), error)
         except Exception as error:
             return error
 
-    def _try_device(self, works: Sequence[Work]) -> list[list[Part]] | None:
+    def _try_device(self, tasks: Sequence[Task]) -> list[Outcome] | None:
         """None where it has to be done in smaller batches, or on the CPU."""
         device = self.device
         try:
             max_bytes = MEMORY_SHARE * _free_bytes(device)
-            return measure_weights([weight_of(work, device) for work in works], self._settings, self._warm, max_bytes)
+            return list(measure_weights([task.on(device) for task in tasks], self._settings, self._warm, max_bytes))
         except LinAlgError as error:
             log.warning("no method converged on %s, measured by itself or on the CPU: %s", device, error)
             return None
         except (MemoryError, RuntimeError, AssertionError) as error:  # torch asserts that there is a CUDA at all
             text = str(error).strip().partition("\n")[0][:200]
             if _is_want_of_memory(error):
-                where = "in smaller batches" if len(works) > 1 else "on the CPU"
+                where = "in smaller batches" if len(tasks) > 1 else "on the CPU"
                 log.warning("not enough memory on %s, measured %s: %s", device, where, text)
                 with contextlib.suppress(RuntimeError):
                     torch.cuda.empty_cache()  # for whoever else wants it
@@ -96,6 +101,8 @@ class Solver:
             log.error("%s failed, measuring goes on elsewhere: %s", device, text)
             self._on_fault("device", f"{device} failed: {text}")
             return None
+        except Exception as error:  # ours, in one of them: the others are none the worse
+            return [error] if len(tasks) == 1 else None
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -26,7 +26,7 @@ class ThreadExecutor:
 
     def __init__(self, device: torch.device, on_fault: OnFault, settings: Settings) -> None:
         self._solver = Solver(device, on_fault, settings)
-        self.num_slots = max(2, len(os.sched_getaffinity(0)) // 2)
+        self.num_slots = self.num_workers = max(2, len(os.sched_getaffinity(0)) // 2)
         self._pool = ThreadPoolExecutor(self.num_slots, "measure", initializer=prepare_worker)
 
     @property

@@ -1,8 +1,9 @@
-"""What executors are handed: a snapshot, as bytes from the wire."""
+"""What executors are handed: something to measure, mostly a snapshot as bytes from the wire."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -18,6 +19,15 @@ TORCH_DTYPES = {
 """The wire's dtype names that carry no scales. A fixed table: a name from the network is never looked up in torch."""
 
 
+class Task(Protocol):
+    """A weight that can be had on any device."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def on(self, device: torch.device) -> Weight: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """A snapshot to measure, and in which tier. `partner`: the other factor of the same step, where the snapshot is the
@@ -27,12 +37,14 @@ class Work:
     tier: Tier = "exact"
     partner: Snapshot | None = None
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.snapshot.shape
 
-def weight_of(work: Work, device: torch.device) -> Weight:
-    """The work with its tensors on `device`."""
-    of, partner = work.snapshot, work.partner
-    other = None if partner is None else _tensor(partner, device)
-    return Weight(of.run, of.layer, _tensor(of, device), of.wire_dtype, of.source_dtype, of.role, work.tier, other)
+    def on(self, device: torch.device) -> Weight:
+        of = self.snapshot
+        other = None if self.partner is None else _tensor(self.partner, device)
+        return Weight(of.run, of.layer, _tensor(of, device), of.wire_dtype, of.source_dtype, of.role, self.tier, other)
 
 
 def _tensor(snapshot: Snapshot, device: torch.device) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -11,9 +12,10 @@ from rankd.executors import Executor, Part, Work
 from rankd.parts.lora import Pairs
 from rankd.plan import Planner
 from rankd.records import METRIC_NAMES, Measurement, Reading, Snapshot, unmeasured_keys
+from rankd.weights import DEFAULT_SETTINGS, Settings, split_of
 
 MAX_PAIR_BYTES = 64 << 20
-"""Of LoRA factors that wait for the other one of their step: 200 layers of 2 × 16 × 4,096 in bfloat16, ten times over."""
+"""Of LoRA factors that wait for the other one of their step: ten times 200 layers of 16 × 4,096 in bfloat16, twice."""
 
 
 class Measure:
@@ -24,11 +26,18 @@ class Measure:
     """
 
     def __init__(
-        self, executor: Executor, clock: Callable[[], float], planner: Planner, counters: Counter[str]
+        self,
+        executor: Executor,
+        clock: Callable[[], float],
+        planner: Planner,
+        counters: Counter[str],
+        settings: Settings = DEFAULT_SETTINGS,
     ) -> None:
+        """`settings` are the executor's."""
         self.executor = executor
         self.clock = clock
         self._planner = planner
+        self._settings = settings
         self._pairs = Pairs(MAX_PAIR_BYTES, counters)
 
     async def __call__(self, snapshot: Snapshot) -> list[Measurement]:
@@ -39,9 +48,9 @@ class Measure:
             nothing = unmeasured_keys(snapshot.finite)
             reading = Reading(metrics, "noticed", finite=snapshot.finite, zero=snapshot.zero, further=nothing)
             return [self._measurement(snapshot, Part(snapshot.layer, snapshot.shape, reading))]
-        *count, rows, cols = snapshot.shape if len(snapshot.shape) == 3 else (snapshot.rows, snapshot.cols)
-        num = count[0] if count else 1
-        tier = self._planner.choose(snapshot.key, rows, cols, time.monotonic(), num)
+        cut = split_of(snapshot.layer, snapshot.shape, snapshot.role, self._settings)
+        *experts, rows, cols = cut.whole.shape
+        tier = self._planner.choose(snapshot.key, rows, cols, time.monotonic(), math.prod(experts))
         partner = None if pair is None else pair[1] if pair[0] is snapshot else pair[0]
         parts = await asyncio.wrap_future(self.executor.submit(Work(snapshot, tier, partner)))
         whole = parts[-1].reading
