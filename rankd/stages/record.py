@@ -185,7 +185,8 @@ class Record:
         self._ready.set()
 
     def _settle(self, entry: Entry | AlertEntry, word: Word) -> None:
-        if isinstance(entry, Entry) and entry.measurement.step is not None:
+        """The last row of a snapshot has its name; one before it may have that of a snapshot yet to be measured."""
+        if isinstance(entry, Entry) and not entry.more and entry.measurement.step is not None:
             taken = entry.measurement
             self._outcome.settled.append(((taken.run, taken.layer, taken.role, entry.measurement.step), word))
             self._ready.set()

@@ -12,15 +12,13 @@ from pathlib import Path
 from rankd.config import HistoryConfig
 from rankd.store.batch import LayerKey
 from rankd.store.database import overgrown
-from rankd.store.entries import AlertEntry, Entry
+from rankd.store.entries import AnyEntry, Entry, oldest_without_alerts
 from rankd.store.errors import FAILURES, StoreError
 from rankd.store.home import Home
 from rankd.store.ledger import Switch
 from rankd.store.retention import DiskQuotas
 
 log = logging.getLogger("rankd.store")
-
-AnyEntry = Entry | AlertEntry
 
 MAX_BATCH = 5_000
 """Entries of one transaction, some 100 ms: what came after them waits for it."""
@@ -110,7 +108,7 @@ class Writer:
 
     def submit(self, *entries: AnyEntry) -> list[AnyEntry]:
         """Have entries written; never waits. Returns entries that were given up for want of room, the oldest without
-        alerts first."""
+        alerts first, and all of one snapshot together."""
         if self._failure is not None:
             raise RuntimeError("the history's writer failed") from self._failure
         with self._changed:
@@ -168,10 +166,7 @@ class Writer:
     def _drop(self) -> list[AnyEntry]:
         """Make room for a hundredth more than is needed, so that not every entry has to look for what may go."""
         num = min(len(self._waiting), self.num_pending - self._config.max_pending + self._config.max_pending // 100)
-        plain = (at for at, (_, entry) in enumerate(self._waiting) if isinstance(entry, Entry) and not entry.alerts)
-        going = {at for at, _ in zip(plain, range(num), strict=False)}
-        others = (at for at in range(len(self._waiting)) if at not in going)
-        going |= {at for at, _ in zip(others, range(num - len(going)), strict=False)}
+        going = oldest_without_alerts([entry for _, entry in self._waiting], num)
         dropped = [entry for at, (_, entry) in enumerate(self._waiting) if at in going]
         self._waiting = deque(item for at, item in enumerate(self._waiting) if at not in going)
         self._num_taken += len(dropped)
