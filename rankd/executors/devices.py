@@ -20,11 +20,13 @@ def choose_devices(names: str) -> list[torch.device]:
     there."""
     if names == "auto":
         return [next((torch.device("cuda", i) for i in range(torch.cuda.device_count()) if _is_idle(i)), CPU)]
-    devices = [torch.device(name) for name in names.split(",")]
-    for device in devices:
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise ConfigError(f"device={names!r}: expected some of the {torch.cuda.device_count()} GPUs that are there")
-    return devices
+    if names == "cpu":
+        return [CPU]
+    # Not by torch.device(name), for which cuda:256 is cuda:0. A GPU that is named twice is one.
+    places = dict.fromkeys(int(name.removeprefix("cuda:")) for name in names.split(","))
+    if max(places) >= torch.cuda.device_count():
+        raise ConfigError(f"device={names!r}: expected some of the {torch.cuda.device_count()} GPUs that are there")
+    return [torch.device("cuda", place) for place in places]
 
 
 def _is_idle(index: int) -> bool:
