@@ -1,0 +1,176 @@
+"""Queueing, on the CPU: it is a device as another. What only a GPU does is in test_solver.py."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError, Future, wait
+
+import pytest
+import torch
+from works import CPU, no_fault, untimed, work
+
+from rankd.executors import Part, Work
+from rankd.executors.batches import MAX_BATCH, SLOTS_PER_DEVICE, BatchExecutor
+from rankd.executors.solver import OnFault, Outcome, Solver
+from rankd.executors.work import Task
+from rankd.weights import DEFAULT_SETTINGS
+
+SECONDS = 60
+
+
+class Gated(BatchExecutor):
+    """Its solvers wait to be let in, and note what they were given."""
+
+    def __init__(self, devices: Sequence[torch.device], on_fault: OnFault = no_fault) -> None:
+        self.batches: list[list[str]] = []
+        self.gate = threading.Semaphore(0)
+        super().__init__(devices, on_fault, DEFAULT_SETTINGS)
+        for solver in self._solvers:
+            self._let_in(solver)
+
+    def _let_in(self, solver: Solver) -> None:
+        measure_all = solver.measure_all
+
+        def gated(tasks: Sequence[Task]) -> list[Outcome]:
+            self.batches.append([task.snapshot.layer for task in tasks if isinstance(task, Work)])
+            self.gate.acquire()
+            return measure_all(tasks)
+
+        solver.measure_all = gated  # type: ignore[method-assign]
+
+
+@pytest.fixture
+def one() -> Iterator[Gated]:
+    """With one device, which is busy with "first"."""
+    executor = Gated([CPU])
+    executor.submit(work(torch.eye(2), "first"))
+    until(lambda: executor.batches)
+    yield executor
+    executor.gate.release(100)
+    executor.close()
+
+
+def until(true: object) -> None:
+    """Waits for another thread, which needs no more than its turn."""
+    assert callable(true)
+    waiting = threading.Event()
+    for _ in range(6000):
+        if true():
+            return
+        waiting.wait(0.01)
+    raise AssertionError("it never came")
+
+
+def layers_of(futures: Sequence[Future[list[Part]]]) -> list[str]:
+    return [future.result(SECONDS)[-1].layer for future in futures]
+
+
+def test_what_waits_is_taken_at_once_and_in_order(one: Gated) -> None:
+    names = [f"w{i}" for i in range(MAX_BATCH + 5)]
+    futures = [one.submit(work(torch.eye(2 + i % 3), name)) for i, name in enumerate(names)]
+    assert len(one.batches) == 1, "none while it is busy"
+    one.gate.release(3)
+    assert layers_of(futures) == names
+    assert one.batches[1:] == [names[:MAX_BATCH], names[MAX_BATCH:]]
+
+
+def test_a_batch_is_of_one_tier_that_of_the_oldest(one: Gated) -> None:
+    tiers = ("norms", "exact", "norms", "estimate", "exact")
+    futures = [one.submit(work(torch.eye(4), f"{i}", tier)) for i, tier in enumerate(tiers)]  # type: ignore[arg-type]
+    one.gate.release(4)
+    assert layers_of(futures) == ["0", "1", "2", "3", "4"]
+    assert one.batches[1:] == [["0", "2"], ["1", "4"], ["3"]]
+
+
+def test_a_batch_is_bounded_in_bytes_and_what_is_larger_goes_alone(one: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rankd.executors.batches.MAX_BATCH_BYTES", 4 * 10)
+    futures = [one.submit(work(torch.ones(1, n), f"{n}")) for n in (5, 4, 11, 1)]
+    one.gate.release(4)
+    layers_of(futures)
+    assert one.batches[1:] == [["5", "4"], ["11"], ["1"]]
+
+
+def test_one_that_fails_does_not_fail_its_batch_mates(one: Gated) -> None:
+    good, bad = work(torch.eye(2), "good"), work(torch.eye(2), "bad")
+    broken = Work(type(bad.snapshot)("r", "bad", 1, (3, 3), "float32", "", bad.snapshot.data))
+    futures = [one.submit(item) for item in (good, broken, good)]
+    one.gate.release(2)
+    assert isinstance(futures[1].exception(SECONDS), RuntimeError)
+    assert layers_of([futures[0], futures[2]]) == ["good", "good"] and one.batches[1] == ["good", "bad", "good"]
+
+
+def test_a_mistake_of_ours_is_in_all_futures_and_ends_no_thread(one: Gated) -> None:
+    good, once = one._solvers[0].measure_all, [SystemExit("ours")]
+
+    def fails(tasks: Sequence[Task]) -> list[Outcome]:
+        if once:
+            raise once.pop()
+        return good(tasks)
+
+    one._solvers[0].measure_all = fails  # type: ignore[method-assign]
+    one.gate.release(2)
+    future = one.submit(work(torch.eye(2)))
+    assert isinstance(future.exception(SECONDS), RuntimeError) and "ours" in str(future.exception())
+    assert layers_of([one.submit(work(torch.eye(2), "next"))]) == ["next"]
+
+
+def test_several_devices_share_what_waits() -> None:
+    executor = Gated([CPU, CPU, CPU])
+    assert (executor.num_slots, executor.num_workers) == (3 * SLOTS_PER_DEVICE, 3)
+    busy = []
+    for number in range(3):
+        busy.append(executor.submit(work(torch.eye(2), f"{number}")))
+        until(lambda so_many=number: len(executor.batches) > so_many)
+    assert executor.batches == [["0"], ["1"], ["2"]], "none waits for the other"
+    waiting = [executor.submit(work(torch.eye(2), "late")) for _ in range(2)]
+    executor.gate.release(1)
+    until(lambda: len(executor.batches) > 3)
+    assert executor.batches[3] == ["late", "late"] and sum(future.done() for future in busy) == 1
+    executor.gate.release(3)
+    assert layers_of([*busy, *waiting]) == ["0", "1", "2", "late", "late"]
+    executor.close()
+
+
+def test_devices_that_are_lost_leave_what_waits_to_the_others_and_the_last_to_the_cpu() -> None:
+    count = torch.cuda.device_count()
+    absent = [torch.device("cuda", count + place) for place in range(3)]
+    seen: list[str] = []
+    executor = Gated(absent, lambda fault, text: seen.append(f"{fault}: {text}"))
+    assert executor.device == absent[0]
+    items = [work(torch.randn(4, 3), f"w{i}") for i in range(40)]
+    executor.gate.release(1000)
+    futures = [executor.submit(item) for item in items]
+    assert layers_of(futures) == [f"w{i}" for i in range(40)]
+    rounds = 0
+    while executor.device != CPU:  # whoever takes it loses its device, and does not take again
+        layers_of([executor.submit(items[0])])
+        rounds += 1
+        assert rounds < 10
+    assert len(seen) == 3 and all(f"device: {device} failed" in "".join(seen) for device in absent)
+    reference = BatchExecutor([CPU], no_fault, DEFAULT_SETTINGS)
+    again = executor.submit(items[3]).result(SECONDS)
+    assert untimed(again) == untimed(reference.submit(items[3]).result(SECONDS)) and len(seen) == 3
+    for each in (executor, reference):
+        each.close()
+
+
+def test_close_drops_what_has_not_begun_and_takes_no_more(one: Gated) -> None:
+    begun = one.submit(work(torch.eye(2)))
+    one.gate.release(1)
+    until(lambda: len(one.batches) == 2)
+    waiting = one.submit(work(torch.eye(2)))
+    one.close()
+    late = one.submit(work(torch.eye(2)))
+    one.gate.release(5)
+    assert begun.result(SECONDS)
+    for future in (waiting, late):
+        with pytest.raises(CancelledError):
+            future.result(SECONDS)
+    assert len(one.batches) == 2
+
+
+def test_what_is_cancelled_while_it_waits_is_not_measured(one: Gated) -> None:
+    cancelled, kept = one.submit(work(torch.eye(2), "cancelled")), one.submit(work(torch.eye(2), "kept"))
+    assert cancelled.cancel()
+    one.gate.release(2)
+    wait([kept], SECONDS)
+    assert one.batches[1] == ["kept"]
