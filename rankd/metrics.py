@@ -111,8 +111,8 @@ EXTRA_METRICS: dict[str, Metric] = {"power_law_alpha": power_law_alpha}
 
 def compute_metrics(spectrum: Spectrum, extra: Iterable[str] = ()) -> dict[str, float | None]:
     """Every metric of METRICS, and of EXTRA_METRICS those named: 0 for an all-zero or empty matrix, None for a
-    non-finite one or where a result is not finite itself (a norm of float64 weights may overflow), since NaN and Infinity
-    never stand in JSON."""
+    non-finite one or where a result is not finite itself (a norm of float64 weights may overflow), since NaN and
+    Infinity never stand in JSON."""
     metrics = METRICS | {name: EXTRA_METRICS[name] for name in extra}
     if not spectrum.finite:
         return dict.fromkeys(metrics)
@@ -129,8 +129,8 @@ def random_stable_rank(rows: int, cols: int) -> float:
 
 @lru_cache(maxsize=4096)
 def random_effective_rank(rows: int, cols: int) -> float:
-    """`effective_rank` of a large rows × cols matrix of independent elements: r exp(−E[s log s]/E[s] + log E[s]) over the
-    singular values s of the Marchenko–Pastur law, on [1 − √β, 1 + √β] with β = r over the long side."""
+    """`effective_rank` of a large rows × cols matrix of independent elements: r exp(−E[s log s]/E[s] + log E[s]) over
+    the singular values s of the Marchenko–Pastur law, on [1 − √β, 1 + √β] with β = r over the long side."""
     short, long = min(rows, cols), max(rows, cols)
     if short <= 1:
         return float(short)

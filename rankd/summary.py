@@ -16,6 +16,12 @@ NUM_BINS = 32
 MAX_DECADES = 16.0
 """Values this far below the largest are rounding; they count in the lowest bin."""
 
+_LOWEST = 0.02
+"""Of an estimate's values: so many are counted in the lowest bin whatever they are. Its curve is smooth, and has a tail
+below the lowest value that says nothing."""
+
+Values = npt.NDArray[np.float64]
+
 _HEAD = struct.Struct("<BBff")
 
 
@@ -47,24 +53,26 @@ def summarise(spectrum: Spectrum) -> bytes:
     return head + top.tobytes() + counts.astype("<u4").tobytes()
 
 
-def summarise_curve(
-    top: npt.NDArray[np.float64], above: npt.NDArray[np.float64], log_values: npt.NDArray[np.float64], size: int
-) -> bytes:
-    """The same of an estimate: `top` descending, in the weights' unit, and `above`, ascending with the natural
-    logarithms `log_values`: 〈size − above〉 values lie below each."""
+def summarise_curve(top: Values, above: Values, log_values: Values, size: int, scale: float) -> bytes:
+    """The same of an estimate, in units of `scale`: `top` descending, and at each of the ascending natural logarithms
+    `log_values` how many values lie `above`, of `size`."""
     kept = top[:NUM_TOP][top[:NUM_TOP] > 0]
     if len(kept) == 0:
         return b""
     high = math.log(kept[0])
-    low = max(float(np.interp(0.5, size - above[::-1], log_values[::-1])), high - MAX_DECADES * math.log(10))
+    below = np.maximum.accumulate(size - above)
+    low = max(float(np.interp(_LOWEST * size, below, log_values)), high - MAX_DECADES * math.log(10))
     low = min(low, high - 1e-3)
     edges = np.linspace(low, high, NUM_BINS + 1)
-    below = np.interp(edges, log_values, size - above)
-    below[0], below[-1] = 0.0, size
-    counts = np.diff(np.rint(np.maximum.accumulate(below)))
-    head = _HEAD.pack(len(kept), NUM_BINS, low / math.log(10), high / math.log(10))
+    at_edges = np.interp(edges, log_values, below)
+    at_edges *= size / at_edges[-1]  # a smooth curve reaches beyond the largest value, too
+    at_edges[0] = 0.0
+    counts = np.diff(np.rint(at_edges))
+    shift = math.log10(scale)
+    head = _HEAD.pack(len(kept), NUM_BINS, low / math.log(10) + shift, high / math.log(10) + shift)
     with np.errstate(over="ignore"):
-        return head + kept.astype("<f4").tobytes() + counts.astype("<u4").tobytes()
+        kept = (kept * scale).astype("<f4")
+    return bytes(head + kept.tobytes() + counts.astype("<u4").tobytes())
 
 
 def read_summary(packed: bytes) -> Summary:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from rankd.records import Tier
 
 DEFAULT_TOLERANCE = 0.05
-"""Half-width of a bar, relative, up to which an estimate of the effective rank stands: the default rule looks for changes
-of 6 % and more, and those are sharper than levels."""
+"""Half-width of a bar, relative, up to which an estimate of the effective rank stands: the default rule looks for
+changes of 6 % and more, and those are sharper than levels."""
 
 
 @dataclass(frozen=True, slots=True)

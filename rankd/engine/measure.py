@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,13 +25,13 @@ def measure_matrices(
     warm: WarmStarts | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Reading]:
-    """A Reading of each weight: real tensors of one shape, dtype and device, two or more dimensions taken as (size(0), -1),
-    with what is asked of each.
+    """A Reading of each weight: real tensors of one shape, dtype and device, two or more dimensions taken as (size(0),
+    -1), with what is asked of each.
 
-    A matrix goes to the exact tier by itself where its estimate is not good enough: the bar is wider than the tolerance,
-    rounding matters to it, or it is so small that nothing is saved. Whatever the tier asked for, all-zero, non-finite and
-    empty matrices are exact. `seconds` is each one's share of the time. Raises what `measure_spectrum` raises.
-    """
+    A matrix goes to the exact tier by itself where its estimate is not good enough: the bar is wider than the
+    tolerance, rounding matters to it, or it is so small that nothing is saved. Whatever the tier asked for, all-zero,
+    non-finite and empty matrices are exact. `seconds` is each one's share of the time. Raises what `measure_spectrum`
+    raises."""
     readings: list[Reading | None] = [None] * len(weights)
     for tier, measure in (("norms", measure_norms), ("estimate", measure_estimates)):
         places = [place for place, ask in enumerate(asks) if ask.tier == tier and _is_worth_it(weights[place], tier)]
@@ -48,7 +49,22 @@ def measure_matrices(
         if readings[place] is None:
             began = clock()
             readings[place] = replace(measure_exact(weight, ask), seconds=clock() - began)
-    return [reading for reading in readings if reading is not None]
+    return [_as_json_can(reading) for reading in readings if reading is not None]
+
+
+def _as_json_can(reading: Reading) -> Reading:
+    """Without numbers that are not finite: norms of float64 weights of 1e308, and their bars, are beyond any float."""
+    known = {
+        name: value is not None and all(map(math.isfinite, (value, *reading.bars.get(name, ()))))
+        for name, value in reading.metrics.items()
+    }
+    metrics = {name: value if known[name] else None for name, value in reading.metrics.items()}
+    bars = {name: bar for name, bar in reading.bars.items() if known[name]}
+    further = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in reading.further.items()
+    }
+    return replace(reading, metrics=metrics, bars=bars, further=further)
 
 
 def _is_worth_it(weight: torch.Tensor, tier: str) -> bool:
@@ -71,7 +87,7 @@ def _batches(places: list[int], weights: Sequence[torch.Tensor], asks: Sequence[
         return []
     if len(good) < len(places):
         stack, peaks = stack[good], peaks[good]
-    scales = torch.exp2(torch.log2(peaks).round())
+    scales = torch.exp2(torch.log2(peaks).floor())
     if PLAIN_RANGE[0] <= float(peaks.min()) and float(peaks.max()) <= PLAIN_RANGE[1]:
         scales.fill_(1.0)
     else:

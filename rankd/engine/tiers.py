@@ -19,16 +19,18 @@ from rankd.records import Reading, Spectrum, unmeasured_keys
 from rankd.spectrum import measure_spectrum, norms
 from rankd.spectrum.estimate import Estimates, estimate
 from rankd.spectrum.krylov import Operator
-from rankd.spectrum.noise import Sizes, adds_noise, floors, is_scaled, measure_sizes, shrink
+from rankd.spectrum.noise import Sizes, floors, is_scaled, measure_sizes, shrink
 from rankd.summary import summarise, summarise_curve
 
 Values = npt.NDArray[np.float64]
 
 NOISE_TOLERANCE = 0.005
-"""Relative change of the effective rank by rounding from which on an estimate, which cannot correct it, does not serve."""
+"""Relative change of the effective rank by rounding from which on an estimate, which cannot correct it, does not
+serve."""
 
 SMALL, SMALL_TOLERANCE = 1024, 0.01
-"""Up to this short side the exact tier costs no more than the many steps that led to a bar wider than this half-width."""
+"""Up to this short side the exact tier costs no more than the many steps that led to a bar wider than this
+half-width."""
 
 NOISE_SEEN = 1e-3
 """From which on the effective rank has a bar from the corrected to the raw value."""
@@ -48,6 +50,10 @@ class Batch:
     scales: Values
     asks: Sequence[Ask]
 
+    def measure_sizes(self) -> tuple[Values, Sizes]:
+        """(B,) Frobenius norms, and what rounding noise follows from."""
+        return measure_sizes(self.matrices, any(is_scaled(ask.wire_dtype, ask.source_dtype) for ask in self.asks))
+
 
 def measure_exact(weight: torch.Tensor, ask: Ask) -> Reading:
     """By its whole spectrum; the effective rank without the rounding noise of the wire's dtype."""
@@ -59,12 +65,12 @@ def measure_exact(weight: torch.Tensor, ask: Ask) -> Reading:
         return replace(reading, zero=spectrum.finite and weight.numel() > 0, further=nothing)
     scale = 1.0 if PLAIN_RANGE[0] < spectrum.scale < PLAIN_RANGE[1] else spectrum.scale
     wide = weight.detach().reshape(1, spectrum.rows, spectrum.cols).to(torch.float64 if scale != 1 else torch.float32)
-    _, sizes = measure_sizes(wide if scale == 1 else wide / scale, is_scaled(ask.wire_dtype))
+    _, sizes = measure_sizes(wide if scale == 1 else wide / scale, is_scaled(ask.wire_dtype, ask.source_dtype))
     wire, source = (float(floor[0]) for floor in _floors(sizes, ask, np.array([scale])))
-    further: dict[str, Any] = {**_noise_keys(wire, source), "error_bound": spectrum.error}
+    further: dict[str, Any] = {**_noise_keys(wire * scale, source * scale), "error_bound": spectrum.error}
     bars: dict[str, tuple[float, float]] = {}
     if wire > 0:
-        values, bars, noise = _without_noise(values, spectrum, wire)
+        values, bars, noise = _without_noise(values, spectrum, wire * (scale / spectrum.scale))
         further |= noise
     return replace(reading, metrics=values, bars=bars, further=further, summary=summarise(spectrum))
 
@@ -72,13 +78,14 @@ def measure_exact(weight: torch.Tensor, ask: Ask) -> Reading:
 def _without_noise(
     values: Mapping[str, float | None], spectrum: Spectrum, floor: float
 ) -> tuple[dict[str, float | None], dict[str, tuple[float, float]], dict[str, Any]]:
-    """Metrics, bars and further keys with the effective rank and nuclear norm of what is left of the singular values."""
-    left = shrink(spectrum.singular_values, floor / spectrum.scale, spectrum.rows, spectrum.cols)
+    """Metrics, bars and further keys with the effective rank and nuclear norm of what is left of the singular values.
+    `floor` in the spectrum's unit."""
+    left = shrink(spectrum.singular_values, floor, spectrum.rows, spectrum.cols)
     # Where all is noise nothing is known but that: the raw value stands, and says so.
     seen = replace(spectrum, singular_values=left) if left.any() else spectrum
     corrected: dict[str, float | None] = dict(values)
     bars, further = {}, {}
-    for name in ("effective_rank", "nuclear_norm"):
+    for name in ("effective_rank", "effective_rank_ratio", "nuclear_norm"):
         raw, value = values[name], metrics.METRICS[name](seen)
         corrected[name] = value
         further[f"{name}_raw"] = raw
@@ -86,53 +93,51 @@ def _without_noise(
             bars[name] = (min(raw, value), max(raw, value))
     raw_rank, rank = values["effective_rank"] or 1.0, corrected["effective_rank"] or 1.0
     further["inside_noise"] = not left.any() or abs(raw_rank - rank) > INSIDE_NOISE * raw_rank
-    corrected["effective_rank_ratio"] = rank / metrics.random_effective_rank(spectrum.rows, spectrum.cols)
     return corrected, bars, further
 
 
 def measure_norms(batch: Batch, warm: WarmStarts) -> Iterator[Reading]:
     """‖W‖_F exactly, σ₁ and stable rank between their bounds."""
-    frobenius, sizes = measure_sizes(batch.matrices, any(is_scaled(ask.wire_dtype) for ask in batch.asks))
+    frobenius, sizes = batch.measure_sizes()
     operator = Operator(batch.matrices)
     keys = [ask.key for ask in batch.asks]
     bounds, vectors = norms.measure_norms(operator, keys, [warm.get(key) for key in keys])
     for key, vector in zip(keys, vectors.cpu(), strict=True):
         warm.put(key, vector)
-    lows, highs = bounds.low.cpu().numpy(), bounds.high.cpu().numpy()
+    ends = torch.stack([bounds.value, bounds.low, bounds.high], dim=1).tolist()
     wires, sources = _floors_of(sizes, batch)
     method = f"golub_kahan_{operator.device.type}"
-    for place, scale in enumerate(batch.scales):
-        norm, low = float(frobenius[place]), float(lows[place])
-        high = min(float(highs[place]), norm * (1 + norms.SLACK * operator.epsilon))
-        values, bars = _norm_metrics(norm, low, high, float(scale))
-        noise = _noise_keys(wires[place], sources[place])
+    for place, (scale, norm, (value, low, high)) in enumerate(zip(batch.scales.tolist(), frobenius, ends, strict=True)):
+        value, high = min(value, float(norm)), min(high, float(norm) * (1 + operator.slack))
+        values, bars = _norm_metrics(float(norm), value, min(low, value), high, scale)
+        noise = _noise_keys(float(wires[place]) * scale, float(sources[place]) * scale)
         yield Reading(dict.fromkeys(metrics.METRICS) | values, method, "norms", bars, further=noise)
 
 
 def _norm_metrics(
-    norm: float, low: float, high: float, scale: float
+    norm: float, value: float, low: float, high: float, scale: float
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
     """Values and bars. σ₁ is taken for its lower bound, which is close; the upper one is a promise."""
-    values = {"frobenius_norm": norm * scale, "spectral_norm": low * scale, "stable_rank": (norm / low) ** 2}
+    values = {"frobenius_norm": norm * scale, "spectral_norm": value * scale, "stable_rank": (norm / value) ** 2}
     bars = {"spectral_norm": (low * scale, high * scale), "stable_rank": ((norm / high) ** 2, (norm / low) ** 2)}
     return values, bars
 
 
 def measure_estimates(batch: Batch, warm: WarmStarts) -> Iterator[Reading | None]:
     """All metrics with bars; None where the exact tier has to be asked."""
-    frobenius, sizes = measure_sizes(batch.matrices, any(is_scaled(ask.wire_dtype) for ask in batch.asks))
+    frobenius, sizes = batch.measure_sizes()
     operator = Operator(batch.matrices)
-    tolerances = [ask.tolerance for ask in batch.asks]
-    found = estimate(operator, frobenius, [ask.key for ask in batch.asks], max(tolerances))
+    keys, tolerances = [ask.key for ask in batch.asks], [ask.tolerance for ask in batch.asks]
+    found = estimate(operator, frobenius, keys, tolerances)
     wires, sources = _floors_of(sizes, batch)
     _, rows, cols = batch.matrices.shape
     for place, (ask, scale) in enumerate(zip(batch.asks, batch.scales.tolist(), strict=True)):
-        effect = _noise_effect(found, place, float(wires[place]) / scale, float(frobenius[place]), min(rows, cols))
+        effect = _noise_effect(found, place, float(wires[place]), float(frobenius[place]), min(rows, cols))
         widest = min(ask.tolerance, SMALL_TOLERANCE) if min(rows, cols) <= SMALL else ask.tolerance
         if ask.reference or ask.extra or not found.width[place] <= widest or effect > NOISE_TOLERANCE:
             yield None
             continue
-        noise = _noise_keys(wires[place], sources[place])
+        noise = _noise_keys(float(wires[place]) * scale, float(sources[place]) * scale)
         yield _estimated(found, place, frobenius, scale, effect, noise, (rows, cols), operator)
 
 
@@ -152,15 +157,15 @@ def _estimated(
         name: (float(found.lows[name][place]) * unit[name], float(found.highs[name][place]) * unit[name])
         for name in found.values
     }
-    low, high = bars["effective_rank"]
-    bars["effective_rank"] = (low * (1 - effect), high)
+    for name in ("effective_rank", "nuclear_norm"):
+        low, high = bars[name]
+        bars[name] = (low * (1 - effect), high)
     for name, random in _random(*shape).items():
         values[f"{name}_ratio"] = float(found.values[name][place]) / random
         bars[f"{name}_ratio"] = (bars[name][0] / random, bars[name][1] / random)
     values["frobenius_norm"] = float(frobenius[place]) * scale
-    summary = summarise_curve(
-        found.top[place] * scale, found.curve[place], found.log_x / 2 + math.log(frobenius[place] * scale), min(shape)
-    )
+    log_values = found.log_x / 2 + math.log(frobenius[place])
+    summary = summarise_curve(found.top[place], found.curve[place], log_values, min(shape), scale)
     method = f"hutch_golub_kahan_{operator.device.type}"
     return Reading(dict.fromkeys(metrics.METRICS) | values, method, "estimate", bars, further=noise, summary=summary)
 
@@ -179,16 +184,13 @@ def _noise_effect(found: Estimates, place: int, floor: float, frobenius: float, 
         return 0.0
     below = size - float(np.interp(2 * math.log(floor / frobenius), found.log_x, found.curve[place]))
     share = 2 * floor * max(below, 0.0) / float(found.values["nuclear_norm"][place])
-    return share * (1 + math.log(frobenius / floor))
+    return share * (1 + max(math.log(frobenius / floor), 0.0))
 
 
 def _floors(sizes: Sizes, ask: Ask, scales: Values) -> tuple[Values, Values]:
-    """(B,) of the wire, 0 where it adds nothing to the source's own, and of the source."""
-    source = floors(sizes, ask.source_dtype or ask.wire_dtype, scales)
-    wire = (
-        floors(sizes, ask.wire_dtype, scales) if adds_noise(ask.wire_dtype, ask.source_dtype) else np.zeros_like(source)
-    )
-    return wire, source
+    """(B,) of the wire, 0 where it adds nothing to the source's own, and of the source; in the matrices' unit."""
+    source_dtype = ask.source_dtype or ask.wire_dtype
+    return floors(sizes, ask.wire_dtype, scales, source_dtype), floors(sizes, source_dtype, scales)
 
 
 def _floors_of(sizes: Sizes, batch: Batch) -> tuple[Values, Values]:
@@ -200,12 +202,12 @@ def _floors_of(sizes: Sizes, batch: Batch) -> tuple[Values, Values]:
 
 
 def _noise_keys(wire: float, source: float) -> dict[str, Any]:
-    return {"wire_noise_floor": float(wire), "source_noise_floor": float(source)}
+    return {"wire_noise_floor": wire, "source_noise_floor": source}
 
 
 def measure_product(a: torch.Tensor, b: torch.Tensor) -> Reading:
-    """Of the m × n matrix b @ a, from its factors a (r, n) and b (m, r) alone. What rounding the factors did to it is not
-    known: its noise floors are null."""
+    """Of the m × n matrix b @ a, from its factors a (r, n) and b (m, r) alone. What rounding the factors did to it is
+    not known: its noise floors are null."""
     small = measure_spectrum(lora_core(a, b))
     spectrum = replace(small, rows=b.shape[0], cols=a.shape[1])
     reading = Reading(metrics.compute_metrics(spectrum), f"lora_qr+{small.method}", finite=small.finite)

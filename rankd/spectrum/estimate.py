@@ -1,10 +1,9 @@
 """The estimate tier: traces of functions of the singular values, each with a bar.
 
-Hutch++ (Meyer et al. 2021) by Golub–Kahan quadrature: with the orthonormal rows Q of a range finder (Halko et al. 2011),
-tr f(M) = tr Qf(M)Qᵀ + tr Pf(M)P, P = 1 − QᵀQ, for any Q. The first part has no variance, and takes from the second what few
-large singular values would give it; the second is estimated with probes of fixed length. Both are read off one block
-recurrence. The bar is what the probes' variance and the quadrature's two-sided error allow.
-"""
+Hutch++ (Meyer et al. 2021) by Golub–Kahan quadrature: with the orthonormal rows Q of a range finder (Halko et al.
+2011), tr f(M) = tr Qf(M)Qᵀ + tr Pf(M)P, P = 1 − QᵀQ, for any Q. The first part has no variance, and takes from the
+second what few large singular values would give it; the second is estimated with probes of fixed length. Both are read
+off one block recurrence. The bar is what the probes' variance and the quadrature's two-sided error allow."""
 
 from __future__ import annotations
 
@@ -41,8 +40,8 @@ HOPELESS = 3.0
 """A quadrature's error halves with half as many steps again at best: a bar this many times too wide after 24 steps
 stays too wide."""
 
-ROUNDING = 64.0
-"""Units of a product's rounding error that any estimate may be off by."""
+ROUNDING = 2.0
+"""Times a norm's rounding that any estimate may be off by."""
 
 QUANTILE = 2.2
 """Of Student's t for 95 %, two-sided, with 30 degrees of freedom 2.04; the rest for the fitted control variate."""
@@ -69,25 +68,26 @@ class Estimates:
         return (high - low) / (2 * self.values["effective_rank"])
 
 
-def estimate(operator: Operator, frobenius: Values, keys: Sequence[str], tolerance: float) -> Estimates:
+def estimate(operator: Operator, frobenius: Values, keys: Sequence[str], tolerances: Sequence[float]) -> Estimates:
     """Estimates of a batch (B, m, n) of finite matrices with Frobenius norms `frobenius` (B,), not 0, and a short side
-    of at least MIN_SIZE. `keys` fix the probes of each, so that two estimates of a matrix before and after a small change
-    differ by little more than that change. Bars wider than `tolerance` are not worth much work."""
+    of at least MIN_SIZE. `keys` fix the probes of each, so that two estimates of a matrix before and after a small
+    change differ by little more than that change. Bars wider than `tolerances` (B) are not worth much work. Which
+    others are in a batch does not change an estimate, rounding apart."""
     _, size, _ = operator.shape
     probes = draw(keys, NUM_RANGE + NUM_PROBES + NUM_FRESH, size, operator)
     basis, top = _find_range(operator, probes[:, :NUM_RANGE])
     beside = _beside(probes[:, NUM_RANGE:-NUM_FRESH], basis)
     recurrence = Recurrence(operator, torch.cat([basis, beside, unit(probes[:, -NUM_FRESH:])], dim=1))
-    best: Estimates | None = None
-    for steps in STEPS:
-        recurrence.extend(steps)
-        found = _read(recurrence, operator, frobenius, top)
-        best = found if best is None else _narrower(best, found)
-        hopeless = (best.width > HOPELESS * tolerance) & (steps >= 24)
-        if ((best.width <= GOOD_BAR) | hopeless).all():
+    recurrence.extend(STEPS[0])
+    found = _read(recurrence, operator, frobenius, top)
+    done = found.width <= GOOD_BAR
+    for steps in STEPS[1:]:
+        if done.all():
             break
-    assert best is not None
-    return best
+        recurrence.extend(steps)
+        found = _unless(done, found, _read(recurrence, operator, frobenius, top))
+        done |= (found.width <= GOOD_BAR) | (found.width > HOPELESS * np.array(tolerances))
+    return found
 
 
 def _find_range(operator: Operator, starts: torch.Tensor) -> tuple[torch.Tensor, Values]:
@@ -107,12 +107,11 @@ def _beside(probes: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
     return unit(probes)
 
 
-def _narrower(best: Estimates, found: Estimates) -> Estimates:
-    """`found`, but for matrices that were done before: which others are in a batch must not change them."""
-    done = best.width <= GOOD_BAR
-    pairs = ((best.values, found.values), (best.lows, found.lows), (best.highs, found.highs))
+def _unless(done: npt.NDArray[np.bool_], former: Estimates, found: Estimates) -> Estimates:
+    """`found`, but for matrices that are `done` (B,)."""
+    pairs = ((former.values, found.values), (former.lows, found.lows), (former.highs, found.highs))
     values, lows, highs = ({name: np.where(done, old[name], new[name]) for name in new} for old, new in pairs)
-    curve = np.where(done[:, None], best.curve, found.curve)
+    curve = np.where(done[:, None], former.curve, found.curve)
     return Estimates(values, lows, highs, curve, found.log_x, found.top)
 
 
@@ -121,13 +120,14 @@ def _read(recurrence: Recurrence, operator: Operator, frobenius: Values, top: Va
     alphas, betas = recurrence.coefficients()
     norm = torch.from_numpy(frobenius).to(alphas.device)
     _, size, _ = operator.shape
-    bounds = bound_norm(alphas, betas, NUM_FRESH, size, operator.epsilon)
+    bounds = bound_norm(alphas, betas, NUM_FRESH, size, operator.slack)
     scale = norm[:, None, None]
     split = slice(0, NUM_RANGE + NUM_PROBES)
     traces = read_traces(alphas[:, split] / scale, betas[:, split] / scale)
-    found = _combine(traces, size, operator.epsilon)
-    high = torch.minimum(bounds.high, norm)
-    columns = torch.stack([bounds.low, bounds.low, high, *found.columns]).cpu().numpy()
+    found = _combine(traces, size, operator)
+    value = torch.minimum(bounds.value, norm)
+    ends = torch.minimum(bounds.low, value), torch.minimum(bounds.high, norm * (1 + operator.slack))
+    columns = torch.stack([value, *ends, *found.columns]).cpu().numpy()
     sigma, *rest = columns.reshape(-1, 3, len(frobenius))
     named: dict[str, Values] = dict(zip(_NAMES, rest, strict=True))
     named["nuclear_norm"] *= frobenius
@@ -147,19 +147,21 @@ class _Found:
     curve: torch.Tensor
 
 
-def _combine(traces: Traces, size: int, epsilon: float) -> _Found:
+def _combine(traces: Traces, size: int, operator: Operator) -> _Found:
     """Range and probes together, and what their errors come to, in logarithms of each metric."""
     num_beside = size - NUM_RANGE
     first, second, middle = traces.first, traces.second, traces.middle
     by_probe = torch.stack(
         [middle @ traces.root, middle @ traces.root_log, middle @ traces.linear, second], dim=2
     )  # (B, k, 4), the third without what is known exactly
-    probes = _controlled(num_beside * by_probe[:, NUM_RANGE:], num_beside * first[:, NUM_RANGE:], first[:, :NUM_RANGE])
+    probes = _controlled(num_beside * by_probe[:, NUM_RANGE:], num_beside, first)
     total = by_probe[:, :NUM_RANGE].sum(dim=1) + probes.mean(dim=1)
     root, root_log, linear, fourth = total.unbind(dim=1)
-    known = (traces.linear / (1 + traces.y.exp())).sum()
     entropy = torch.log(root) - root_log / (2 * root)
-    energy = linear - known  # −Σ λ log λ, and Σ λ = 1
+    # −Σ λ log λ, where Σ λ is 1 but for rounding, which would be made 36 times as large by the integral's reach.
+    found = first[:, :NUM_RANGE].sum(dim=1) + num_beside * first[:, NUM_RANGE:].mean(dim=1)
+    trace = torch.where(_is_in_range(first), found, 1.0)
+    energy = (linear - trace * (traces.linear / (1 + traces.y.exp())).sum()) / trace + torch.log(trace)
     slopes = [
         _row(1 / root, 0, 0, 0),
         _row(1 / root + root_log / (2 * root**2), -1 / (2 * root), 0, 0),
@@ -170,14 +172,14 @@ def _combine(traces: Traces, size: int, epsilon: float) -> _Found:
     sums = [traces.upper, traces.lower, middle]
     upper, lower, centre = (c[:, :NUM_RANGE].sum(dim=1) + num_beside * c[:, NUM_RANGE:].mean(dim=1) for c in sums)
     # Of nothing, rounding makes singular values of about this size: they are counted, and should not be.
-    dust = num_beside * epsilon / math.sqrt(size)
+    dust = num_beside * operator.epsilon / math.sqrt(size)
     columns = []
     for index, (log, slope) in enumerate(zip(logs, slopes, strict=True)):
         spread = (probes * slope[:, None, :]).sum(dim=2).std(dim=1) / math.sqrt(NUM_PROBES - 2)
         weights = slope[:, :1] * traces.root + slope[:, 1:2] * traces.root_log + slope[:, 2:3] * traces.linear
         up, down = ((bound - centre) * weights for bound in (upper, lower))
         more, less = torch.maximum(up, down).sum(dim=1), torch.minimum(up, down).sum(dim=1)
-        rounding = ROUNDING * epsilon + (dust / root * torch.log(root / dust).clamp(min=1) if index < 2 else 0)
+        rounding = ROUNDING * operator.slack + (dust / root * torch.log(root / dust).clamp(min=1) if index < 2 else 0)
         margin = QUANTILE * spread + rounding
         columns += [log.exp(), (log + less - margin).exp(), (log + more + margin).exp()]
     return _Found(columns, centre)
@@ -189,13 +191,17 @@ def _row(*slopes: torch.Tensor | float) -> torch.Tensor:
     return torch.stack([s if isinstance(s, torch.Tensor) else torch.full_like(like, s) for s in slopes], dim=1)
 
 
-def _controlled(values: torch.Tensor, first: torch.Tensor, in_range: torch.Tensor) -> torch.Tensor:
-    """(B, k, F) `values` less what the probes' errors of tr M, which is known to be 1, say of theirs: a regression on it.
+def _is_in_range(first: torch.Tensor) -> torch.Tensor:
+    """(B,): nearly all of M. What the probes have of its trace is of rounding then, and says nothing."""
+    return first[:, :NUM_RANGE].sum(dim=1) >= 1 - 1e-5
 
-    Where nearly all of M is in the range, that error is of rounding, and says nothing.
-    """
-    rest = 1 - in_range.sum(dim=1)
-    error = torch.where((rest > 1e-5)[:, None], first - rest[:, None], 0.0)
+
+def _controlled(values: torch.Tensor, num_beside: int, first: torch.Tensor) -> torch.Tensor:
+    """(B, k, F) `values` of the probes less what their errors of tr M, which is known to be 1, say of theirs: a
+    regression on it."""
+    rest = 1 - first[:, :NUM_RANGE].sum(dim=1)
+    error = num_beside * first[:, NUM_RANGE:] - rest[:, None]
+    error = torch.where(_is_in_range(first)[:, None], 0.0, error)
     centred = error - error.mean(dim=1, keepdim=True)
     squares = centred.square().sum(dim=1).clamp(min=1e-300)
     slope = (centred[:, :, None] * (values - values.mean(dim=1, keepdim=True))).sum(dim=1) / squares[:, None]

@@ -1,10 +1,10 @@
 """The exact tier: every singular value, by the fastest way that is accurate for the device and the shape.
 
-Measured (benchmarks/spectra_cpu.py, spectra_gpu.py): the eigenvalues of the float64 Gram matrix cost less than half of float32
-`svdvals` on a CPU and an eighth of it on an H100, and are the more accurate of the two. What they cannot see is what lies
-below 4e-8 of σ₁: √(8ε), for the spectrum was squared. A bound says what that may come to; where it is too much, the matrix
-is solved by `svdvals` in float64, on a GPU by its driver gesvd. GPUs with slow float64 use that in float32.
-"""
+Measured (benchmarks/spectra_cpu.py, spectra_gpu.py): the eigenvalues of the float64 Gram matrix cost less than half of
+float32 `svdvals` on a CPU and an eighth of it on an H100, and are the more accurate of the two. What they cannot see is
+what lies below 4e-8 of σ₁: √(8ε), for the spectrum was squared. A bound says what that may come to; where it is too
+much, the matrix is solved by `svdvals` in float64, on a GPU by its driver gesvd. GPUs with slow float64 use that in
+float32."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ FAST_FLOAT64 = ((6, 0), (7, 0), (8, 0), (9, 0), (10, 0))
 """Compute capabilities with float64 at half of float32's rate; all others have a 32nd or a 64th."""
 
 _BACKWARD_ERROR = 8 * float(np.finfo(np.float64).eps)
-"""Of an eigenvalue, relative to the largest: what product and solver did to those of random matrices, four times over."""
+"""Of an eigenvalue, relative to the largest: what product and solver did to those of random matrices, four times
+over."""
 
 _GRAM_LEVELS = 3
 _MIN_BLOCK = 96

@@ -49,6 +49,13 @@ class Operator:
         """Of one product, relative to the matrix's norm."""
         return 2.0**-16 if self._halves else float(torch.finfo(self.dtype).eps)
 
+    @property
+    def slack(self) -> float:
+        """By how much rounding may have changed a norm, relatively: of random signs it is a few units, of equal
+        elements it grows with their number (up to half as much was seen)."""
+        _, short, long = self._short.shape
+        return 32 * self.epsilon + (short + long) / 4 * float(torch.finfo(self.dtype).eps)
+
     def adjoint(self, vectors: torch.Tensor) -> torch.Tensor:
         return self._product(vectors, self._short, self._rest)
 

@@ -14,9 +14,9 @@ FAILURE = 1e-4
 """Probability that σ₁ lies above its upper bound, over the choice of the fresh probes."""
 
 NUM_FRESH = 3
-STEPS_CPU, STEPS_CUDA = 6, 16
-"""A CPU's steps are as many as fit a twentieth of what `svdvals` costs; on a GPU more of them cost little, and each makes the
-upper bound tighter."""
+STEPS_CPU, STEPS_CUDA = 6, 20
+"""A CPU's steps are as many as fit a twentieth of what `svdvals` costs; on a GPU more of them cost little, and each
+makes the upper bound tighter."""
 
 MAX_RITZ_STEPS = 31
 """Batches of symmetric matrices of up to 32 rows are solved in one go on a GPU; larger ones one by one."""
@@ -25,15 +25,14 @@ _GRID = 160
 _FINEST, _COARSEST = 1e-7, 4.0
 """Relative distances above the largest Ritz value at which the bound is looked for; a point too far up is no error."""
 
-SLACK = 32
-"""Units of a product's rounding error by which the bounds give way."""
-
 
 @dataclass(frozen=True, slots=True)
 class NormBounds:
-    """(B,) float64 each, on the recurrences' device: low ≤ σ₁ ≤ high, the latter with probability 1 − FAILURE. `best`:
-    (B,), the start vector that led to `low`; `shape` (B, q) its Ritz vector in the vectors of its steps."""
+    """(B,) float64 each, on the recurrences' device: low ≤ σ₁ ≤ high, the latter with probability 1 − FAILURE. `value`
+    is `low` but for rounding. `best`: (B,), the start vector that led there; `shape` (B, q) its Ritz vector in the
+    vectors of its steps."""
 
+    value: torch.Tensor
     low: torch.Tensor
     high: torch.Tensor
     best: torch.Tensor
@@ -53,21 +52,21 @@ def measure_norms(
     steps = min(STEPS_CUDA if operator.device.type == "cuda" else STEPS_CPU, size)
     recurrence = Recurrence(operator, unit(starts), keep=True)
     recurrence.extend(steps)
-    bounds = bound_norm(*recurrence.coefficients(), NUM_FRESH, size, operator.epsilon)
+    bounds = bound_norm(*recurrence.coefficients(), NUM_FRESH, size, operator.slack)
     rows = torch.arange(num, device=operator.device)
     seen = torch.stack([right[rows, bounds.best] for right in recurrence.rights[: bounds.shape.shape[1]]], dim=1)
     return bounds, (bounds.shape.to(seen.dtype)[:, None, :] @ seen).squeeze(1)
 
 
-def bound_norm(alphas: torch.Tensor, betas: torch.Tensor, num_fresh: int, size: int, epsilon: float) -> NormBounds:
+def bound_norm(alphas: torch.Tensor, betas: torch.Tensor, num_fresh: int, size: int, slack: float) -> NormBounds:
     """Of coefficients (B, k, q), of which the last `num_fresh` start vectors are uniform on the sphere of R^`size` (r).
 
-    The lower bound is the largest Ritz value: rounding apart, no singular value is below what a vector shows. A residual
-    only says that *some* singular value is near, and a warm start is blind to a new orthogonal direction; so the upper
-    bound rests on fresh probes alone (Hochstenbach 2013, "Probabilistic upper bounds for the matrix two-norm"): the
-    Lanczos polynomial p_q of a start vector with component γ along the leading singular vector has |γ p_q(σ₁²)| ≤ 1, so
-    that σ₁² > t with p_q(t) = 1/τ only where |γ| < τ. That happens to one probe with probability p ≤ τ √(2r/π), and to
-    all of them with p^num_fresh = FAILURE; hence the largest of their bounds. `epsilon`: of one product.
+    The lower bound is the largest Ritz value: rounding apart, no singular value is below what a vector shows. A
+    residual only says that *some* singular value is near, and a warm start is blind to a new orthogonal direction; so
+    the upper bound rests on fresh probes alone (Hochstenbach 2013, "Probabilistic upper bounds for the matrix
+    two-norm"): the Lanczos polynomial p_q of a start vector with component γ along the leading singular vector has |γ
+    p_q(σ₁²)| ≤ 1, so that σ₁² > t with p_q(t) = 1/τ only where |γ| < τ. That happens to one probe with probability p ≤
+    τ √(2r/π), and to all of them with p^num_fresh = FAILURE; hence the largest of their bounds. `slack`: an Operator's.
     """
     q = min(alphas.shape[2], MAX_RITZ_STEPS)
     a, b = alphas[:, :, :q] ** 2, betas[:, :, :q] ** 2
@@ -81,10 +80,9 @@ def bound_norm(alphas: torch.Tensor, betas: torch.Tensor, num_fresh: int, size: 
     tau = min(0.5, share / math.sqrt(2 * size / math.pi))
     # A probe that sees less than another has its say from its own largest Ritz value on.
     bound = _solve(diagonal[:, fresh], off[:, fresh], ritz[:, fresh], math.log(1 / tau)).amax(dim=1)
-    slack = SLACK * epsilon
-    low, high = theta.clamp(min=0).sqrt(), torch.maximum(bound, theta).clamp(min=0).sqrt()
+    value, high = theta.clamp(min=0).sqrt(), torch.maximum(bound, theta).clamp(min=0).sqrt()
     shape = vectors[torch.arange(len(best), device=best.device), best]
-    return NormBounds(low * (1 - slack), high * (1 + slack), best, shape)
+    return NormBounds(value, value * (1 - slack), high * (1 + slack), best, shape)
 
 
 def _largest_eigenpair(diagonal: torch.Tensor, off: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

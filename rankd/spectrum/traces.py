@@ -8,10 +8,9 @@ cancellation; and what is wanted is linear in it, with x = eʸ:
     σ log σ² = 1/π  ∫ e^{y/2} y g dy                            (entropy of σ)
     σ² log σ² =     ∫ eʸ (σ²/(1+eʸ) − g) dy                     (entropy of σ²)
 
-Integrands fall off exponentially on both sides, so that the trapezoidal rule converges exponentially too. The q-step Gauss
-rule has g from above and the Gauss–Radau rule with a node at 0 has it from below (λ/(λ+x) has derivatives of one sign),
-which bounds the error of the quadrature by itself (Golub & Meurant 2010, ch. 6).
-"""
+Integrands fall off exponentially on both sides, so that the trapezoidal rule converges exponentially too. The q-step
+Gauss rule has g from above and the Gauss–Radau rule with a node at 0 has it from below (λ/(λ+x) has derivatives of one
+sign), which bounds the error of the quadrature by itself (Golub & Meurant 2010, ch. 6)."""
 
 from __future__ import annotations
 
@@ -27,8 +26,8 @@ _REACH = 36.0
 
 @dataclass(frozen=True, slots=True)
 class Traces:
-    """For each start vector v, float64: vᵀf(M)v with f = λ and λ² (B, k), exactly; `upper` and `lower` (B, k, P): bounds
-    of its g at `x` = eʸ (P)."""
+    """For each start vector v, float64: vᵀf(M)v with f = λ and λ² (B, k), exactly; `upper` and `lower` (B, k, P):
+    bounds of its g at `x` = eʸ (P)."""
 
     first: torch.Tensor
     second: torch.Tensor
@@ -63,16 +62,15 @@ def read_traces(alphas: torch.Tensor, betas: torch.Tensor) -> Traces:
     num = math.ceil(2 * _REACH / _SPACING) + 1
     y = _SPACING * (torch.arange(num, dtype=torch.float64, device=alphas.device) - num // 2)
     a, b = alphas**2, betas**2
-    upper, lower = (_curve(a, b, y.exp(), radau) for radau in (False, True))
+    upper, lower = _curves(a, b, y.exp())
     return Traces(a[:, :, 0], a[:, :, 0] * (a[:, :, 0] + b[:, :, 0]), upper, lower, y)
 
 
-def _curve(a: torch.Tensor, b: torch.Tensor, x: torch.Tensor, radau: bool) -> torch.Tensor:
-    """(B, k, P): e₁ᵀ T (T+x)⁻¹ e₁ of the Lanczos matrix T with squared coefficients `a` and `b`."""
-    q = a.shape[2]
-    last = a[:, :, q - 1 : q]
-    y = last * x / (b[:, :, q - 1 : q] + x) if radau else last.expand(*last.shape[:2], len(x))
-    for step in range(q - 2, -1, -1):
+def _curves(a: torch.Tensor, b: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """(2, B, k, P), upper and lower: e₁ᵀ T (T+x)⁻¹ e₁ of the Lanczos matrix T with squared coefficients `a` and `b`."""
+    last, residual = a[:, :, -1:], b[:, :, -1:]
+    y = torch.stack([last.expand(*last.shape[:2], len(x)), last * x / (residual + x)])
+    for step in range(a.shape[2] - 2, -1, -1):
         y = y + x
         y = a[:, :, step : step + 1] * y / (b[:, :, step : step + 1] + y)
     return y / (x + y)
