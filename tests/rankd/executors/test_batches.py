@@ -12,6 +12,7 @@ from rankd.executors import Part, Work
 from rankd.executors.batches import MAX_BATCH, SLOTS_PER_DEVICE, BatchExecutor
 from rankd.executors.solver import OnFault, Outcome, Solver
 from rankd.executors.work import Task
+from rankd.records import Tier
 from rankd.weights import DEFAULT_SETTINGS
 
 SECONDS = 60
@@ -74,8 +75,8 @@ def test_what_waits_is_taken_at_once_and_in_order(one: Gated) -> None:
 
 
 def test_a_batch_is_of_one_tier_that_of_the_oldest(one: Gated) -> None:
-    tiers = ("norms", "exact", "norms", "estimate", "exact")
-    futures = [one.submit(work(torch.eye(4), f"{i}", tier)) for i, tier in enumerate(tiers)]  # type: ignore[arg-type]
+    tiers: list[Tier] = ["norms", "exact", "norms", "estimate", "exact"]
+    futures = [one.submit(work(torch.eye(4), f"{i}", tier)) for i, tier in enumerate(tiers)]
     one.gate.release(4)
     assert layers_of(futures) == ["0", "1", "2", "3", "4"]
     assert one.batches[1:] == [["0", "2"], ["1", "4"], ["3"]]

@@ -13,7 +13,7 @@ def executor() -> ThreadExecutor:
 
 
 def test_one_intra_op_thread_a_worker_and_the_callers_count_untouched() -> None:
-    before = torch.get_num_threads()
+    torch.set_num_threads(2)
     threads_of = executor()
     try:
         assert threads_of.num_slots == threads_of.num_workers >= 2
@@ -33,7 +33,7 @@ def test_one_intra_op_thread_a_worker_and_the_callers_count_untouched() -> None:
         assert min(nices) > os.getpriority(os.PRIO_PROCESS, 0), "measuring yields to the trainer"
     finally:
         threads_of.close()
-    assert torch.get_num_threads() == before
+    assert torch.get_num_threads() == 2
 
 
 def test_close_drops_what_has_not_begun() -> None:
