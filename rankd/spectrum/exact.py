@@ -123,6 +123,8 @@ def _gram_singular_values(matrix: torch.Tensor, peak: torch.Tensor, anyhow: bool
     if matrix.dtype == torch.float64 or not _SAFE[0] < scale < _SAFE[1]:
         short, scale = short.to(torch.float64) / peak, 1.0
     eigenvalues = _array(torch.linalg.eigvalsh(_gram(_widened(short))))[::-1] / scale**2
+    if not np.isfinite(eigenvalues).all():
+        return None
     values, doubtful = roots(eigenvalues)
     return (values, doubtful) if anyhow or doubtful <= GRAM_TOLERANCE else None
 
