@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from rankd.spectrum.krylov import Operator, Recurrence, draw, unit
-from rankd.spectrum.norms import bound_norm
+from rankd.spectrum.norms import NormBounds, bound_norm
 from rankd.spectrum.traces import Traces, read_traces
 
 Values = npt.NDArray[np.float64]
@@ -29,8 +29,11 @@ NUM_FRESH = 4
 MIN_SIZE = 2 * (NUM_RANGE + NUM_PROBES)
 """Of the short side: smaller matrices cost less to solve."""
 
-STEPS = (16, 24, 32, 48, 64)
-"""After each, matrices whose bar is narrow enough are done."""
+STEPS = (16, 32, 48, 64)
+"""After each, matrices whose bar is narrow enough are done. The bounds of σ₁ are those of the first."""
+
+TRUSTED_REST = 1000.0
+"""Units of a product's rounding error that the energy beside the range has to have, as a share of all, to be known."""
 
 GOOD_BAR = 0.008
 """Half-width of the effective rank's bar, relative, at which more steps are not worth their time: an eighth of the
@@ -79,13 +82,14 @@ def estimate(operator: Operator, frobenius: Values, keys: Sequence[str], toleran
     beside = _beside(probes[:, NUM_RANGE:-NUM_FRESH], basis)
     recurrence = Recurrence(operator, torch.cat([basis, beside, unit(probes[:, -NUM_FRESH:])], dim=1))
     recurrence.extend(STEPS[0])
-    found = _read(recurrence, operator, frobenius, top)
+    bounds = bound_norm(*recurrence.coefficients(), NUM_FRESH, size, operator.slack)
+    found = _read(recurrence, operator, frobenius, bounds, top)
     done = found.width <= GOOD_BAR
     for steps in STEPS[1:]:
         if done.all():
             break
         recurrence.extend(steps)
-        found = _unless(done, found, _read(recurrence, operator, frobenius, top))
+        found = _unless(done, found, _read(recurrence, operator, frobenius, bounds, top))
         done |= (found.width <= GOOD_BAR) | (found.width > HOPELESS * np.array(tolerances))
     return found
 
@@ -115,12 +119,13 @@ def _unless(done: npt.NDArray[np.bool_], former: Estimates, found: Estimates) ->
     return Estimates(values, lows, highs, curve, found.log_x, found.top)
 
 
-def _read(recurrence: Recurrence, operator: Operator, frobenius: Values, top: Values) -> Estimates:
+def _read(
+    recurrence: Recurrence, operator: Operator, frobenius: Values, bounds: NormBounds, top: Values
+) -> Estimates:
     """What the coefficients say so far."""
     alphas, betas = recurrence.coefficients()
     norm = torch.from_numpy(frobenius).to(alphas.device)
     _, size, _ = operator.shape
-    bounds = bound_norm(alphas, betas, NUM_FRESH, size, operator.slack)
     scale = norm[:, None, None]
     split = slice(0, NUM_RANGE + NUM_PROBES)
     traces = read_traces(alphas[:, split] / scale, betas[:, split] / scale)
@@ -154,13 +159,13 @@ def _combine(traces: Traces, size: int, operator: Operator) -> _Found:
     by_probe = torch.stack(
         [middle @ traces.root, middle @ traces.root_log, middle @ traces.linear, second], dim=2
     )  # (B, k, 4), the third without what is known exactly
-    probes = _controlled(num_beside * by_probe[:, NUM_RANGE:], num_beside, first)
+    probes = _controlled(num_beside * by_probe[:, NUM_RANGE:], num_beside, first, operator)
     total = by_probe[:, :NUM_RANGE].sum(dim=1) + probes.mean(dim=1)
     root, root_log, linear, fourth = total.unbind(dim=1)
     entropy = torch.log(root) - root_log / (2 * root)
     # −Σ λ log λ, where Σ λ is 1 but for rounding, which would be made 36 times as large by the integral's reach.
     found = first[:, :NUM_RANGE].sum(dim=1) + num_beside * first[:, NUM_RANGE:].mean(dim=1)
-    trace = torch.where(_is_in_range(first), found, 1.0)
+    trace = torch.where(_is_in_range(first, operator), found, 1.0)
     energy = (linear - trace * (traces.linear / (1 + traces.y.exp())).sum()) / trace + torch.log(trace)
     slopes = [
         _row(1 / root, 0, 0, 0),
@@ -191,17 +196,20 @@ def _row(*slopes: torch.Tensor | float) -> torch.Tensor:
     return torch.stack([s if isinstance(s, torch.Tensor) else torch.full_like(like, s) for s in slopes], dim=1)
 
 
-def _is_in_range(first: torch.Tensor) -> torch.Tensor:
-    """(B,): nearly all of M. What the probes have of its trace is of rounding then, and says nothing."""
-    return first[:, :NUM_RANGE].sum(dim=1) >= 1 - 1e-5
+def _is_in_range(first: torch.Tensor, operator: Operator) -> torch.Tensor:
+    """(B,): nearly all of M. What is left of its trace, as 1 less what the range has, is of rounding then: a regression on
+    it was seen to make 4,000 singular values of 1e-5 fifteen times as large."""
+    return first[:, :NUM_RANGE].sum(dim=1) >= 1 - TRUSTED_REST * operator.epsilon
 
 
-def _controlled(values: torch.Tensor, num_beside: int, first: torch.Tensor) -> torch.Tensor:
+def _controlled(
+    values: torch.Tensor, num_beside: int, first: torch.Tensor, operator: Operator
+) -> torch.Tensor:
     """(B, k, F) `values` of the probes less what their errors of tr M, which is known to be 1, say of theirs: a
     regression on it."""
     rest = 1 - first[:, :NUM_RANGE].sum(dim=1)
     error = num_beside * first[:, NUM_RANGE:] - rest[:, None]
-    error = torch.where(_is_in_range(first)[:, None], 0.0, error)
+    error = torch.where(_is_in_range(first, operator)[:, None], 0.0, error)
     centred = error - error.mean(dim=1, keepdim=True)
     squares = centred.square().sum(dim=1).clamp(min=1e-300)
     slope = (centred[:, :, None] * (values - values.mean(dim=1, keepdim=True))).sum(dim=1) / squares[:, None]
