@@ -35,14 +35,14 @@ from rankd.cli.serve import _serve
 from rankd.config import serve_config
 
 class BrokenExecutor:
-    num_slots = 2
+    num_slots = num_workers = 2
 
-    def __init__(self, device, on_fault):
-        self.device = device
+    def __init__(self, devices, on_fault, settings):
+        self.device = devices[0]
         self.pool = ThreadPoolExecutor(1)
         self.pool.submit(time.sleep, 3600)  # a solve that no one can interrupt
 
-    def submit(self, snapshot):
+    def submit(self, work):
         raise ZeroDivisionError("a fault of ours")
 
     def close(self):
@@ -184,11 +184,11 @@ def test_what_is_waiting_is_finished_before_the_end(
 def test_a_long_solve_does_not_hold_up_the_end(
     serve: Callable[..., Any], raw_peer: Callable[..., Any], socket_dir: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "rankd.toml").write_text("[limits]\ndrain_seconds = 0.2\n")
+    (tmp_path / "rankd.toml").write_text("[limits]\ndrain_seconds = 0.2\n[measure]\ntier = 'exact'\n")
     daemon = serve("--url", f"ipc://{socket_dir}", "--config", str(tmp_path / "rankd.toml"))
     trainer = raw_peer(daemon.ready["push"])
     trainer.greet()
-    side = 2600  # half a minute and more on one core
+    side = 2600  # seconds on one core
     matrix = np.random.default_rng(1).normal(size=(side, side)).astype(np.float32).tobytes()
     trainer.push("huge", 1, matrix, (side, side))
     while len(matrix) > 0:

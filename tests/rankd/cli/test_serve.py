@@ -28,8 +28,9 @@ def refused(*options: str, **environment: str) -> str:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--device", "gpu"], "device='gpu': expected auto, cpu or cuda:N"),
-        (["--device", "cuda:77", "--http", "off"], "device='cuda:77': expected one of the"),
+        (["--device", "gpu"], "device='gpu': expected auto, cpu, cuda:N or cuda:N,cuda:M,…"),
+        (["--device", "cuda:77", "--http", "off"], "device='cuda:77': expected some of the"),
+        (["--device", "cuda:77,cuda:78", "--http", "off"], "device='cuda:77,cuda:78': expected some of the"),
         (["--executor", "ray"], "executor='ray': expected one of threads, inline"),
         (["--url", "ftp://x"], "url='ftp://x': expected ipc://DIR or tcp://HOST:PORT"),
         (["--push", "x"], "push: 'x': expected ipc://PATH or tcp://HOST:PORT"),

@@ -166,6 +166,48 @@ async def test_what_finds_no_room_is_told_and_given_up(tmp_path: Path) -> None:
             assert [n for n, _ in reader.alerts("r")] == [1]
 
 
+async def test_all_rows_of_a_snapshot_are_told_and_its_last_one_settles_it(tmp_path: Path) -> None:
+    """What is called as a part is may be another snapshot, which is yet to be measured."""
+    parts = [measurement(7, layer=f"w{part}") for part in (":q", ":k", "")]
+    rows = [(parts[0], [], None), (parts[1], [alert(7)], b"state"), (parts[2], [], None)]
+    for data in (None, tmp_path):
+        async with recording(data) as side:
+            side.record.together(rows)
+            side.record(measurement(1, layer="v"), [])
+            outcome = await side.all(num_settled=2)
+            kinds = [("measurement", 1), ("measurement", 2), ("alert", 1), ("measurement", 3), ("measurement", 4)]
+            assert shown(outcome.events) == kinds
+            assert outcome.settled == [(("r", "w", "weight", 7), "recorded"), (("r", "v", "weight", 1), "recorded")]
+            assert side.record.counters["num_measurements"] == 4
+    with Reader(tmp_path) as reader:
+        assert [row.layer for _, row in reader.measurements("r")] == ["w:q", "w:k", "w", "v"]
+        assert reader.judge("r", "w:k", "weight")[0] == b"state"
+
+
+async def test_rows_of_a_snapshot_are_given_up_together(tmp_path: Path) -> None:
+    """And settled once, as what became of the whole."""
+    async with recording(tmp_path, max_pending=10) as side:
+        locker = sqlite3.connect(tmp_path / "history.db", isolation_level=None)
+        locker.execute("BEGIN EXCLUSIVE")
+        outcome = Outcome()
+        for step in range(1, 11):
+            rows = [measurement(step, layer=layer) for layer in ("w:q", "w:k", "w")]
+            side.record.together(
+                [(row, [alert(step)] if (step, row.layer) == (5, "w:q") else [], None) for row in rows]
+            )
+            outcome.settled += side.record.take_outcome().settled
+        given_up = outcome.settled
+        assert given_up and {word for _, word in given_up} == {"superseded"}
+        assert side.record.counters["dropped_rows"] == 3 * len(given_up)
+        locker.execute("ROLLBACK")
+        locker.close()
+        assert len((await side.all(num_settled=10 - len(given_up))).settled) == 10 - len(given_up)
+    with Reader(tmp_path) as reader:
+        kept = [(row.step, row.layer) for _, row in reader.measurements("r")]
+    steps = sorted(set(range(1, 11)) - {step for (*_, step), _ in given_up})
+    assert kept == [(step, layer) for step in steps for layer in ("w:q", "w:k", "w")] and 5 in steps
+
+
 async def test_an_entry_is_one_thing(tmp_path: Path) -> None:
     """What was committed late, in a stream that had ended by then, is settled and not told again."""
     async with recording(tmp_path) as side:
