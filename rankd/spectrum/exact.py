@@ -122,7 +122,7 @@ def _gram_singular_values(matrix: torch.Tensor, peak: torch.Tensor, anyhow: bool
     scale = float(peak)
     if matrix.dtype == torch.float64 or not _SAFE[0] < scale < _SAFE[1]:
         short, scale = short.to(torch.float64) / peak, 1.0
-    eigenvalues = _array(torch.linalg.eigvalsh(_gram(_widened(short))))[::-1] / scale**2
+    eigenvalues = _array(torch.linalg.eigvalsh(_gram(short)))[::-1] / scale**2
     if not np.isfinite(eigenvalues).all():
         return None
     values, doubtful = roots(eigenvalues)
@@ -158,7 +158,8 @@ def _widened(matrix: torch.Tensor) -> torch.Tensor:
         return matrix.to(torch.float64)
     buffer: torch.Tensor | None = getattr(_kept, "buffer", None)
     if buffer is None or buffer.numel() < matrix.numel():
-        buffer = _kept.buffer = torch.empty(matrix.numel(), dtype=torch.float64)
+        with torch.inference_mode(False):  # else it could never be written to outside of that mode again
+            buffer = _kept.buffer = torch.empty(matrix.numel(), dtype=torch.float64)
     # In the order in which the matrix lies in memory.
     whole = matrix.T if matrix.stride(0) < matrix.stride(1) else matrix
     wide = buffer[: matrix.numel()].view(whole.shape).copy_(whole)
@@ -171,7 +172,20 @@ _kept = threading.local()
 
 
 def _gram(short: torch.Tensor) -> torch.Tensor:
-    """The lower triangle of short · shortᵀ, which is all that eigvalsh reads; what is above it is undefined."""
+    """The lower triangle of short · shortᵀ in float64, which is all that eigvalsh reads; what is above it is undefined.
+    A long side is taken in turns, for its copy in float64 would be four times as large as a bfloat16 embedding."""
+    gram: torch.Tensor | None = None
+    for start in range(0, short.shape[1], _LONG):
+        part = _product(_widened(short[:, start : start + _LONG]))
+        gram = part if gram is None else gram.add_(part)
+    assert gram is not None  # nothing empty comes here
+    return gram
+
+
+_LONG = 1 << 14
+
+
+def _product(short: torch.Tensor) -> torch.Tensor:
     if short.is_cuda:
         return short @ short.T  # a few ms of a hundred
     gram = short.new_empty(short.shape[0], short.shape[0])
