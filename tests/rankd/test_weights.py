@@ -1,7 +1,6 @@
 """Weights of every kind → their rows."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -24,19 +23,12 @@ from rankd.weights import (
     settings_of,
 )
 
+pytestmark = pytest.mark.usefixtures("one_intra_op_thread")
+
 TIERS: list[Tier] = ["norms", "estimate", "exact"]
 tiers = pytest.mark.parametrize("tier", TIERS)
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda:0", marks=needs_cuda)])
-
-
-@pytest.fixture(autouse=True)
-def one_intra_op_thread() -> Iterator[None]:
-    """Two of them on busy cores took sixty times as long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def randn(*shape: int, seed: int = 1) -> torch.Tensor:
