@@ -87,7 +87,7 @@ def _batches(places: list[int], weights: Sequence[torch.Tensor], asks: Sequence[
         return []
     if len(good) < len(places):
         stack, peaks = stack[good], peaks[good]
-    scales = torch.exp2(torch.log2(peaks).floor())
+    scales = torch.exp2((torch.frexp(peaks).exponent - 1).double())
     if PLAIN_RANGE[0] <= float(peaks.min()) and float(peaks.max()) <= PLAIN_RANGE[1]:
         scales.fill_(1.0)
     else:
