@@ -81,13 +81,16 @@ def power_law_alpha(spectrum: Spectrum) -> float:
     energy = spectrum.singular_values[spectrum.singular_values > 0] ** 2
     if len(energy) < _MIN_TAIL:
         return math.nan
-    return float(powerlaw.Fit(energy, verbose=False).power_law.alpha)
+    return float(powerlaw.Fit(energy, parameter_ranges={"alpha": _ALPHAS}, verbose=False).power_law.alpha)
 
 
 _EDGE_WIDTH = 2.0
 """Finite matrices have their largest singular value within a few r^(-2/3) of the edge (Tracy & Widom)."""
 
 _MIN_TAIL = 10
+
+_ALPHAS = [1.0, 20.0]
+"""The package looks no further than 3 by itself."""
 
 Metric = Callable[[Spectrum], float]
 

@@ -8,7 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankd.metrics import METRICS, compute_metrics, compute_rank_stats
+from rankd.metrics import (
+    EXTRA_METRICS,
+    METRICS,
+    compute_metrics,
+    compute_rank_stats,
+    random_effective_rank,
+    random_stable_rank,
+)
 from rankd.records import Spectrum
 from rankd.spectrum import measure_spectrum
 
@@ -27,6 +34,9 @@ def test_values_by_hand() -> None:
     assert metrics["participation_ratio"] == pytest.approx(36 / 18)
     assert metrics["spectral_norm"] == pytest.approx(6.0)
     assert metrics["frobenius_norm"] == pytest.approx(3 * math.sqrt(6))
+    assert metrics["nuclear_norm"] == pytest.approx(12.0)
+    assert metrics["effective_rank_ratio"] == pytest.approx(2**1.5 / random_effective_rank(3, 3))
+    assert metrics["stable_rank_ratio"] == pytest.approx(1.5 / (9 / 12))
     assert set(metrics) == set(METRICS)
 
 
@@ -36,6 +46,8 @@ def test_values_by_hand() -> None:
 )
 def test_ratios_stay_in_bounds_and_do_not_depend_on_scale(values: list[float], scale: float) -> None:
     metrics = compute_metrics(spectrum_of(*values, scale=scale))
+    for name in ("effective_rank_ratio", "stable_rank_ratio", "num_above_mp_edge"):
+        assert metrics[name] == compute_metrics(spectrum_of(*values))[name]
     for name in RATIOS:
         value = metrics[name]
         assert value is not None
@@ -62,7 +74,75 @@ def test_a_norm_that_overflows_is_none() -> None:
     metrics = compute_metrics(measure_spectrum(torch.full((4, 4), 1.7e308, dtype=torch.float64)))
     assert metrics["spectral_norm"] is None
     assert metrics["frobenius_norm"] is None
+    assert metrics["nuclear_norm"] is None
     assert metrics["stable_rank"] == pytest.approx(1.0)
+
+
+def gaussian(rows: int, cols: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("shape", [(300, 300), (100, 400), (400, 100), (30, 900), (1, 50), (50, 1)])
+def test_what_is_expected_of_random_matrices(shape: tuple[int, int]) -> None:
+    """Against sampled ones: the laws are those of large matrices, and σ₁ of small ones is a little below its limit."""
+    metrics = compute_metrics(measure_spectrum(gaussian(*shape)))
+    assert metrics["effective_rank"] == pytest.approx(random_effective_rank(*shape), rel=0.01)
+    assert metrics["effective_rank_ratio"] == pytest.approx(1, rel=0.01)
+    if min(shape) > 1:
+        assert metrics["stable_rank_ratio"] == pytest.approx(1, rel=0.1)
+    assert random_effective_rank(*shape) == random_effective_rank(*shape[::-1]) <= min(shape)
+    assert random_stable_rank(*shape) == random_stable_rank(*shape[::-1]) <= min(shape)
+
+
+def test_a_ratio_needs_no_size() -> None:
+    small, large = (compute_metrics(measure_spectrum(gaussian(size, 2 * size)[:, : size // 2])) for size in (100, 400))
+    for name in ("effective_rank_ratio", "stable_rank_ratio"):
+        assert small[name] == pytest.approx(large[name], rel=0.1)
+    half = gaussian(400, 400)
+    half[200:] = 0
+    ratio = compute_metrics(measure_spectrum(half))["effective_rank_ratio"]
+    assert ratio is not None and ratio < 0.65
+
+
+@pytest.mark.parametrize("shape", [(200, 200), (100, 400), (400, 100)])
+def test_what_stands_out_above_the_edge(shape: tuple[int, int]) -> None:
+    for seed in range(10):
+        noise = gaussian(*shape, seed)
+        assert compute_metrics(measure_spectrum(noise))["num_above_mp_edge"] == 0
+        edge = math.sqrt(shape[0]) + math.sqrt(shape[1])
+        left, right = (torch.linalg.qr(gaussian(size, 3, seed + 100)).Q for size in shape)
+        spiked = noise + edge * (left * torch.tensor([2.0, 1.5, 1.2])) @ right.T
+        assert compute_metrics(measure_spectrum(spiked))["num_above_mp_edge"] == 3
+
+
+def test_a_metric_is_a_function_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def condition(spectrum: Spectrum) -> float:
+        return float(spectrum.singular_values[0] / spectrum.singular_values[-1])
+
+    monkeypatch.setitem(METRICS, "condition", condition)
+    monkeypatch.setitem(EXTRA_METRICS, "num_values", lambda spectrum: float(len(spectrum.singular_values)))
+    metrics = compute_metrics(spectrum_of(8.0, 4.0, 2.0))
+    assert metrics["condition"] == 4 and "num_values" not in metrics
+    assert compute_metrics(spectrum_of(8.0, 4.0, 2.0), ["num_values"])["num_values"] == 3
+    # Infinity never stands in JSON, nor is there anything to be called for in a matrix of zeros or with NaN.
+    assert compute_metrics(spectrum_of(3.0, 2.0, scale=1e308))["nuclear_norm"] is None
+    assert compute_metrics(measure_spectrum(torch.zeros(2, 2)), ["num_values"])["num_values"] == 0
+    assert compute_metrics(measure_spectrum(torch.full((2, 2), math.inf)), ["num_values"])["num_values"] is None
+    with pytest.raises(KeyError):
+        compute_metrics(spectrum_of(1.0), ["unheard_of"])
+
+
+@pytest.mark.filterwarnings("default")  # the package's own are not ours to mend
+@pytest.mark.parametrize("alpha", [2.0, 3.5, 6.0])
+def test_power_law_alpha(alpha: float) -> None:
+    pytest.importorskip("powerlaw")
+    # Quantiles of a density ∝ λ^-α on λ ≥ 1.
+    quantiles = (np.arange(1000) + 0.5) / 1000
+    energy = quantiles ** (-1 / (alpha - 1))
+    spectrum = spectrum_of(*np.sqrt(energy))
+    assert compute_metrics(spectrum, ["power_law_alpha"])["power_law_alpha"] == pytest.approx(alpha, rel=0.05)
+    assert compute_metrics(spectrum_of(*range(5, 0, -1)), ["power_law_alpha"])["power_law_alpha"] is None
+    assert set(EXTRA_METRICS) == {"power_law_alpha"} and not set(EXTRA_METRICS) & set(METRICS)
 
 
 def test_compute_rank_stats() -> None:

@@ -1,12 +1,13 @@
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from rankd.records import Spectrum
-from rankd.summary import MAX_DECADES, NUM_BINS, NUM_TOP, read_summary, summarise
+from rankd.summary import MAX_DECADES, NUM_BINS, NUM_TOP, read_summary, summarise, summarise_curve
 
 
 def spectrum(values: list[float], scale: float = 1.0) -> Spectrum:
-    return Spectrum(len(values), len(values), np.array(values), scale, "svdvals")
+    return Spectrum(len(values), len(values), np.array(values), scale, "gram_eigvalsh_float64")
 
 
 def test_the_largest_values_and_every_value_in_a_bin() -> None:
@@ -39,6 +40,35 @@ def test_scales_at_the_ends_of_float32(scale: float) -> None:
 )
 def test_nothing_to_look_at(nothing: Spectrum) -> None:
     assert summarise(nothing) == b""
+
+
+def curve(values: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """What an estimate knows of `values`: how many are above each level, smoothed; and the levels' logarithms."""
+    log_x = np.linspace(-36, 36, 97)
+    return np.array([np.sum(values**2 / (values**2 + x)) for x in np.exp(log_x)]), log_x / 2
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
+def test_the_same_of_an_estimate(scale: float) -> None:
+    values = np.logspace(0, -2, 400)
+    above, log_values = curve(values)
+    summary = read_summary(summarise_curve(values[:32], above, log_values, 400, scale))
+    assert summary.top == pytest.approx(scale * values[:NUM_TOP], rel=1e-6)
+    assert summary.high == pytest.approx(np.log10(scale), abs=1e-5)
+    assert sum(summary.counts) == 400 and min(summary.counts) >= 0
+    # Smoothed over a factor of e, and less than that much lower than the lowest; below which a fiftieth is counted.
+    assert -2.6 < summary.low - np.log10(scale) < -1.9
+    edges = np.linspace(summary.low, summary.high, NUM_BINS + 1) - np.log10(scale)
+    below = np.interp([-1.5, -1.0, -0.5], edges, np.cumsum([0, *summary.counts]))
+    assert below == pytest.approx([100, 200, 300], abs=25)
+
+
+def test_an_estimate_of_low_rank_has_the_rest_in_the_lowest_bin() -> None:
+    values = np.concatenate([np.linspace(2, 1, 8), np.zeros(192)])
+    above, log_values = curve(values)
+    summary = read_summary(summarise_curve(values[:32], above, log_values, 200, 1.0))
+    assert len(summary.top) == 8 and summary.counts[0] == pytest.approx(192, abs=4) and sum(summary.counts) == 200
+    assert summarise_curve(np.zeros(32), above, log_values, 200, 1.0) == b""
 
 
 @pytest.mark.parametrize("packed", [b"", b"abc", summarise(spectrum([1.0, 0.5]))[:-1], b"\xff" * 40])
