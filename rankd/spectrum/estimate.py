@@ -119,9 +119,7 @@ def _unless(done: npt.NDArray[np.bool_], former: Estimates, found: Estimates) ->
     return Estimates(values, lows, highs, curve, found.log_x, found.top)
 
 
-def _read(
-    recurrence: Recurrence, operator: Operator, frobenius: Values, bounds: NormBounds, top: Values
-) -> Estimates:
+def _read(recurrence: Recurrence, operator: Operator, frobenius: Values, bounds: NormBounds, top: Values) -> Estimates:
     """What the coefficients say so far."""
     alphas, betas = recurrence.coefficients()
     norm = torch.from_numpy(frobenius).to(alphas.device)
@@ -197,14 +195,12 @@ def _row(*slopes: torch.Tensor | float) -> torch.Tensor:
 
 
 def _is_in_range(first: torch.Tensor, operator: Operator) -> torch.Tensor:
-    """(B,): nearly all of M. What is left of its trace, as 1 less what the range has, is of rounding then: a regression on
-    it was seen to make 4,000 singular values of 1e-5 fifteen times as large."""
+    """(B,): nearly all of M. What is left of its trace, as 1 less what the range has, is of rounding then: a regression
+    on it was seen to make 4,000 singular values of 1e-5 fifteen times as large."""
     return first[:, :NUM_RANGE].sum(dim=1) >= 1 - TRUSTED_REST * operator.epsilon
 
 
-def _controlled(
-    values: torch.Tensor, num_beside: int, first: torch.Tensor, operator: Operator
-) -> torch.Tensor:
+def _controlled(values: torch.Tensor, num_beside: int, first: torch.Tensor, operator: Operator) -> torch.Tensor:
     """(B, k, F) `values` of the probes less what their errors of tr M, which is known to be 1, say of theirs: a
     regression on it."""
     rest = 1 - first[:, :NUM_RANGE].sum(dim=1)
