@@ -133,11 +133,11 @@ def test_a_metric_is_a_function_and_a_line(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.filterwarnings("default")  # the package's own are not ours to mend
-@pytest.mark.parametrize("alpha", [2.0, 3.5, 6.0])
+@pytest.mark.parametrize("alpha", [2.0, 5.0])
 def test_power_law_alpha(alpha: float) -> None:
     pytest.importorskip("powerlaw")
     # Quantiles of a density ∝ λ^-α on λ ≥ 1.
-    quantiles = (np.arange(1000) + 0.5) / 1000
+    quantiles = (np.arange(400) + 0.5) / 400
     energy = quantiles ** (-1 / (alpha - 1))
     spectrum = spectrum_of(*np.sqrt(energy))
     assert compute_metrics(spectrum, ["power_law_alpha"])["power_law_alpha"] == pytest.approx(alpha, rel=0.05)
