@@ -30,7 +30,8 @@ Item = tuple[Work, "Future[list[Part]]"]
 class BatchExecutor:
     """Each thread takes the oldest work that waits, and with it those of the same tier that wait too.
 
-    A device that fails leaves what waits to the others; the last one's thread goes on with the CPU.
+    A device that fails leaves what waits to the others; the last one's thread goes on with the CPU. What spoils a CUDA
+    context (an assertion in a kernel, say) spoils those of all GPUs in the process: they fail one after the other.
     """
 
     def __init__(self, devices: Sequence[torch.device], on_fault: OnFault, settings: Settings) -> None:

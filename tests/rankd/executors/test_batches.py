@@ -1,5 +1,8 @@
 """Queueing, on the CPU: it is a device as another. What only a GPU does is in test_solver.py."""
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
@@ -152,6 +155,40 @@ def test_devices_that_are_lost_leave_what_waits_to_the_others_and_the_last_to_th
     assert untimed(again) == untimed(reference.submit(items[3]).result(SECONDS)) and len(seen) == 3
     for each in (executor, reference):
         each.close()
+
+
+LOST_BOTH = """
+import torch
+from works import work
+from rankd.executors.batches import BatchExecutor
+from rankd.weights import DEFAULT_SETTINGS
+
+seen = []
+gpus = [torch.device("cuda", place) for place in (0, 1)]
+executor = BatchExecutor(gpus, lambda name, text: seen.append(text), DEFAULT_SETTINGS)
+item = work(torch.diag(torch.tensor([3.0, 2.0])), tier="norms")
+
+def measure():
+    (part,) = executor.submit(item).result(60)
+    assert abs(part.reading.metrics["spectral_norm"] - 3) < 1e-3
+    return part.reading.method
+
+assert {measure() for _ in range(20)} == {"golub_kahan_cuda"} and not seen
+assert all(torch.cuda.memory_stats(gpu)["allocation.all.allocated"] for gpu in gpus), "both had some of them"
+torch.zeros(1, device=gpus[0])[torch.tensor([5], device=gpus[0])]  # an assertion on the device: its context is dead
+methods = [measure() for _ in range(200)]
+assert sorted(text[:14] for text in seen) == ["cuda:0 failed:", "cuda:1 failed:"], seen
+assert methods[-1] == "golub_kahan_cpu" and executor.device.type == "cpu"
+executor.close()
+"""
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no two GPUs here")
+def test_gpus_whose_contexts_died_leave_their_work_to_the_cpu() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", LOST_BOTH]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_close_drops_what_has_not_begun_and_takes_no_more(one: Gated) -> None:

@@ -14,6 +14,7 @@ from works import CPU, MAKERS, make, measured, snapshot, untimed, work
 
 from rankd.config import EXECUTOR_NAMES
 from rankd.executors import EXECUTORS, TORCH_DTYPES, Work
+from rankd.executors.work import SCALED_DTYPES
 from rankd.metrics import METRICS
 from rankd.records import Snapshot, Tier
 from rankd.summary import read_summary
@@ -30,7 +31,7 @@ def test_every_executor_can_be_configured() -> None:
 
 
 def test_every_dtype_of_the_wire_can_be_measured() -> None:
-    assert set(TORCH_DTYPES) == {name for name, dtype in DTYPES.items() if not dtype.reserved}
+    assert {*TORCH_DTYPES, *SCALED_DTYPES} == {name for name, dtype in DTYPES.items() if not dtype.reserved}
 
 
 @devices
