@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import time
 from collections import defaultdict
@@ -50,6 +51,8 @@ def settings_of(config: MeasureConfig) -> Settings:
         raise ConfigError(f"measure.{error}") from None
     if unknown := sorted(set(config.metrics) - set(EXTRA_METRICS)):
         raise ConfigError(f"measure.metrics={unknown[0]!r}: expected some of {', '.join(EXTRA_METRICS)}")
+    if "power_law_alpha" in config.metrics and importlib.util.find_spec("powerlaw") is None:
+        raise ConfigError("measure.metrics='power_law_alpha': expected its package: pip install 'rankd[powerlaw]'")
     return Settings(config.tolerance, config.method == "svdvals", rules, tuple(config.metrics))
 
 
