@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rankd.records import LayerStep, Snapshot
-from rankd_client.wire import DTYPES, Chunk, Shard, WireError
+from rankd.scaled import largest_magnitude
+from rankd_client.wire import DTYPES, Chunk, Dtype, Shard, WireError, row_elements
 
 _BITS: dict[int, tuple[type[np.unsignedinteger], int]] = {
     2: (np.uint16, 0x7FFF),
@@ -25,13 +26,15 @@ each new shard is compared with all there are: 0.1 s at most."""
 
 @dataclass(slots=True)
 class OpenShard:
-    """The bytes of one client's part, from the first on."""
+    """The bytes of one client's part, from the first on; `row_bytes`, with the scale, of a dtype that has some."""
 
     shard: Shard
     data: npt.NDArray[np.uint8]
+    row_bytes: int = 0
     num_received: int = 0
-    largest_bits: int = 0
-    """Bit pattern, sign removed, of the largest magnitude so far: ordered like the magnitudes, NaN above Infinity."""
+    finite: bool = True
+    zero: bool = True
+    """Of the elements so far; of rows with a scale, of the whole ones."""
 
     @property
     def complete(self) -> bool:
@@ -39,12 +42,18 @@ class OpenShard:
 
     def store(self, chunk: Chunk) -> None:
         """Take the next bytes."""
-        end = chunk.offset + len(chunk.payload)
-        self.data[chunk.offset : end] = np.frombuffer(chunk.payload, np.uint8)
+        start, end = self.num_received, chunk.offset + len(chunk.payload)
+        self.data[start:end] = np.frombuffer(chunk.payload, np.uint8)
         self.num_received = end
-        bits, mask = _BITS[chunk.item_bytes]
-        largest = int((self.data[chunk.offset : end].view(bits) & bits(mask)).max())
-        self.largest_bits = max(self.largest_bits, largest)
+        if self.row_bytes:
+            whole = self.data[start // self.row_bytes * self.row_bytes : end // self.row_bytes * self.row_bytes]
+            largest = largest_magnitude(whole.reshape(-1, self.row_bytes), chunk.dtype) if len(whole) else 0.0
+            self.finite &= math.isfinite(largest)
+        else:  # bit patterns without their sign are ordered like the magnitudes, NaN above Infinity
+            bits, mask = _BITS[chunk.item_bytes]
+            largest = int((self.data[start:end].view(bits) & bits(mask)).max())
+            self.finite &= largest < _INFINITY_BITS[chunk.dtype]
+        self.zero &= largest == 0
 
 
 @dataclass(slots=True)
@@ -64,7 +73,11 @@ class OpenLayer:
 
     @property
     def complete(self) -> bool:
-        return self.num_received == math.prod(self.shape) * DTYPES[self.dtype].item_bytes
+        return self.num_received == self._dtype.num_bytes(math.prod(self.shape), self.shape)
+
+    @property
+    def _dtype(self) -> Dtype:
+        return DTYPES[self.dtype]
 
     @property
     def num_pieces(self) -> int:
@@ -89,7 +102,8 @@ class OpenLayer:
 
     def open(self, session: bytes, chunk: Chunk) -> None:
         """Begin the shard whose first bytes are `chunk`, which was checked."""
-        self.shards[session] = OpenShard(chunk.shard, np.empty(chunk.total_bytes, np.uint8))
+        row_bytes = self._dtype.num_bytes(row_elements(self.shape), self.shape) if self._dtype.scaled else 0
+        self.shards[session] = OpenShard(chunk.shard, np.empty(chunk.total_bytes, np.uint8), row_bytes)
         self.num_bytes += chunk.total_bytes
         self._pieces = np.concatenate([self._pieces, _pieces(chunk.shard)])
 
@@ -110,9 +124,8 @@ class OpenLayer:
     def snapshot(self, key: LayerStep) -> Snapshot:
         """Of a complete layer. One that is not finite or all zero comes without its bytes."""
         run, name, role, step = key
-        largest_bits = max(shard.largest_bits for shard in self.shards.values())
-        finite = largest_bits < _INFINITY_BITS[self.dtype]
-        zero = largest_bits == 0
+        finite = all(shard.finite for shard in self.shards.values())
+        zero = all(shard.zero for shard in self.shards.values())
         return Snapshot(
             run=run,
             layer=name,
@@ -148,8 +161,11 @@ class OpenLayer:
         first = next(iter(self.shards.values()))
         if first.shard.whole:
             return first.data
-        bits, _ = _BITS[DTYPES[self.dtype].item_bytes]
-        matrix = np.empty((self.shape[0], math.prod(self.shape[1:])), bits)
+        rows, cols = self.shape[0], math.prod(self.shape[1:])
+        if self._dtype.scaled:  # all of it whole rows, and what is in them need not be known
+            return self._stacked(np.empty((rows, self._dtype.num_bytes(cols, self.shape)), np.uint8))
+        bits, _ = _BITS[self._dtype.item_bytes]
+        matrix = np.empty((rows, cols), bits)
         flat = matrix.reshape(-1)
         for shard in self.shards.values():
             source, at = shard.data.view(bits), 0
@@ -161,6 +177,14 @@ class OpenLayer:
                 matrix[r0:r1, c0:c1] = source[at : at + size].reshape(r1 - r0, c1 - c0)
                 at += size
         return flat.view(np.uint8)
+
+    def _stacked(self, matrix: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        for shard in self.shards.values():
+            rows, at = shard.data.reshape(-1, matrix.shape[1]), 0
+            for start, end, *_ in shard.shard.rectangles:
+                matrix[start:end] = rows[at : at + end - start]
+                at += end - start
+        return matrix.reshape(-1)
 
 
 def _pieces(shard: Shard) -> npt.NDArray[np.int64]:

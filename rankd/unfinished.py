@@ -9,7 +9,7 @@ from rankd.config import Limits
 from rankd.quota import Quota, Tally, half, namespace_of
 from rankd.records import LayerStep
 from rankd.shards import OpenLayer
-from rankd_client.wire import Chunk, WireError
+from rankd_client.wire import DTYPES, Chunk, WireError
 
 
 class Unfinished:
@@ -30,7 +30,9 @@ class Unfinished:
 
     def check_room(self, key: LayerStep, chunk: Chunk) -> None:
         """Raises WireError where there is none for the shard that begins with `chunk`."""
-        num_bytes = math.prod(chunk.shape) * chunk.item_bytes
+        num_elements = math.prod(chunk.shape)
+        # As bfloat16 at least: elements of one byte are widened for measuring, and are no way to twice as many.
+        num_bytes = max(DTYPES[chunk.dtype].num_bytes(num_elements, chunk.shape), 2 * num_elements)
         if num_bytes > self.limits.max_layer_bytes:
             raise WireError("layer_too_large", f"{num_bytes} bytes; at most {self.limits.max_layer_bytes}")
         is_new = key not in self._layers

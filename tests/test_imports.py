@@ -46,6 +46,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "rankd.checkpoint",
         "rankd.demo",
         "rankd_client.snapshot",
+        "rankd_client.scaled",
     ),
     "asyncio": (
         *CLI,

@@ -45,7 +45,9 @@ class Client:
             None takes every due push whole. Never acts in jobs of several processes.
         max_push_bytes: bytes of one push; where a model has more, layers take turns. A larger layer is never pushed.
         max_memory_bytes: bound of the memory for snapshots; None: 2 × max_push_bytes.
-        dtype: what is sent: "bfloat16", "float32", "float16", "float64"; never wider than the weights are.
+        dtype: what is sent: "bfloat16", "float32", "float16", "float64"; or with a scale per row, half the bytes of
+            bfloat16 and coarser readings of low ranks: "int8", "float8_e4m3fn", "float8_e5m2". Never wider than the
+            weights are.
         include, exclude, priority: globs of layer names: the only ones to push, those not to, those to push first.
         strict: raise what would only be logged. For tests.
         echo: print each alert on stderr, one line each; RANKD_ECHO=0 turns that off.

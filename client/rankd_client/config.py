@@ -17,7 +17,7 @@ from rankd_client.endpoints import default_url, discovery_path, endpoints_of, is
 from rankd_client.keys import Key, find_key
 from rankd_client.wire import MAX_RUN_NAME_BYTES
 
-DTYPES = ("bfloat16", "float32", "float16", "float64")
+DTYPES = ("bfloat16", "float32", "float16", "float64", "int8", "float8_e4m3fn", "float8_e5m2")
 """What a snapshot may be sent as: the table's dtypes that are not reserved."""
 
 MODES = ("online", "offline", "disabled")

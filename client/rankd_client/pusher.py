@@ -24,7 +24,7 @@ from rankd_client.receipt import PushReceipt
 from rankd_client.shown import Shown
 from rankd_client.snapshot import Watched
 from rankd_client.startline import StartLine
-from rankd_client.wire import Hello
+from rankd_client.wire import DTYPES, Hello
 
 CAPTURING = "a CUDA graph is being captured"
 
@@ -205,7 +205,8 @@ class Pusher:
             self._outbox.grow(wanted_bytes, max(sizes))
         if self._link is None:
             agent = f"rankd-client python/{platform.python_version()}"
-            hello = Hello(self._config.run, self._session, agent=agent, world_size=world_size)
+            version = DTYPES[self._config.dtype].version
+            hello = Hello(self._config.run, self._session, version, agent, world_size=world_size)
             link = Link(self._config.address, hello, self._outbox, self._take_alert(), self._config.key)
             link.start()
             weakref.finalize(self, link.stop).atexit = False

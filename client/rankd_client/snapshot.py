@@ -1,4 +1,4 @@
-"""What of a model is watched, and the copy of it. The one module of the client that touches torch, inside functions."""
+"""What of a model is watched, and the copy of it. It and `scaled` alone touch torch in the client, inside functions."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from rankd_client.arena import Memory, Region
 from rankd_client.naming import clashes, clean_names
+from rankd_client.scaled import copy_scaled
 from rankd_client.text import escape
-from rankd_client.wire import DTYPES, MAX_LAYER_NAME_BYTES
+from rankd_client.wire import DTYPES, MAX_LAYER_NAME_BYTES, SCALE_BYTES, row_elements
 from rankd_client.wire.limits import MAX_DIMENSIONS, MAX_ELEMENTS
 
 if TYPE_CHECKING:
@@ -152,11 +153,12 @@ def _identity(tensor: torch.Tensor) -> tuple[Any, ...]:
 
 def _watched(name: str, tensor: torch.Tensor, selection: Selection) -> Watched:
     source = str(tensor.dtype).removeprefix("torch.")
-    # As it is where the wanted dtype is no narrower: that loses nothing and costs no more.
-    dtype = source if DTYPES[source].item_bytes <= DTYPES[selection.dtype].item_bytes else selection.dtype
     shape = tuple(tensor.shape)
-    num_bytes = math.prod(shape) * DTYPES[dtype].item_bytes
-    return Watched(name, tensor, shape, source, dtype, num_bytes, tensor.is_cuda, _matches(name, selection.priority))
+    # As it is where that takes no more bytes, as of rows so short that their scales outweigh them: it loses nothing.
+    sizes = {dtype: DTYPES[dtype].num_bytes(math.prod(shape), shape) for dtype in (source, selection.dtype)}
+    dtype = source if sizes[source] <= sizes[selection.dtype] else selection.dtype
+    is_first = _matches(name, selection.priority)
+    return Watched(name, tensor, shape, source, dtype, sizes[dtype], tensor.is_cuda, is_first)
 
 
 def allocate(num_bytes: int, pinned: bool = False) -> Memory:
@@ -212,6 +214,8 @@ def copy(item: Watched, region: Region) -> tuple[str, int]:
     """
     dtype, device_bytes = item.dtype, 0
     source = item.tensor.detach()
+    if DTYPES[dtype].scaled:
+        return dtype, copy_scaled(dtype, source, _bytes(region).view(-1, row_elements(item.shape) + SCALE_BYTES))
     if source.is_cuda and dtype != item.source_dtype:
         device_bytes = item.num_bytes
     _copy_as(dtype, source, item, region)
@@ -232,12 +236,15 @@ def _copy_as(dtype: str, source: torch.Tensor, item: Watched, region: Region) ->
 def _view(dtype: str, item: Watched, region: Region) -> torch.Tensor:
     import torch
 
-    owner: torch.Tensor = region.block.memory.owner
     dtypes = {
         "float64": torch.float64,
         "float32": torch.float32,
         "float16": torch.float16,
         "bfloat16": torch.bfloat16,
     }
-    flat = owner[region.start : region.start + region.num_bytes].view(dtypes[dtype])
-    return flat.view(item.shape)
+    return _bytes(region).view(dtypes[dtype]).view(item.shape)
+
+
+def _bytes(region: Region) -> torch.Tensor:
+    owner: torch.Tensor = region.block.memory.owner
+    return owner[region.start : region.start + region.num_bytes]

@@ -9,6 +9,7 @@ import torch
 
 from rankd.records import Snapshot, Tier
 from rankd.weights import Weight
+from rankd_client.wire import SCALE_BYTES, row_elements
 
 TORCH_DTYPES = {
     "float64": torch.float64,
@@ -17,6 +18,13 @@ TORCH_DTYPES = {
     "bfloat16": torch.bfloat16,
 }
 """The wire's dtype names that carry no scales. A fixed table: a name from the network is never looked up in torch."""
+
+SCALED_DTYPES = {
+    "float8_e4m3fn": torch.float8_e4m3fn,
+    "float8_e5m2": torch.float8_e5m2,
+    "int8": torch.int8,
+}
+"""Those that carry one behind each row."""
 
 
 class Task(Protocol):
@@ -48,6 +56,12 @@ class Work:
 
 
 def _tensor(snapshot: Snapshot, device: torch.device) -> torch.Tensor:
-    """In its own shape and its wire's dtype."""
+    """In its own shape and its wire's dtype, or, where that comes with scales, as float32."""
+    if (scaled := SCALED_DTYPES.get(snapshot.wire_dtype)) is not None:
+        width = row_elements(snapshot.shape)
+        rows = torch.frombuffer(snapshot.data, dtype=torch.uint8).view(-1, width + SCALE_BYTES).to(device)
+        values = rows[:, :width].view(scaled).float()
+        scales = rows[:, width:].clone(memory_format=torch.contiguous_format).view(torch.float32)  # cloned: aligned
+        return values.mul_(scales).view(snapshot.shape)
     flat = torch.frombuffer(snapshot.data, dtype=TORCH_DTYPES[snapshot.wire_dtype])
     return flat.reshape(snapshot.shape).to(device)

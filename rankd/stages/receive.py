@@ -17,6 +17,7 @@ from rankd.sockets import let_others_run, send_now
 from rankd.streams import Streams
 from rankd_client.wire import (
     MIN_CHUNK_BYTES,
+    SCALED_VERSION,
     Ack,
     AlertNotice,
     Bye,
@@ -66,6 +67,7 @@ class Peer:
     credit_bytes: int
     granted_bytes: int
     seen_at: float
+    version: int
     crowded_out: tuple[str, str, int] | None = None
     """(layer, role, step) of the snapshot that was refused last for want of room: more of it may be on its way."""
 
@@ -117,7 +119,9 @@ class Receive:
             try:
                 if source.grant is None or not source.grant.may("push"):
                     raise WireError("not_allowed", "this key may not push")
-                message = decode([frame.buffer for frame in frames])
+                # What a stranger sends is read in any version, to be answered that it has to say hello.
+                version = SCALED_VERSION if peer is None else peer.version
+                message = decode([frame.buffer for frame in frames], version)
                 chunk = self._handle(identity.bytes, source, peer, message)
             except WireError as error:
                 self._refuse(identity.bytes, Refusal(error.code, error.detail))
@@ -244,7 +248,7 @@ class Receive:
             if known is not None:
                 self._forget(known)
         credit = self._grant(run)
-        peer = Peer(identity, session, source, run, credit, credit, self.clock())
+        peer = Peer(identity, session, source, run, credit, credit, self.clock(), hello.version)
         self._peers[identity] = self._sessions[session] = peer
         self.counters["num_hellos"] += 1
         self._log_greeting(
@@ -252,7 +256,8 @@ class Receive:
             run, hello.process_rank, hello.world_size, hello.agent, identity.hex(),
         )  # fmt: skip
         chunk_bytes = min(self.limits.chunk_bytes, credit)
-        self._send(identity, Welcome(self.streams.stream_id, credit, chunk_bytes, self.limits.heartbeat_seconds))
+        seconds = self.limits.heartbeat_seconds
+        self._send(identity, Welcome(self.streams.stream_id, credit, chunk_bytes, seconds, hello.version))
         is_back = before is None or (before.session, before.run) != (session, run)
         if is_back and identity not in self._told:
             self._told.add(identity)

@@ -39,7 +39,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("max_overhead", 1.5, "above 0 and up to 1"),
         ("max_push_bytes", 0, "an integer of at least 1"),
         ("max_memory_bytes", -1, "an integer of at least 1"),
-        ("dtype", "int8", "one of bfloat16, float32, float16, float64"),
+        ("dtype", "uint8", "one of bfloat16, float32, float16, float64, int8, float8_e4m3fn, float8_e5m2"),
         ("include", [1], "a glob pattern"),
         ("include", 5, "a glob pattern"),
         ("priority", 0.5, "a glob pattern"),

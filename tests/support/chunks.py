@@ -23,7 +23,7 @@ def assembler(**limits: Any) -> Assemble:
 def chunk(payload: bytes, shape: tuple[int, ...], **fields: Any) -> Chunk:
     shard = fields.setdefault("shard", Shard())
     fields = {"layer": "w", "step": 1, "dtype": "float32", "offset": 0, **fields}
-    total_bytes = shard.num_elements(shape) * DTYPES[fields["dtype"]].item_bytes
+    total_bytes = DTYPES[fields["dtype"]].num_bytes(shard.num_elements(shape), shape)
     return Chunk(shape=shape, total_bytes=total_bytes, payload=payload, **fields)
 
 

@@ -26,6 +26,7 @@ from rankd_client.link.living import CLOSE_SECONDS, living
 from rankd_client.outbox import Outbox
 from rankd_client.text import escape
 from rankd_client.wire import (
+    PROTOCOL_VERSION,
     Ack,
     AlertNotice,
     Bye,
@@ -42,6 +43,8 @@ from rankd_client.wire import (
 
 LASTING = frozenset({"layer_too_large", "too_many_layers"})
 """Codes with which the same layer would be refused again: it is not copied any more until the next welcome."""
+
+TOO_OLD = 'it is older than copies with scales: update it, or push with dtype="bfloat16"'
 
 OPEN_SECONDS = 5.0
 """After this long without a connection the socket is opened anew: an ipc directory's owner is looked at again."""
@@ -242,7 +245,7 @@ class Link:
 
     def _handle(self, message: Message) -> None:
         match message:
-            case Welcome() if self._state == "hello":
+            case Welcome() if self._state == "hello" and message.version == self._hello.version:
                 self._welcome(message)
             case Plan():
                 self.plan = message
@@ -279,6 +282,8 @@ class Link:
             return
         self.num_refused += 1
         why = f"{refusal.code}: {escape(refusal.detail, 200)}"
+        if refusal.code == "unknown_version" and self._hello.version > PROTOCOL_VERSION:
+            why += f"; {TOO_OLD}"
         if refusal.layer is not None and refusal.step is not None:
             if refusal.code in LASTING:
                 self.refused[refusal.layer] = refusal.code

@@ -6,7 +6,7 @@ or the other. docs/protocol.md is the normative text; tests/golden holds the byt
 
 from rankd_client.wire.codec import decode, encode
 from rankd_client.wire.disjoint import disjoint
-from rankd_client.wire.dtypes import DTYPES, Dtype, dtype_by_code
+from rankd_client.wire.dtypes import DTYPES, Dtype, dtype_by_code, row_elements
 from rankd_client.wire.errors import CODES, WireError
 from rankd_client.wire.limits import (
     DEFAULT_CHUNK_BYTES,
@@ -16,6 +16,8 @@ from rankd_client.wire.limits import (
     MAX_STEP,
     MIN_CHUNK_BYTES,
     PROTOCOL_VERSION,
+    SCALE_BYTES,
+    SCALED_VERSION,
 )
 from rankd_client.wire.messages import (
     Ack,
@@ -60,6 +62,8 @@ __all__ = [
     "MIN_CHUNK_BYTES",
     "NAMESPACE",
     "PROTOCOL_VERSION",
+    "SCALED_VERSION",
+    "SCALE_BYTES",
     "Ack",
     "AlertNotice",
     "Bye",
@@ -92,6 +96,7 @@ __all__ = [
     "parse_topic",
     "prefix_of",
     "query_id_of",
+    "row_elements",
     "split_run",
     "topic_of",
 ]

@@ -19,6 +19,7 @@ from rankd_client.wire.limits import (
     MAX_TEXT_BYTES,
     MIN_CHUNK_BYTES,
     PROTOCOL_VERSION,
+    SCALED_VERSION,
 )
 from rankd_client.wire.messages import (
     Ack,
@@ -40,6 +41,7 @@ _STEP = f.integer(0, MAX_STEP)
 _LAYER = f.name(MAX_LAYER_NAME_BYTES)
 _RUN = f.name(MAX_RUN_NAME_BYTES)
 _ROLE = f.one_of("unknown_role", f.ROLES)
+_VERSIONS = (PROTOCOL_VERSION, SCALED_VERSION)
 _ACK_STATES = ("received", "recorded", "superseded")
 
 Header = dict[str, Any]
@@ -75,8 +77,8 @@ def encode(message: Message) -> list[Payload]:
     return [f.pack_map(header)]
 
 
-def decode(frames: Sequence[Payload]) -> Message:
-    """The message in `frames` (without any routing frame).
+def decode(frames: Sequence[Payload], version: int = PROTOCOL_VERSION) -> Message:
+    """The message in `frames` (without any routing frame), which came over a connection of this version.
 
     Raises WireError, and nothing else, for every other input. The payload of a Chunk is the caller's buffer, not a
     copy; nothing proportional to what a header claims is allocated here.
@@ -90,7 +92,7 @@ def decode(frames: Sequence[Payload]) -> Message:
     if (len(frames) == 2) != (kind == "chunk"):
         raise WireError("frame_count", f"{len(frames)} frames for a {kind}")
     if kind == "chunk":
-        return _parse_chunk(header, frames[1])
+        return _parse_chunk(header, frames[1], version)
     message: Message = _PARSERS[kind](header)
     return message
 
@@ -106,14 +108,16 @@ def _chunk_header(chunk: Chunk) -> Header:
     return header
 
 
-def _parse_chunk(header: Header, payload: Payload) -> Chunk:
+def _parse_chunk(header: Header, payload: Payload, version: int) -> Chunk:
     if len(payload) > MAX_CHUNK_BYTES:
         raise WireError("payload_too_large", f"{len(payload)} bytes; at most {MAX_CHUNK_BYTES}")
-    dtype = dtype_by_code(f.take(header, "dtype", f.integer(0, 255)))
+    dtype = dtype_by_code(f.take(header, "dtype", f.integer(0, 255)), version)
     shape = f.take(header, "shape", f.shape)
     shard = _parse_shard(header, shape)
+    if dtype.scaled and not shard.has_whole_rows(shape):
+        raise WireError("bad_shard", f"{dtype.name} has a scale per row; expected whole rows of the matrix")
     total_bytes = f.take(header, "total_bytes", _UINT)
-    expected_bytes = shard.num_elements(shape) * dtype.item_bytes
+    expected_bytes = dtype.num_bytes(shard.num_elements(shape), shape)
     if total_bytes != expected_bytes:
         raise WireError("size_mismatch", f"total_bytes={total_bytes}; shape and dtype give {expected_bytes}")
     chunk = Chunk(
@@ -154,14 +158,20 @@ def _parse_shard(header: Header, shape: tuple[int, ...]) -> Shard:
     return shard
 
 
+def _parse_version(header: Header) -> int:
+    version: int = f.take(header, "version", f.integer(0, 1 << 16))
+    if version not in _VERSIONS:
+        raise WireError("unknown_version", f"version {version}; this side speaks {' and '.join(map(str, _VERSIONS))}")
+    return version
+
+
 def _parse_hello(header: Header) -> Hello:
-    version = f.take(header, "version", f.integer(0, 1 << 16))
-    if version != PROTOCOL_VERSION:
-        raise WireError("unknown_version", f"version {version}; this side speaks {PROTOCOL_VERSION}")
+    version = _parse_version(header)
     world_size = f.take(header, "world_size", f.integer(1, 1 << 20), 1)
     return Hello(
         run=f.take(header, "run", _RUN),
         session=f.take(header, "session", f.binary(16)),
+        version=version,
         agent=f.take(header, "agent", f.text(128), ""),
         process_rank=f.take(header, "process_rank", f.integer(0, world_size - 1), 0),
         world_size=world_size,
@@ -169,14 +179,13 @@ def _parse_hello(header: Header) -> Hello:
 
 
 def _parse_welcome(header: Header) -> Welcome:
-    version = f.take(header, "version", f.integer(0, 1 << 16))
-    if version != PROTOCOL_VERSION:
-        raise WireError("unknown_version", f"version {version}; this side speaks {PROTOCOL_VERSION}")
+    version = _parse_version(header)
     return Welcome(
         stream_id=f.take(header, "stream_id", f.stream_id),
         credit_bytes=f.take(header, "credit_bytes", _UINT),
         chunk_bytes=f.take(header, "chunk_bytes", f.integer(MIN_CHUNK_BYTES, MAX_CHUNK_BYTES)),
         heartbeat_seconds=f.take(header, "heartbeat_seconds", f.number(0.01, 3600.0)),
+        version=version,
         plan=_parse_plan(f.take(header, "plan", f.mapping, {})),
     )
 

@@ -14,11 +14,11 @@ CODES: dict[str, str] = {
     "unknown_version": "the version in a hello is one that this daemon speaks",
     # tensors
     "unknown_dtype": "a dtype is a code of the table",
-    "reserved_dtype": "this version carries no dtype whose code is only reserved",
+    "reserved_dtype": "a dtype's code is in use in the connection's version",
     "unknown_role": "a role is weight, update, gradient or feature",
     "bad_shape": "a tensor has 2 to 8 dimensions, each at least 1, and fewer than 2**48 elements",
-    "bad_shard": "a shard is a list of in-range, non-empty, disjoint rectangles or flat ranges",
-    "size_mismatch": "a shard's total is its number of elements times the item size",
+    "bad_shard": "a shard is in-range, non-empty, disjoint rectangles or ranges; whole rows where these have scales",
+    "size_mismatch": "a shard's total is its number of elements times the item size, and its scales",
     "bad_chunk": "a chunk lies within its total, cuts no element, and only the last one is shorter than 4 MiB",
     "payload_too_large": "a payload frame is at most 16 MiB",
     # conversation

@@ -3,6 +3,16 @@
 PROTOCOL_VERSION = 1
 """Frozen: docs/protocol.md says what may still be added."""
 
+SCALED_VERSION = 2
+"""Version 1 and the dtypes that have a scale per row; asked for only by who sends them."""
+
+SCALE_BYTES = 4
+"""A float32 behind each row: float16 could not hold the scales of weights of 1e-30 or 1e30."""
+
+MIN_STACK_SIDE = 16
+"""A tensor of three dimensions is a stack of matrices if both their sides are this long, and each of their rows has a
+scale; kernels of 1-D convolutions, the usual other case, are shorter."""
+
 MIN_CHUNK_BYTES = 4 << 20
 MAX_CHUNK_BYTES = 16 << 20
 """Larger frames were slower (64 MB frames over loopback TCP), smaller ones pay per message; and a bound on what one

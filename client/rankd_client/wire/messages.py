@@ -60,6 +60,11 @@ class Shard:
     def whole(self) -> bool:
         return not self.rectangles and not self.ranges
 
+    def has_whole_rows(self, shape: tuple[int, ...]) -> bool:
+        """Whether it is made of rows of the matrix, none of them in part."""
+        cols = math.prod(shape[1:])
+        return not self.ranges and all((c0, c1) == (0, cols) for _, _, c0, c1 in self.rectangles)
+
     def num_elements(self, shape: tuple[int, ...]) -> int:
         if self.rectangles:
             return sum((r1 - r0) * (c1 - c0) for r0, r1, c0, c1 in self.rectangles)

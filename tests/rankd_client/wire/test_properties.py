@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from rankd_client.wire import (
     DTYPES,
     MAX_STEP,
+    PROTOCOL_VERSION,
+    SCALED_VERSION,
     Ack,
     AlertNotice,
     Bye,
@@ -44,13 +46,23 @@ from rankd_client.wire import (
     encode_reply,
 )
 
+
+def decode_newest(frames: list[bytes]) -> Any:
+    return decode(frames, SCALED_VERSION)
+
+
 CODECS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
-    "message": (decode, encode),
+    "message": (decode_newest, encode),
     "event": (decode_event, encode_event),
     "query": (decode_query, encode_query),
     "reply": (decode_reply, encode_reply),
 }
-_ROWS = json.loads((Path(__file__).parents[2] / "golden" / "protocol1.json").read_text(encoding="utf-8"))
+_GOLDEN = Path(__file__).parents[2] / "golden"
+_ROWS = [
+    row
+    for name in ("protocol1.json", "protocol2.json", "refused2.json")
+    for row in json.loads((_GOLDEN / name).read_text(encoding="utf-8"))
+]
 SEEDS: dict[str, list[list[bytes]]] = {kind: [] for kind in CODECS}
 for _row in _ROWS:
     SEEDS[_row["decoder"]].append([bytes.fromhex(frame) for frame in _row["frames"]])
@@ -103,9 +115,11 @@ def rectangle_shards(draw: st.DrawFn, rows: int, cols: int) -> Shard:
 def chunks(draw: st.DrawFn) -> Chunk:
     shape = draw(shapes)
     rows, size = shape[0], math.prod(shape)
-    shard = draw(st.just(Shard()) | range_shards(size) | rectangle_shards(rows, size // rows))
     dtype = draw(st.sampled_from([dtype for dtype in DTYPES.values() if not dtype.reserved]))
-    total = shard.num_elements(shape) * dtype.item_bytes
+    shard = draw(st.just(Shard()) | range_shards(size) | rectangle_shards(rows, size // rows))
+    if dtype.scaled and not shard.has_whole_rows(shape):
+        shard = Shard(rectangles=((0, rows, 0, size // rows),), replica=shard.replica)
+    total = dtype.num_bytes(shard.num_elements(shape), shape)
     offset = draw(st.integers(0, total // dtype.item_bytes - 1)) * dtype.item_bytes
     payload = draw(st.binary(min_size=1, max_size=8)) * (total - offset)
     return Chunk(
@@ -128,6 +142,7 @@ hellos = st.integers(1, 1 << 20).flatmap(
         names,
         st.binary(min_size=16, max_size=16),
         agent=texts,
+        version=st.sampled_from([PROTOCOL_VERSION, SCALED_VERSION]),
         process_rank=st.integers(0, world - 1),
         world_size=st.just(world),
     )
@@ -174,7 +189,7 @@ bombs = st.builds(
     st.sampled_from([b"\x91", b"\x81\xa1x", b"\xdd\xff\xff\xff\xff", b"\xdf\x00\x00\x04\x00", b"\xdd\x00\x00\x03\xff"]),
     st.integers(1, 3000),
 )
-KEYS = sorted({key for row in _ROWS for key in row["fields"]} | {"t", "id", "rectangles", "ranges", "replica"})
+KEYS = sorted({key for row in _ROWS for key in row.get("fields", ())} | {"t", "id", "rectangles", "ranges", "replica"})
 
 
 def _pack(value: Any) -> bytes:
@@ -232,7 +247,7 @@ def message_or_wire_error(kind: str, frames: list[bytes]) -> None:
 @enough
 @given(messages)
 def test_messages_come_back_as_they_were(message: Any) -> None:
-    assert decode(encode(message)) == message
+    assert decode_newest(encode(message)) == message
 
 
 @enough
@@ -272,4 +287,4 @@ def test_hostile_bytes_give_a_message_or_wire_error(kind: str, data: st.DataObje
 def test_unknown_keys_change_nothing(message: Any, more: dict[str, Any]) -> None:
     header, *payload = encode(message)
     wider = msgpack.packb({**more, **msgpack.unpackb(header)})
-    assert decode([wider, *payload]) == message
+    assert decode_newest([wider, *payload]) == message

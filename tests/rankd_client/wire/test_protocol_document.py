@@ -38,8 +38,15 @@ def test_the_error_codes_are_the_codecs() -> None:
 
 
 def test_the_dtypes_are_the_codecs() -> None:
-    assert [(int(code), name, int(size), bool(reserved)) for code, name, size, reserved in table("Dtypes")] == [
-        (dtype.code, dtype.name, dtype.item_bytes, dtype.reserved) for dtype in DTYPES.values()
+    assert table("Dtypes") == [
+        [
+            str(dtype.code),
+            dtype.name,
+            str(dtype.item_bytes),
+            "reserved" if dtype.reserved else str(dtype.version),
+            "yes" if dtype.scaled else "",
+        ]
+        for dtype in DTYPES.values()
     ]
 
 
