@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 import zipfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,26 +87,58 @@ def analyze_file(
     """Measurements of every weight matrix of a checkpoint: `run` is the file's name and `step` None. A weight of
     several parts gives one for each, then that of the whole; the product of a LoRA pair comes with its second factor.
 
+    On a CPU several weights are measured at once, a thread of one intra-op thread each; rows come in the file's order.
     What `device` has no memory for is measured on the CPU. `on_skip` is called with the name of each tensor left out
     and the reason. Raises CheckpointError.
     """
     run, factors, left_out = Path(path).name, dict[str, torch.Tensor](), on_skip or (lambda name, reason: None)
     solver = Solver(torch.device(device), lambda fault, text: None, settings)
-    for name, tensor in load_tensors(path):
-        if isinstance(tensor, Skipped):
-            left_out(name, tensor.reason)
-            continue
+
+    def measure(weight: Weight) -> list[Measurement]:
         start = clock()
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        chosen = _auto_tier(name, tensor, settings, solver.device) if tier == "auto" else tier
-        partner = _partner(name, tensor, factors)
+        parts = solver.measure(weight)
+        return [_measurement(run, part, weight.wire_dtype, clock() - start) for part in parts]
+
+    def weights() -> Iterator[tuple[str, Weight | Skipped]]:
+        for name, tensor in load_tensors(path):
+            if isinstance(tensor, Skipped):
+                yield name, tensor
+                continue
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            chosen = _auto_tier(name, tensor, settings, solver.device) if tier == "auto" else tier
+            partner = _partner(name, tensor, factors)
+            yield name, Weight(run, name, tensor, dtype, dtype, tier=chosen, partner=partner)
+
+    num_workers = len(os.sched_getaffinity(0)) if solver.device.type == "cpu" else 1
+    for name, outcome in _in_order(weights(), measure, num_workers):
+        if isinstance(outcome, Skipped):
+            left_out(name, outcome.reason)
+        else:
+            yield from outcome
+
+
+def _in_order(
+    weights: Iterator[tuple[str, Weight | Skipped]], measure: Callable[[Weight], list[Measurement]], num_workers: int
+) -> Iterator[tuple[str, list[Measurement] | Skipped]]:
+    """What becomes of each, in their order, of which a few more than are being measured are read ahead."""
+    with ThreadPoolExecutor(num_workers, "analyze", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        begun: deque[tuple[str, Future[list[Measurement]] | Skipped]] = deque()
         try:
-            parts = solver.measure(Weight(run, name, tensor, dtype, dtype, tier=chosen, partner=partner))
-        except MeasureError as error:
-            left_out(name, str(error))
-            continue
-        for part in parts:
-            yield _measurement(run, part, dtype, clock() - start)
+            for name, weight in weights:
+                begun.append((name, weight if isinstance(weight, Skipped) else pool.submit(measure, weight)))
+                while len(begun) > num_workers + 1:
+                    yield _finish(*begun.popleft())
+            while begun:
+                yield _finish(*begun.popleft())
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _finish(name: str, begun: Future[list[Measurement]] | Skipped) -> tuple[str, list[Measurement] | Skipped]:
+    try:
+        return name, begun if isinstance(begun, Skipped) else begun.result()
+    except MeasureError as error:
+        return name, Skipped(str(error))
 
 
 def _auto_tier(name: str, tensor: torch.Tensor, settings: Settings, device: torch.device) -> Tier:

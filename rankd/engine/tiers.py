@@ -91,8 +91,8 @@ def _without_noise(
         further[f"{name}_raw"] = raw
         if raw is not None and abs(raw - value) > NOISE_SEEN * raw:
             bars[name] = (min(raw, value), max(raw, value))
-    raw_rank, rank = values["effective_rank"] or 1.0, corrected["effective_rank"] or 1.0
-    further["inside_noise"] = not left.any() or abs(raw_rank - rank) > INSIDE_NOISE * raw_rank
+    before, after = values["effective_rank"] or 1.0, corrected["effective_rank"] or 1.0
+    further["inside_noise"] = not left.any() or abs(before - after) > INSIDE_NOISE * before
     return corrected, bars, further
 
 
