@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rankd.current import Current
+from rankd.parts import whole_name
 from rankd.records import Measurement
 from rankd.store.reader import Reader
 from rankd.store.schema import FILE_NAME
@@ -50,8 +51,10 @@ class Archive:
             current.load_firing({**alert, "stream_id": stream_id, "seq": seq})
 
     def last_steps(self, run: str) -> dict[tuple[str, str], int]:
-        """(layer, role) → step of what was recorded of it last."""
-        return self._open().last_steps(run)
+        """(layer, role) → step of what was recorded of it last. Rows of a layer's parts, which are of the same step,
+        are no layers that are pushed, and would take the room of those."""
+        steps = self._open().last_steps(run)
+        return {key: step for key, step in steps.items() if steps.get((whole_name(key[0]), key[1])) != step}
 
     def recall(
         self, run: str, layer: str, role: str, *, whole: bool = False

@@ -8,7 +8,7 @@ Only lora.py imports torch, so that settings can be checked without it.
 from __future__ import annotations
 
 from rankd.parts.rules import MAX_PARTS, NO_RULES, Rule, SplitRules, parse_rule
-from rankd.parts.split import MAX_MATRICES, Kind, Part, Split, part_name, split
+from rankd.parts.split import MAX_MATRICES, Kind, Part, Split, part_name, split, whole_name
 from rankd.parts.stack import summarise_stack
 
 __all__ = [
@@ -24,4 +24,5 @@ __all__ = [
     "part_name",
     "split",
     "summarise_stack",
+    "whole_name",
 ]

@@ -98,6 +98,11 @@ def part_name(layer: str, part: str) -> str:
     return f"{layer}{PART_SEPARATOR}{part}" if part else layer
 
 
+def whole_name(name: str) -> str:
+    """Of which layer a row of this name may be a part; "" if of none."""
+    return name.rpartition(PART_SEPARATOR)[0]
+
+
 def _is_stack(layer: str, shape: tuple[int, ...], rule: Rule | None) -> bool:
     if rule is not None and rule.experts is not None:
         return rule.experts

@@ -9,6 +9,7 @@ import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,17 @@ async def test_a_stream_that_began_after_rows_that_were_lost_is_no_damage(data: 
     assert going.history.moved_aside is None and asides(data) == []
     for topic, base in bases.items():
         assert going.history.streams.next_n(topic) == base + 1
+    going.history.close()
+
+
+async def test_rows_of_parts_are_no_layers_that_are_pushed(data: Path) -> None:
+    """A layer of its own may have such a name: it is told by its step."""
+    going = Going(data)
+    assert going.history.writer is not None
+    for n, (layer, step) in enumerate((("w:k", 11), ("w:v", 9), ("w", 11)), 11):
+        going.history.writer.submit(Entry(n, replace(measured(step), layer=layer)))
+    assert going.history.flush(TIMEOUT_SECONDS)
+    assert await going.history.last_steps("run-1") == {("w", "weight"): 11, ("w:v", "weight"): 9}
     going.history.close()
 
 
