@@ -101,10 +101,13 @@ class FaultLog:
 
     def refused(self, code: str, why: str) -> None:
         """The daemon is there and says why it does not take us: told also where it was told that nobody answers."""
+        kind = f"refused-{code}"
         if self._down:
-            self.once(f"refused-{code}", f"{self._address}: {why}; training goes on, trying again")
-        else:
-            self.down(why)
+            self.once(kind, f"{self._address}: {why}; training goes on, trying again")
+            return
+        self.down(why)
+        if self._down:
+            self._told.add(kind)
 
     def up(self) -> None:
         if self._down:

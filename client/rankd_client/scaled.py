@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 LARGEST = {"int8": 127.0, "float8_e4m3fn": 448.0, "float8_e5m2": 57344.0}
 """What the largest magnitude of a row comes to. int8's -128 is not used: it has no counterpart."""
 
-CPU_ELEMENTS = 1 << 17
-"""At once: their half a megabyte of float32 stays in a core's cache from the first look to the last."""
+CPU_ELEMENTS = 1 << 19
+"""At once: their 2 MB of float32 stay in a core's caches; with a quarter of them, starting the operations costs more
+than they do."""
 
 CUDA_ELEMENTS = 1 << 22
 """At once: launching costs nothing beside the work, and 16 MB are no matter."""
@@ -71,18 +72,15 @@ def _pack(dtype: str, rows: torch.Tensor, packed: torch.Tensor, buffer: torch.Te
     import torch
 
     count, width = rows.shape
-    step = buffer.numel() // count
-    pieces = [(rows[:, start : start + step], start) for start in range(0, width, step)]
-    peaks = torch.zeros(count, dtype=torch.float32, device=rows.device)
-    for piece, _ in pieces:
-        magnitudes = torch.abs(piece, out=buffer[: piece.numel()].view(piece.shape))
-        peaks = torch.maximum(peaks, magnitudes.amax(dim=1))  # of NaN and anything NaN
-    scales = peaks / LARGEST[dtype] + SMALLEST
+    peaks = torch.maximum(rows.amax(dim=1), -rows.amin(dim=1))  # NaN of a row with one; a norm is 20 times slower
+    scales = peaks.float() / LARGEST[dtype] + SMALLEST
     finite = torch.isfinite(scales)
     is_sound = not rows.is_cuda and bool(finite.all())  # on a GPU asking would cost more than it saves
     divisors = torch.where(scales > 0, scales, 1.0).unsqueeze(1)  # 0 where the trainer has subnormals flushed
     as_dtype = {"int8": torch.int8, "float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}[dtype]
-    for piece, start in pieces:
+    step = buffer.numel() // count
+    for start in range(0, width, step):
+        piece = rows[:, start : start + step]
         values = torch.div(piece, divisors, out=buffer[: piece.numel()].view(piece.shape))
         if not is_sound:
             values.masked_fill_(~finite.unsqueeze(1), 0.0)

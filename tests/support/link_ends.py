@@ -11,7 +11,18 @@ import zmq
 from rankd_client.arena import Arena, Memory
 from rankd_client.link import Link
 from rankd_client.outbox import Outbox
-from rankd_client.wire import MIN_CHUNK_BYTES, Chunk, Heartbeat, Hello, Message, Welcome, decode, encode
+from rankd_client.wire import (
+    MIN_CHUNK_BYTES,
+    PROTOCOL_VERSION,
+    SCALED_VERSION,
+    Chunk,
+    Heartbeat,
+    Hello,
+    Message,
+    Welcome,
+    decode,
+    encode,
+)
 
 MIB = 1 << 20
 PATIENCE_SECONDS = 10.0
@@ -32,7 +43,7 @@ class Router:
         while True:
             assert self.socket.poll(1000 * PATIENCE_SECONDS), "nothing came"
             self.peer, *frames = self.socket.recv_multipart()
-            message = decode(frames)
+            message = decode(frames, SCALED_VERSION)
             if beats or not isinstance(message, Heartbeat):
                 return message
 
@@ -67,12 +78,12 @@ class Router:
 class Setup:
     """An outbox with a link to an address, and what the link told."""
 
-    def __init__(self, address: str, arena_bytes: int = 32 * MIB) -> None:
+    def __init__(self, address: str, arena_bytes: int = 32 * MIB, version: int = PROTOCOL_VERSION) -> None:
         self.outbox = Outbox(Arena(arena_bytes, lambda size: Memory(memoryview(bytearray(size)))))
         self.outbox.grow(arena_bytes, 1)
         self.alerts: list[dict[str, Any]] = []
         self.alerted = threading.Event()
-        self.hello = Hello("run", bytes(range(16)), agent="test")
+        self.hello = Hello("run", bytes(range(16)), version, agent="test")
         self.link = Link(address, self.hello, self.outbox, self.take)
         self.link.start()
 

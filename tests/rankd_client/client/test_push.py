@@ -22,6 +22,15 @@ def test_a_push_queues_what_is_watched_and_says_why_the_rest_is_not(make: Make) 
     assert receipt.blocked_seconds > 0
 
 
+def test_scales_count_in_what_a_push_takes(make: Make) -> None:
+    client = make(dtype="int8", max_push_bytes=600)
+    receipts = [client.push({"a": torch.ones(4, 100), "b": torch.ones(4, 100)}) for _ in range(2)]
+    assert [(receipt.wire_bytes, receipt.skipped) for receipt in receipts] == [
+        (4 * (100 + 4), {"b": "budget"}),
+        (4 * (100 + 4), {"a": "budget"}),
+    ]
+
+
 def test_a_second_push_replaces_what_nobody_took(make: Make) -> None:
     client = make()
     client.push(model_of(4))
