@@ -11,7 +11,7 @@ from typing import Any
 from _fuzz_targets import FRAME, MESSAGE
 
 from rankd.gate.framing import CANCEL, COMMAND, LONG, MORE, SUBSCRIBE
-from rankd_client.wire import MIN_CHUNK_BYTES, Chunk, Event, Reply, Shard, encode, encode_event, encode_reply
+from rankd_client.wire import DTYPES, MIN_CHUNK_BYTES, Chunk, Event, Reply, Shard, encode, encode_event, encode_reply
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 STREAM_ID = "0123456789abcdef"
@@ -29,7 +29,8 @@ def seeds(target: str) -> list[bytes]:
         return _connections()
     if target == "replay":
         return [data := _recording(), gzip.compress(data)]
-    rows = [*_golden("protocol1.json"), *_golden("refused1.json")]
+    files = ("protocol1.json", "refused1.json", "protocol2.json", "refused2.json")
+    rows = [row for name in files for row in _golden(name)]
     frames = [_frames(row["frames"]) for row in rows if row["decoder"] == target]
     return [data for data in map(FRAME.join, frames) if len(data) < 4096]
 
@@ -50,15 +51,23 @@ def _conversation(*chunks: Chunk) -> bytes:
 
 def _pushes() -> list[list[Chunk]]:
     """Whole matrices, one in two shards of ranges, one in four of rectangles, one in two chunks (of which a byte stands
-    for all), a repeat, and shards that disagree."""
+    for all), a repeat, and shards that disagree; with scales one that is whole, one by rows, and one that a chunk's end
+    cuts within a scale."""
 
-    def chunk(layer: str, step: int, shape: tuple[int, ...], shard: Shard = Shard()) -> Chunk:  # noqa: B008
-        total = shard.num_elements(shape) * 4
-        return Chunk(layer, step, "float32", shape, total, 0, b"\x01" * total, shard=shard)
+    def chunk(
+        layer: str,
+        step: int,
+        shape: tuple[int, ...],
+        shard: Shard = Shard(),  # noqa: B008
+        dtype: str = "float32",
+    ) -> Chunk:
+        total = DTYPES[dtype].num_bytes(shard.num_elements(shape), shape)
+        return Chunk(layer, step, dtype, shape, total, 0, b"\x01" * total, shard=shard)
 
     ranges = [Shard(ranges=((0, 3), (5, 6))), Shard(ranges=((3, 5), (6, 8)))]
     cuts = [(0, 2, 0, 1), (0, 2, 1, 2), (2, 4, 0, 1), (2, 4, 1, 2)]
     whole = chunk("w", 1, (2, 3))
+    long = Chunk("w", 1, "int8", (1, MIN_CHUNK_BYTES - 2), MIN_CHUNK_BYTES + 2, 0, b"\x01")
     first = Chunk("w", 1, "float32", (1024, 2048), 2 * MIN_CHUNK_BYTES, 0, b"\x01")
     return [
         [first, replace(first, offset=MIN_CHUNK_BYTES)],
@@ -66,6 +75,9 @@ def _pushes() -> list[list[Chunk]]:
         [chunk("w", 1, (2, 4), shard) for shard in ranges],
         [chunk("w", 1, (4, 2), Shard(rectangles=(cut,))) for cut in cuts],
         [chunk("w", 1, (2, 4), ranges[0]), chunk("w", 1, (4, 2), ranges[1])],
+        [chunk("w", 1, (2, 3), dtype="float8_e4m3fn"), chunk("w", 6, (1, 16, 16), dtype="float8_e5m2")],
+        [chunk("w", 1, (4, 2), Shard(rectangles=(row,)), "int8") for row in ((0, 1, 0, 2), (1, 4, 0, 2))],
+        [long, replace(long, offset=MIN_CHUNK_BYTES, payload=b"\x01" * 2)],
     ]
 
 

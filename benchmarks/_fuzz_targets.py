@@ -27,6 +27,7 @@ from rankd_client.stream import StreamTracker
 from rankd_client.stream.filters import Wanted
 from rankd_client.wire import (
     MIN_CHUNK_BYTES,
+    SCALED_VERSION,
     Chunk,
     Event,
     Message,
@@ -69,7 +70,12 @@ def _codec(decoder: Callable[..., Any], encoder: Callable[..., Any]) -> Target:
     return fuzz
 
 
-fuzz_message = _codec(decode, encode)
+def _decode(frames: list[bytes]) -> Message:
+    """As on a connection of the newest version."""
+    return decode(frames, SCALED_VERSION)
+
+
+fuzz_message = _codec(_decode, encode)
 fuzz_event = _codec(decode_event, encode_event)
 fuzz_reply = _codec(decode_reply, encode_reply)
 _fuzz_query = _codec(decode_query, encode_query)
@@ -84,11 +90,11 @@ def fuzz_query(data: bytes) -> None:
 def _decode_long(frames: list[bytes]) -> Message:
     """The message; a chunk that is only too short may stand for one of the shortest that need not be the last."""
     try:
-        return decode(frames)
+        return _decode(frames)
     except WireError as error:
         if error.code != "bad_chunk" or len(frames[1]) != 1:
             raise
-        return decode([frames[0], frames[1] * MIN_CHUNK_BYTES])
+        return _decode([frames[0], frames[1] * MIN_CHUNK_BYTES])
 
 
 def fuzz_assemble(data: bytes) -> None:
