@@ -1,9 +1,10 @@
 """How fast the history takes measurements in and shows them again, and how much room they need.
 
-One run of 300 layers is written through the writer that the daemon uses, with an alert now and then, and each layer's
-detector state, 20 kB of bytes that do not compress, with every 64th of its measurements; roll-ups are made meanwhile.
-Then a layer's history and a heatmap are read with the reader that the command line uses, each as the median of several
-reads. `rival` is the same heatmap straight from the rows, without a roll-up.
+One run of 300 layers is written through the writer that the daemon uses: exact rows with all that correcting noise adds
+to them, an alert now and then, and each layer's detector state, 20 kB of bytes that do not compress, with every 64th of
+its measurements; roll-ups are made meanwhile. Then a layer's history and a heatmap are read with the reader that the
+command line uses, each as the median of several reads. `rival` is the same heatmap straight from the rows, without a
+roll-up.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 from _report import Report
 
 from rankd.config import HistoryConfig
-from rankd.records import Alert, Measurement
+from rankd.records import METRIC_NAMES, Alert, Measurement
 from rankd.store.entries import AlertEntry, Entry
 from rankd.store.errors import StoreError
 from rankd.store.reader import Reader
@@ -39,34 +40,42 @@ SUMMARY_EVERY, SUMMARY_BYTES = 64, 600
 MAX_WAITING = 20_000
 NUM_READS = 9
 SLOW_SECONDS = 600.0
-METRICS = (
-    "stable_rank",
-    "effective_rank",
-    "effective_rank_energy",
-    "spectral_norm",
-    "frobenius_norm",
-    "participation_ratio",
-)
+CORRECTED = ("effective_rank", "effective_rank_ratio", "nuclear_norm")
 
 
 def layer_name(index: int) -> str:
     return f"transformer.h.{index // 4}.{('attn.c_attn', 'attn.c_proj', 'mlp.c_fc', 'mlp.c_proj')[index % 4]}.weight"
 
 
+def numbers(chance: random.Random) -> tuple[dict[str, float | None], dict[str, Any]]:
+    """Metrics and further keys of an exact row of bfloat16: each a number of its own, in full precision. Half of the
+    effective ranks are changed by noise so much that they have bars."""
+    metrics: dict[str, float | None] = {name: chance.uniform(1, 768) for name in METRIC_NAMES}
+    metrics["num_above_mp_edge"] = float(chance.randrange(200))
+    floors = {f"{name}_noise_floor": chance.random() for name in ("wire", "source")}
+    extra: dict[str, Any] = {"tier": "exact", **floors, "error_bound": chance.random(), "inside_noise": False}
+    for name in CORRECTED:
+        value = metrics[name] or 0.0
+        raw = extra[f"{name}_raw"] = value * chance.uniform(1, 1.002)
+        if raw > 1.001 * value:
+            extra |= {f"{name}_low": value, f"{name}_high": raw}
+    return metrics, extra
+
+
 def entries(num: int) -> Iterator[Entry]:
-    """What a run of 10 steps between checks brings: each metric a number of its own, in full precision."""
+    """What a run of 10 steps between checks brings."""
     chance = random.Random(0)
     names = [layer_name(index) for index in range(NUM_LAYERS)]
     judges = [chance.randbytes(JUDGE_BYTES) for _ in range(8)]
     num_alerts = 0
     for n in range(1, num + 1):
         check, index = divmod(n - 1, NUM_LAYERS)
-        metrics = {name: chance.uniform(1, 768) for name in METRICS}
+        metrics, extra = numbers(chance)
         measurement = Measurement(
             RUN, names[index], 10 * check, (768, 3072), True, False, metrics,
             method="gram-float64", source_dtype="float32", wire_dtype="bfloat16",
             measure_seconds=chance.random() / 10, time=1.8e9 + n / 100,
-            summary=judges[0][:SUMMARY_BYTES] if (check + index) % SUMMARY_EVERY == 0 else b"",
+            summary=judges[0][:SUMMARY_BYTES] if (check + index) % SUMMARY_EVERY == 0 else b"", extra=extra,
         )  # fmt: skip
         judge = judges[n % 8] if (check + index) % JUDGE_EVERY == JUDGE_EVERY - 1 else None
         alerts: tuple[tuple[int, Alert], ...] = ()

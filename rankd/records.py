@@ -28,8 +28,13 @@ METRIC_NAMES = (
     "spectral_norm",
     "frobenius_norm",
     "participation_ratio",
+    "nuclear_norm",
+    "effective_rank_ratio",
+    "stable_rank_ratio",
+    "num_above_mp_edge",
 )
-"""Those of `rankd.metrics.METRICS` that the history has columns for; others are further keys of a row."""
+"""Those of `rankd.metrics.METRICS`, which the history has columns for; others are further keys of a row. New ones come
+at the end (`rankd.store.columns`)."""
 
 CONTRACT_METRICS = ("stable_rank", "effective_rank", "spectral_norm")
 """Those that every row has."""

@@ -9,20 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rankd.records import Alert, Measurement
+from rankd.store.columns import COLUMNS, num_own, pack
 from rankd.store.database import set_stream
 from rankd.store.entries import AlertEntry, Entry
-from rankd.store.ids import Ids, RunNumbers
+from rankd.store.ids import Ids, Kind, RunNumbers
 from rankd.store.size import alert_bytes, measurement_bytes
 
-COLUMNS = (
-    "stable_rank",
-    "effective_rank",
-    "effective_rank_energy",
-    "participation_ratio",
-    "spectral_norm",
-    "frobenius_norm",
+MEASUREMENT = (
+    "measurement (layer_id, n, run_id, step, time, kind_id, finite, zero, measure_seconds, extra, "
+    f"{', '.join(COLUMNS)})"
 )
-"""Metrics with a column of their own, in the order of the table; others stand in `extra`."""
 
 ROWS_AT_ONCE = 64
 """Rows of one INSERT: each gives up the interpreter's lock and has to win it back from threads that compute."""
@@ -84,7 +80,7 @@ class Batch:
 
     def write(self, connection: sqlite3.Connection) -> int:
         """Returns the number of measurements written."""
-        _insert(connection, "measurement", self._measurements)
+        _insert(connection, MEASUREMENT, self._measurements)
         _insert(connection, "spectrum", self._spectra)
         _insert(connection, "alert", self._alerts)
         ended = [(alert_id,) for alert_id, raised in self._firing.items() if raised is None]
@@ -110,15 +106,14 @@ class Batch:
         of = measurement
         time = self.now if of.time is None else of.time
         layer_id = self.ids.layer(run.run_id, of.layer, of.role)
-        kind_id, num_bytes = self.ids.kind(run.run_id, n, of.shape, of.method, of.source_dtype, of.wire_dtype)
-        metrics = map(of.metrics.get, COLUMNS)
-        others = of.metrics.keys() - COLUMNS
-        extra = {**{name: of.metrics[name] for name in sorted(others)}, **of.extra} if others else of.extra
-        text = json.dumps(extra, separators=(",", ":")) if extra else None
+        tier, has, values, rest = pack(of)
+        kind = Kind(of.shape, of.method, of.source_dtype, of.wire_dtype, tier, has)
+        kind_id, num_bytes = self.ids.kind(run.run_id, n, kind)
+        text = json.dumps(rest, separators=(",", ":")) if rest else None
         self._measurements.append(
-            (layer_id, n, run.run_id, of.step, time, kind_id, of.finite, of.zero, *metrics, of.measure_seconds, text)
+            (layer_id, n, run.run_id, of.step, time, kind_id, of.finite, of.zero, of.measure_seconds, text, *values)
         )
-        num_bytes += measurement_bytes(0 if text is None else len(text), len(of.summary))
+        num_bytes += measurement_bytes(num_own(values), 0 if text is None else len(text), len(of.summary))
         if of.summary:
             self._spectra.append((layer_id, n, of.summary))
         for seen in (

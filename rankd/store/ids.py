@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rankd.store.rows import INT, RowType
 from rankd.store.size import kind_bytes
@@ -18,13 +19,26 @@ that never comes again is kept for its one measurement."""
 
 _FIND_KIND = """
 SELECT kind_id, last_n FROM kind
-WHERE run_id = ? AND shape = ? AND method = ? AND source_dtype = ? AND wire_dtype = ?
+WHERE run_id = ? AND shape = ? AND method = ? AND source_dtype = ? AND wire_dtype = ? AND tier = ? AND has = ?
 """
-_INSERT_KIND = "INSERT INTO kind (shape, method, source_dtype, wire_dtype, run_id, last_n) VALUES (?, ?, ?, ?, ?, ?)"
+_INSERT_KIND = """
+INSERT INTO kind (run_id, shape, method, source_dtype, wire_dtype, tier, has, last_n) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+
+class Kind(NamedTuple):
+    """What is common to many measurements; `tier` and `has` as in `rankd.store.columns`."""
+
+    shape: tuple[int, ...]
+    method: str
+    source_dtype: str
+    wire_dtype: str
+    tier: str
+    has: int
 
 
 @dataclass(slots=True)
-class _Kind:
+class _Known:
     kind_id: int
     last_n: int
 
@@ -57,7 +71,7 @@ class Ids:
         self._connection = connection
         self._runs: dict[str, RunNumbers] = {}
         self._layers: dict[tuple[int, str, str], int] = {}
-        self._kinds: dict[tuple[int, tuple[int, ...], str, str, str], _Kind] = {}
+        self._kinds: dict[tuple[int, Kind], _Known] = {}
 
     def forget(self) -> None:
         """Between transactions: rows may have been deleted, or too many are remembered."""
@@ -90,20 +104,17 @@ class Ids:
             found = self._layers[key] = made or row[0]
         return found
 
-    def kind(
-        self, run_id: int, n: int, shape: tuple[int, ...], method: str, source_dtype: str, wire_dtype: str
-    ) -> tuple[int, int]:
+    def kind(self, run_id: int, n: int, kind: Kind) -> tuple[int, int]:
         """For measurement `n` of the run: the id, and the bytes that a new row took, 0 where there was one."""
-        key = (run_id, shape, method, source_dtype, wire_dtype)
-        found = self._kinds.get(key)
+        found = self._kinds.get((run_id, kind))
         num_bytes = 0
         if found is None:
-            texts = (json.dumps(shape), method, source_dtype, wire_dtype)
-            row = self._connection.execute(_FIND_KIND, (run_id, *texts)).fetchone()
+            texts = (json.dumps(kind.shape), *kind[1:-1])
+            row = self._connection.execute(_FIND_KIND, (run_id, *texts, kind.has)).fetchone()
             if row is None:
-                row = self._insert(_INSERT_KIND, (*texts, run_id, n)), n
+                row = self._insert(_INSERT_KIND, (run_id, *texts, kind.has, n)), n
                 num_bytes = kind_bytes(sum(map(len, texts)))
-            found = self._kinds[key] = _Kind(*_KIND.check(row))
+            found = self._kinds[run_id, kind] = _Known(*_KIND.check(row))
         if n > found.last_n:
             found.last_n = n + KIND_AHEAD
             self._connection.execute("UPDATE kind SET last_n = ? WHERE kind_id = ?", (found.last_n, found.kind_id))

@@ -13,11 +13,11 @@ from rankd.store.line import Line
 from rankd.store.rows import (
     BLOB,
     INT,
+    MEASUREMENT_COLUMNS,
     MEASUREMENTS,
     MEASUREMENTS_SINCE,
     TEXT,
     RowType,
-    json_object,
     measurement_of,
 )
 
@@ -66,12 +66,13 @@ def measurements(
 
 def metrics(reader: Reader, run: str) -> list[str]:
     """See Reader.metrics."""
-    newest = """
-        SELECT DISTINCT (SELECT extra FROM measurement m WHERE m.layer_id = l.layer_id ORDER BY n DESC LIMIT 1)
-        FROM layer l JOIN run r USING (run_id) WHERE r.name = ?
+    newest = f"""
+        SELECT {MEASUREMENT_COLUMNS} FROM run r CROSS JOIN layer l USING (run_id) CROSS JOIN measurement m
+            ON m.layer_id = l.layer_id AND m.n = (SELECT max(n) FROM measurement WHERE layer_id = l.layer_id)
+        CROSS JOIN kind k USING (kind_id) WHERE r.name = ?
     """
-    extras = reader.read(lambda row: json_object(row[0]) if row[0] else {}, newest, run)
-    further = {key for extra in extras for key in extra}
+    found = reader.read(partial(measurement_of, run), newest, run)
+    further = {key for _, measurement in found for key in measurement.extra}
     return [*METRIC_NAMES, *sorted(further)]
 
 

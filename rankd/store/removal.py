@@ -7,6 +7,7 @@ from collections.abc import Callable
 from itertools import starmap
 from math import ceil
 
+from rankd.store.columns import OWN_NUMBERS
 from rankd.store.folding import fold
 from rankd.store.ids import LAST_LAYER
 from rankd.store.size import alert_bytes, kind_bytes, measurement_bytes
@@ -19,12 +20,13 @@ SLICE_LAYERS = 64
 
 MAX_N = (1 << 63) - 1
 
-_SIZES = """
-SELECT coalesce(length(m.extra), 0), coalesce(length(s.summary), 0)
+_NUM_OWN = " + ".join(f"(m.{name} IS NOT NULL)" for name in OWN_NUMBERS)
+_SIZES = f"""
+SELECT {_NUM_OWN}, coalesce(length(m.extra), 0), coalesce(length(s.summary), 0)
 FROM measurement m LEFT JOIN spectrum s ON s.layer_id = m.layer_id AND s.n = m.n WHERE m.run_id = ? AND m.n <= ?
 """
 _KIND_SIZES = """
-SELECT length(shape) + length(method) + length(source_dtype) + length(wire_dtype) FROM kind
+SELECT length(shape) + length(method) + length(source_dtype) + length(wire_dtype) + length(tier) FROM kind
 WHERE run_id = ? AND last_n < ?
 """
 _ALERT_SIZES = """

@@ -11,7 +11,8 @@ from functools import lru_cache
 from types import NoneType
 from typing import Any
 
-from rankd.records import METRIC_NAMES, Measurement
+from rankd.records import Measurement
+from rankd.store.columns import COLUMNS, FLAGS, HAS_ALL, unpack
 from rankd.store.errors import StoreError
 
 MAX_NUMBER = 1 << 62
@@ -46,8 +47,8 @@ def damaged(value: object, expected: str) -> StoreError:
 
 
 MEASUREMENT_COLUMNS = (
-    "m.n, l.name, l.role, m.step, m.time, k.shape, k.method, k.source_dtype, k.wire_dtype, m.finite, m.zero, "
-    f"m.measure_seconds, m.extra, {', '.join(f'm.{name}' for name in METRIC_NAMES)}"
+    "m.n, l.name, l.role, m.step, m.time, k.shape, k.method, k.source_dtype, k.wire_dtype, k.tier, k.has, m.finite, "
+    f"m.zero, m.measure_seconds, m.extra, {', '.join(f'm.{name}' for name in COLUMNS)}"
 )
 """What `measurement_of` takes: measurement m, layer l, kind k."""
 
@@ -59,8 +60,9 @@ CROSS JOIN layer l ON l.layer_id = m.layer_id CROSS JOIN kind k ON k.kind_id = m
 MEASUREMENTS_SINCE = f"{MEASUREMENTS} WHERE m.layer_id = ? AND m.n > ? ORDER BY m.n"
 
 _MEASUREMENT = RowType(
-    *(INT, TEXT, TEXT, MAYBE_INT, MAYBE_REAL, TEXT, TEXT, TEXT, TEXT, INT, INT, REAL, MAYBE_TEXT),
-    *[MAYBE_REAL] * len(METRIC_NAMES),
+    *(INT, TEXT, TEXT, MAYBE_INT, MAYBE_REAL, TEXT, TEXT, TEXT, TEXT, TEXT, INT, INT, INT, REAL, MAYBE_TEXT),
+    *[MAYBE_REAL] * (len(COLUMNS) - len(FLAGS)),
+    *[MAYBE_INT] * len(FLAGS),
 )
 _RUN = RowType(TEXT, INT, INT, INT, INT, MAYBE_REAL, MAYBE_REAL, MAYBE_INT)
 _LAYER = RowType(TEXT, TEXT, MAYBE_INT, MAYBE_REAL, INT, INT)
@@ -137,13 +139,15 @@ def stream_id_of(row: tuple[Any, ...]) -> str:
 def measurement_of(run: str, row: tuple[Any, ...]) -> tuple[int, Measurement]:
     """A row of MEASUREMENT_COLUMNS as (n, measurement), without its spectrum's summary. StoreError (damaged) for values
     that no measurement has."""
-    n, layer, role, step, time, shape, method, source_dtype, wire_dtype, finite, zero, seconds, extra, *metrics = (
-        _MEASUREMENT.check(row)
-    )
+    n, layer, role, step, time, shape, method, source_dtype, wire_dtype, tier, has, *more = _MEASUREMENT.check(row)
+    finite, zero, seconds, extra, *values = more
     if step is not None and step < 0:
         raise damaged(step, "a step of 0 or more")
-    if math.inf in metrics or -math.inf in metrics:  # what overflowed, or a damaged number
-        metrics = [None if value is None or math.isinf(value) else value for value in metrics]
+    if has & ~HAS_ALL:
+        raise damaged(has, "which columns a measurement has")
+    if math.inf in values or -math.inf in values:  # what overflowed, or a damaged number
+        values = [None if value is None or math.isinf(value) else value for value in values]
+    metrics, further = unpack(tier, has, values, json_object(extra) if extra else {})
     return n, Measurement(
         run=run,
         layer=layer,
@@ -151,14 +155,14 @@ def measurement_of(run: str, row: tuple[Any, ...]) -> tuple[int, Measurement]:
         shape=_shape(shape),
         finite=bool(finite),
         zero=bool(zero),
-        metrics=dict(zip(METRIC_NAMES, metrics, strict=True)),
+        metrics=metrics,
         role=role,
         method=method,
         source_dtype=source_dtype,
         wire_dtype=wire_dtype,
         measure_seconds=seconds,
         time=time,
-        extra=json_object(extra) if extra else {},
+        extra=further,
     )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sqlite3
 
 from rankd.config import ConfigError
+from rankd.store.columns import HAS_FIRST_METRICS
 from rankd.store.size import MEASUREMENT_BYTES, TYPICAL_ALERT_BYTES
 
-VERSION = 2
+VERSION = 3
 
 FILE_NAME = "history.db"
 """In the data directory."""
@@ -15,12 +16,12 @@ FILE_NAME = "history.db"
 KIND = """
 -- What most measurements of a layer have in common, once a run. shape: a JSON list. last_n: no measurement of a later
 -- number is of this kind, so that it can go with that one. Kinds of run 0 are those of version 1, of any run; they
--- stay.
+-- stay. tier: '' where the row has none. has: which columns the row has, if only as null (rankd/store/columns.py).
 CREATE TABLE kind (
     kind_id INTEGER PRIMARY KEY,
     shape TEXT NOT NULL, method TEXT NOT NULL, source_dtype TEXT NOT NULL, wire_dtype TEXT NOT NULL,
-    run_id INTEGER NOT NULL, last_n INTEGER NOT NULL,
-    UNIQUE (run_id, shape, method, source_dtype, wire_dtype)
+    tier TEXT NOT NULL, has INTEGER NOT NULL, run_id INTEGER NOT NULL, last_n INTEGER NOT NULL,
+    UNIQUE (run_id, shape, method, source_dtype, wire_dtype, tier, has)
 );
 CREATE INDEX kind_by_age ON kind (run_id, last_n);
 """
@@ -61,12 +62,15 @@ CREATE TABLE layer (
 
 {KIND}
 -- n numbers the measurements of a run in the order in which the detectors saw them. Clustered by layer, which is how
--- they are looked at. extra: further keys of the JSON row, as JSON; error bars among them.
+-- they are looked at. extra: further keys of the JSON row, as JSON; error bars among them. Rows of version 2 have all
+-- but the first six metrics there.
 CREATE TABLE measurement (
     layer_id INTEGER NOT NULL, n INTEGER NOT NULL, run_id INTEGER NOT NULL,
     step INTEGER, time REAL, kind_id INTEGER NOT NULL, finite INTEGER NOT NULL, zero INTEGER NOT NULL,
     stable_rank REAL, effective_rank REAL, effective_rank_energy REAL, participation_ratio REAL,
-    spectral_norm REAL, frobenius_norm REAL, measure_seconds REAL, extra TEXT,
+    spectral_norm REAL, frobenius_norm REAL, nuclear_norm REAL, effective_rank_ratio REAL, stable_rank_ratio REAL,
+    num_above_mp_edge REAL, wire_noise_floor REAL, source_noise_floor REAL, error_bound REAL, effective_rank_raw REAL,
+    nuclear_norm_raw REAL, effective_rank_ratio_raw REAL, inside_noise INTEGER, measure_seconds REAL, extra TEXT,
     PRIMARY KEY (layer_id, n)
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX measurement_of_run ON measurement (run_id, n);
@@ -114,16 +118,38 @@ _FROM_1 = f"""
 ALTER TABLE run ADD COLUMN measurement_bytes INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE run ADD COLUMN alert_bytes INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE firing ADD COLUMN body TEXT;
-ALTER TABLE kind RENAME TO kind_of_1;
-{KIND}
-INSERT INTO kind SELECT kind_id, shape, method, source_dtype, wire_dtype, 0, 0 FROM kind_of_1;
-DROP TABLE kind_of_1;
+ALTER TABLE kind ADD COLUMN run_id INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE kind ADD COLUMN last_n INTEGER NOT NULL DEFAULT 0;
 UPDATE run SET
     measurement_bytes = {MEASUREMENT_BYTES} * coalesce(
         num_measurements + 1 - (SELECT min(n) FROM measurement m WHERE m.run_id = run.run_id), 0),
     alert_bytes = {TYPICAL_ALERT_BYTES} * coalesce(
         num_alerts + 1 - (SELECT min(n) FROM alert a WHERE a.run_id = run.run_id), 0);
 """
+
+# Rows stay as they are, however many: what has a column now is read from where it stood, too.
+_FROM_2 = f"""
+ALTER TABLE measurement ADD COLUMN nuclear_norm REAL;
+ALTER TABLE measurement ADD COLUMN effective_rank_ratio REAL;
+ALTER TABLE measurement ADD COLUMN stable_rank_ratio REAL;
+ALTER TABLE measurement ADD COLUMN num_above_mp_edge REAL;
+ALTER TABLE measurement ADD COLUMN wire_noise_floor REAL;
+ALTER TABLE measurement ADD COLUMN source_noise_floor REAL;
+ALTER TABLE measurement ADD COLUMN error_bound REAL;
+ALTER TABLE measurement ADD COLUMN effective_rank_raw REAL;
+ALTER TABLE measurement ADD COLUMN nuclear_norm_raw REAL;
+ALTER TABLE measurement ADD COLUMN effective_rank_ratio_raw REAL;
+ALTER TABLE measurement ADD COLUMN inside_noise INTEGER;
+DROP INDEX IF EXISTS kind_by_age;
+ALTER TABLE kind RENAME TO kind_of_2;
+{KIND}
+INSERT INTO kind
+SELECT kind_id, shape, method, source_dtype, wire_dtype, '', {HAS_FIRST_METRICS}, run_id, last_n FROM kind_of_2;
+DROP TABLE kind_of_2;
+"""
+
+_STEPS = (TABLES, f"{_FROM_1} {_FROM_2}", _FROM_2)
+"""From each older version to today's."""
 
 
 class SchemaError(ConfigError):
@@ -145,5 +171,4 @@ def migrate(connection: sqlite3.Connection) -> None:
     """Bring the file to VERSION, in one transaction; a new file gets the tables. Raises SchemaError."""
     version = version_of(connection)
     if version < VERSION:
-        script = _FROM_1 if version else TABLES
-        connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {VERSION}; COMMIT;")
+        connection.executescript(f"BEGIN IMMEDIATE; {_STEPS[version]} PRAGMA user_version = {VERSION}; COMMIT;")

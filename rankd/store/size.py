@@ -5,7 +5,11 @@ from __future__ import annotations
 from math import ceil
 
 MEASUREMENT_BYTES = 120
-"""Of a row without `extra`, and of its entry in the index; `benchmarks/history.py` prints it."""
+"""Of a row with the numbers that every version has columns for, and of its entry in the index;
+`benchmarks/history.py` prints what a row has in all."""
+
+NUMBER_BYTES = 9
+"""Of one that has its column since version 3, and is not NULL."""
 
 ALERT_BYTES = 100
 """Of all columns but layer and body."""
@@ -21,12 +25,13 @@ MAX_INLINE_BYTES = 1000
 PAGE_BYTES = 4096
 
 
-def measurement_bytes(extra_bytes: int, summary_bytes: int) -> int:
-    """Of a measurement with its spectrum; 0 where it has none."""
+def measurement_bytes(num_numbers: int, extra_bytes: int, summary_bytes: int) -> int:
+    """Of a measurement with its spectrum; 0 where it has none. `num_numbers`: of rankd.store.columns.OWN_NUMBERS."""
+    own_bytes = MEASUREMENT_BYTES + NUMBER_BYTES * num_numbers
     if not extra_bytes and not summary_bytes:
-        return MEASUREMENT_BYTES
+        return own_bytes
     spectrum_bytes = _row_bytes(SPECTRUM_BYTES + summary_bytes) if summary_bytes else 0
-    return _row_bytes(MEASUREMENT_BYTES + extra_bytes) + spectrum_bytes
+    return _row_bytes(own_bytes + extra_bytes) + spectrum_bytes
 
 
 def alert_bytes(layer_bytes: int, body_bytes: int) -> int:

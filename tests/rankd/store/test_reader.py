@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rankd.records import Measurement
+from rankd.records import METRIC_NAMES, Measurement
 from rankd.store.entries import AlertEntry, Entry
 from rankd.store.errors import StoreError
 from rankd.store.measured import SLICE
@@ -32,7 +32,7 @@ def test_rows_come_back_as_they_were_written(make: Any, open_writer: Any, data: 
     with Reader(data) as reader:
         assert list(reader.measurements("r")) == list(enumerate(written, 1))
         assert [m.to_json() for _, m in reader.measurements("r")] == [m.to_json() for m in written]
-        assert reader.metrics("r") == [*null, "loss", "more"]
+        assert reader.metrics("r") == [*METRIC_NAMES, "loss", "more"]
 
 
 @pytest.fixture(scope="module")

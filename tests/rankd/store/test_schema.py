@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from rankd.config import HistoryConfig
+from rankd.records import Measurement
 from rankd.store.entries import Entry
 from rankd.store.reader import Reader
 from rankd.store.retention import ClockTrust, Retention
@@ -17,6 +19,9 @@ from rankd.store.schema import FILE_NAME, VERSION
 
 Look = Callable[..., list[Any]]
 Open = Callable[..., Any]
+
+WRITTEN = Path(__file__).with_name("version_2")
+"""A dump of the file, and the rows that were told."""
 
 BACK_TO_1 = """
 PRAGMA legacy_alter_table = ON;  -- else `layer` would refer to run_of_2
@@ -49,15 +54,20 @@ COMMIT;
 """
 
 
+@pytest.fixture(params=[1, 2])
+def version(request: pytest.FixtureRequest) -> int:
+    return request.param
+
+
 @pytest.fixture
-def version_1(make: Any, open_writer: Open, data: Path) -> Path:
-    """Five measurements, an alert that is on."""
-    writer = open_writer()
-    first, *others = make.entries(5)
-    writer.write(Entry(1, first.measurement, ((1, make.alert()),), b"state"), *others)
-    assert writer.close(30)
+def older(data: Path, version: int) -> Path:
+    """What rankd wrote when its version was 2: rows of all tiers, of a layer that is all zero and then not finite, and
+    two from before there were tiers; an alert that is on."""
+    data.mkdir(mode=0o700)
     connection = sqlite3.connect(data / FILE_NAME, isolation_level=None)
-    connection.executescript(BACK_TO_1)
+    connection.executescript(WRITTEN.with_suffix(".sql").read_text())
+    if version == 1:
+        connection.executescript(BACK_TO_1)
     connection.close()
     return data
 
@@ -69,17 +79,23 @@ def tables(look: Look) -> list[Any]:
     return found + look("SELECT name, tbl_name FROM sqlite_master WHERE type = 'index' ORDER BY 1")
 
 
-def test_version_1_becomes_todays(make: Any, version_1: Path, open_writer: Open, look: Look, tmp_path: Path) -> None:
+def lines(reader: Reader) -> list[str]:
+    """Keys in order; numbers to the last bit."""
+    return [json.dumps(row.to_json(), sort_keys=True) for _, row in reader.measurements("lm")]
+
+
+def test_an_older_version_becomes_todays(make: Any, older: Path, version: int, open_writer: Open, look: Look) -> None:
     writer = open_writer()
     assert look("PRAGMA user_version") == [(VERSION,)]
-    assert look("SELECT measurement_bytes > 500, alert_bytes > 500 FROM run") == [(1, 1)]
-    with Reader(version_1) as reader:
-        assert len(list(reader.measurements("r"))) == 5
+    assert look("SELECT measurement_bytes > 500, alert_bytes > 300 FROM run") == [(1, 1)]
+    with Reader(older) as reader:
+        assert [n for n, _ in reader.measurements("lm")] == list(range(1, 13))
         assert [n for _, n, _ in reader.firing()] == [1]
-    writer.write(*make.entries(5, first=6))
-    assert look("SELECT run_id, count(*) FROM kind GROUP BY run_id ORDER BY 1") == [(0, 1), (1, 1)]
-    with Reader(version_1) as reader:
-        assert [n for n, _ in reader.measurements("r")] == list(range(1, 11))
+    writer.write(*make.entries(5, "lm", first=13))
+    num_kinds = {1: [(0, 8), (1, 1)], 2: [(1, 9)]}
+    assert look("SELECT run_id, count(*) FROM kind GROUP BY run_id ORDER BY 1") == num_kinds[version]
+    with Reader(older) as reader:
+        assert [n for n, _ in reader.measurements("lm")] == list(range(1, 18))
     quotas = {"": 1}
     connection = writer._home.ledger._connection
     work = Retention(connection, HistoryConfig(), ClockTrust(0.0, 0.0), lambda: 0.0, lambda: 0.0, lambda: quotas)
@@ -87,7 +103,25 @@ def test_version_1_becomes_todays(make: Any, version_1: Path, open_writer: Open,
         pass
     assert look("SELECT (SELECT count(*) FROM measurement), measurement_bytes, alert_bytes FROM run") == [(0, 0, 0)]
     upgraded = tables(look)
-    (version_1 / FILE_NAME).unlink()
+    (older / FILE_NAME).unlink()
     assert writer.close(30)
     open_writer()
     assert tables(look) == upgraded
+
+
+def test_older_rows_are_read_as_they_were_told(older: Path, open_writer: Open, look: Look) -> None:
+    """What stands in columns now was JSON then; what was not there is not there."""
+    written = WRITTEN.with_suffix(".jsonl").read_text().splitlines()
+    told = [json.dumps(json.loads(line), sort_keys=True) for line in written]
+    writer = open_writer()
+    with Reader(older) as reader:
+        assert lines(reader) == told
+        found = [row for _, row in reader.measurements("lm")]
+        assert found == [Measurement.from_json(json.loads(line)) for line in written]
+        assert reader.judge("lm", "h.0.w", "weight")[1] == [row for row in found[1:] if row.layer == "h.0.w"]
+    writer.write(*(Entry(n, row) for n, row in enumerate(found, 13)))
+    with Reader(older) as reader:
+        assert lines(reader) == told + told
+    sizes = [size for (size,) in look("SELECT coalesce(length(extra), 0) FROM measurement WHERE n > 12 ORDER BY n")]
+    assert sizes[:3] == [0, 0, 0] and sizes[8:11] == [0, 0, 0], "exact rows need no JSON"
+    assert look("SELECT nuclear_norm FROM measurement WHERE n = 15") == [(found[2].metrics["nuclear_norm"],)]
