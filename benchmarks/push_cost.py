@@ -3,8 +3,9 @@
 One round is, one after the other in this process: a single-threaded memcpy of all the fp32 weights (ctypes.memmove into
 a buffer that was touched before), a due push of them to nobody, and `torch.linalg.svdvals` of one block's matrices.
 There are as many rounds as blocks, so the rival's cost is that of all matrices, measured whole. The same rounds follow
-with a living daemon that measures what it gets, on the same cores. Prints one JSON line a row: `ours` and
-`rival` are medians (svdvals: a sum over all blocks); `ratio`, ours over the rival's, is to be at most `limit`.
+with a living daemon that measures what it gets, on the same cores. Pushes to nobody with a scale per row are timed
+beside those as bfloat16. Prints one JSON line a row: `ours` and `rival` are medians (svdvals: a sum over all blocks);
+`ratio`, ours over the rival's, is to be at most `limit`.
 """
 
 from __future__ import annotations
@@ -121,6 +122,22 @@ def compare(daemon: str, url: str, parts: list[dict[str, torch.Tensor]]) -> None
     print_row(f"push_{daemon}_vs_svdvals", ours, rival_seconds, 0.01, "seconds", rival_is=rival, **more)
 
 
+def compare_dtypes(url: str, parts: list[dict[str, torch.Tensor]]) -> None:
+    """The rows of pushes with a scale per row, beside those of the default dtype, in turn."""
+    model = {name: tensor for part in parts for name, tensor in part.items()}
+    memcpy = Memcpy(model)
+    options: dict[str, Any] = {"max_overhead": None, "max_push_bytes": 1 << 30, "echo": False, "strict": True}
+    with Client("bfloat16", url, **options) as plain:
+        push_whole(plain, model)
+        for dtype, limit in (("int8", 4.0), ("float8_e4m3fn", 8.0)):
+            with Client(dtype, url, dtype=dtype, **options) as scaled:
+                push_whole(scaled, model)
+                pairs = [(push_whole(scaled, model), push_whole(plain, model)) for _ in parts]
+            ours, rival = map(statistics.median, zip(*pairs, strict=True))
+            more = {"bytes": memcpy.num_bytes, "rounds": len(parts), "rival_is": "the same push as bfloat16"}
+            print_row(f"push_{dtype}", ours, rival, limit, "seconds", **more)
+
+
 def not_due(url: str, model: dict[str, torch.Tensor], num_calls: int = 10_000) -> None:
     """A push that is not due: the price of calling push at every step."""
     with Client("not-due", url, every_steps=1 << 40, max_overhead=None, echo=False, strict=True) as client:
@@ -186,6 +203,7 @@ def main() -> None:
         growth(f"ipc://{nowhere}", {name: t for part in parts[:4] for name, t in part.items()}, arguments.pushes)
         not_due(f"ipc://{nowhere}", parts[0])
         compare("dead", f"ipc://{nowhere}", parts)
+        compare_dtypes(f"ipc://{nowhere}", parts)
     with private_daemon() as url:
         overhead(url, {name: t for part in parts[:4] for name, t in part.items()})
         compare("alive", url, parts)

@@ -112,7 +112,7 @@ def test_rows_are_rounded_alike_however_many_at_once(
 @pytest.mark.parametrize("dtype", SCALED)
 def test_a_row_that_is_not_finite_says_so_and_the_others_stay(dtype: str, source: torch.dtype, device: str) -> None:
     good = torch.linspace(-2, 2, 40).view(4, 10)
-    expected, _ = copied(good.to(source), dtype)
+    expected, _ = copied(good.to(device, source), dtype)
     for bad in (math.nan, math.inf, -math.inf):
         weight = good.clone()
         weight[1, 3], weight[2, 9] = bad, math.nan
@@ -176,16 +176,15 @@ def test_the_copy_leaves_no_trace(dtype: str) -> None:
     assert states[0] == random.getstate() and torch.equal(states[1], torch.get_rng_state())
 
 
-def test_what_is_made_in_passing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_made_in_passing_is_small() -> None:
     """Of an 8 MB weight, in any layout that keeps rows apart or not."""
     weight = torch.randn(1024, 2048)
     for source in (weight, weight.t(), weight.view(4, 256, 2048), weight.view(4, 256, 2048).transpose(1, 2)):
-        sizes: list[int] = []
         item, region = prepared(source, "int8")
-        with quiet_torch(), torch.profiler.profile(profile_memory=True) as profile:
+        with quiet_torch(), torch.profiler.profile(profile_memory=True, acc_events=True) as profile:
             copy(item, region)
         sizes = [event.cpu_memory_usage for event in profile.events()]
-        assert max(sizes) <= 8 * scaled.CPU_ELEMENTS, source.stride()
+        assert 4 * scaled.CPU_ELEMENTS <= max(sizes) <= 8 * scaled.CPU_ELEMENTS, source.stride()
 
 
 def test_python_itself_keeps_nothing() -> None:
