@@ -108,7 +108,7 @@ TIERS: tuple[Tier, ...] = get_args(Tier)
 
 
 def unmeasured_keys(finite: bool) -> dict[str, float | None]:
-    """The noise of a matrix of which there is nothing to measure: none if it is all zero, unknown if it is not finite."""
+    """The noise of a matrix with nothing to measure: none if it is all zero, unknown if it is not finite."""
     return dict.fromkeys(("wire_noise_floor", "source_noise_floor"), 0.0 if finite else None)
 
 

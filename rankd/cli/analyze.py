@@ -24,8 +24,8 @@ def analyze(
     tier: Annotated[
         str,
         typer.Option(
-            help="norms, estimate, exact, or auto: exact, but estimates with a bar of large matrices. An estimate whose "
-            "bar is too wide becomes exact by itself."
+            help="norms, estimate, exact, or auto: exact, but estimates with a bar of large matrices. An estimate "
+            "whose bar is too wide becomes exact by itself."
         ),
     ] = "auto",
     device: Annotated[str, typer.Option(envvar="RANKD_DEVICE", help="auto, cpu or cuda:N.")] = "cpu",

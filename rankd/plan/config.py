@@ -43,8 +43,8 @@ class MeasureConfig:
     """Glob of layer names → how such a weight is cut into parts, before the rules that are known already."""
 
     metrics: tuple[str, ...] = ()
-    """Further metrics of exact measurements, by their names in rankd.metrics.EXTRA_METRICS. A layer that is estimated is
-    measured exactly for them."""
+    """Further metrics, by their names in rankd.metrics.EXTRA_METRICS. They need the whole spectrum: what would be
+    estimated is measured exactly for them."""
 
     def __post_init__(self) -> None:
         for name, known in (("tier", ASKED_TIERS), ("method", METHODS)):
