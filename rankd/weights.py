@@ -18,6 +18,7 @@ from rankd.parts import NO_RULES, Split, SplitRules, part_name, split, summarise
 from rankd.parts.lora import lora_base
 from rankd.plan import MeasureConfig
 from rankd.records import Reading, Tier
+from rankd.spectrum.noise import is_scaled
 
 WORKING_COPIES = 3
 """A batch's memory, beside the matrices themselves, in copies of them: stacked, split in halves, squared."""
@@ -151,7 +152,19 @@ def _ask(one: _Matrix, settings: Settings) -> Ask:
     shape = "x".join(map(str, weight.shape))
     key = "\0".join((weight.run, part_name(weight.layer, one.part), weight.role, shape, str(one.index)))
     dtypes = weight.wire_dtype, weight.source_dtype or weight.wire_dtype
-    return Ask(weight.tier, key, *dtypes, settings.tolerance, settings.reference, settings.metrics)
+    return Ask(weight.tier, key, *dtypes, settings.tolerance, settings.reference, settings.metrics, _row_peaks(one))
+
+
+def _row_peaks(one: _Matrix) -> torch.Tensor | None:
+    """Of the rows of the whole, whose scale a part that is cut by columns has too: a weak K beside a strong Q is
+    rounded as coarsely as the Q."""
+    whole, weight = one.item.split.whole, one.item.weight
+    rows, cols = whole.shape[-2:]
+    cut_by_columns = one.matrix.shape[0] == rows and one.matrix.shape[1] < cols
+    if not cut_by_columns or not is_scaled(weight.wire_dtype):
+        return None
+    matrices = whole.view(weight.tensor)
+    return (matrices[one.index] if whole.is_stack else matrices).abs().amax(dim=1)
 
 
 def _close(item: _Open) -> list[Part]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import torch
 
 from rankd.records import Tier
 
@@ -23,3 +25,5 @@ class Ask:
     tolerance: float = DEFAULT_TOLERANCE
     reference: bool = False
     extra: tuple[str, ...] = ()
+    row_peaks: torch.Tensor | None = field(default=None, repr=False, compare=False)
+    """(rows,): the largest magnitude in all that shares a scale with each row, where that is more than the matrix."""

@@ -52,7 +52,16 @@ class Batch:
 
     def measure_sizes(self) -> tuple[Values, Sizes]:
         """(B,) Frobenius norms, and what rounding noise follows from."""
-        return measure_sizes(self.matrices, any(is_scaled(ask.wire_dtype, ask.source_dtype) for ask in self.asks))
+        return _sizes(self.matrices, self.asks, self.scales)
+
+
+def _sizes(matrices: torch.Tensor, asks: Sequence[Ask], scales: Values) -> tuple[Values, Sizes]:
+    frobenius, sizes = measure_sizes(matrices, any(is_scaled(ask.wire_dtype, ask.source_dtype) for ask in asks))
+    for place, (ask, scale) in enumerate(zip(asks, scales, strict=True)):
+        if ask.row_peaks is not None:
+            peaks = ask.row_peaks.double() / scale
+            sizes.peak[place], sizes.peaks[place] = float(peaks.max()), float(torch.linalg.vector_norm(peaks))
+    return frobenius, sizes
 
 
 def measure_exact(weight: torch.Tensor, ask: Ask) -> Reading:
@@ -65,7 +74,7 @@ def measure_exact(weight: torch.Tensor, ask: Ask) -> Reading:
         return replace(reading, zero=spectrum.finite and weight.numel() > 0, further=nothing)
     scale = 1.0 if PLAIN_RANGE[0] < spectrum.scale < PLAIN_RANGE[1] else spectrum.scale
     wide = weight.detach().reshape(1, spectrum.rows, spectrum.cols).to(torch.float64 if scale != 1 else torch.float32)
-    _, sizes = measure_sizes(wide if scale == 1 else wide / scale, is_scaled(ask.wire_dtype, ask.source_dtype))
+    _, sizes = _sizes(wide if scale == 1 else wide / scale, [ask], np.array([scale]))
     wire, source = (float(floor[0]) for floor in _floors(sizes, ask, np.array([scale])))
     further: dict[str, Any] = {**_noise_keys(wire * scale, source * scale), "error_bound": spectrum.error}
     bars: dict[str, tuple[float, float]] = {}

@@ -84,6 +84,7 @@ def measure_sizes(matrices: torch.Tensor, scaled: bool) -> tuple[Values, Sizes]:
     peaks = torch.linalg.vector_norm(matrices, math.inf, dim=2).double() if scaled else torch.zeros_like(by_row)
     columns = [torch.linalg.vector_norm(by_row, dim=1), by_row.amax(dim=1), by_col]
     stats = torch.stack([*columns, peaks.amax(dim=1), torch.linalg.vector_norm(peaks, dim=1)]).cpu().numpy()
+    # Arrays of their own: who knows more of the peaks may set them.
     return stats[0], Sizes(stats[1], stats[2], stats[3], stats[4], rows, cols)
 
 

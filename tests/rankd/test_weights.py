@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from rounded import rounded
 
 from rankd.config import ConfigError
 from rankd.engine import Ask, WarmStarts, measure_matrices
@@ -261,3 +262,19 @@ def test_settings_that_cannot_be_are_named() -> None:
     assert settings.rules == SplitRules.parse({"*": "none"})
     (part,) = parts_of(weight(randn(5, 4)), settings).values()
     assert part.reading.method == "svdvals_float64"
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])
+@pytest.mark.parametrize("strength", [1.0, 0.1])
+def test_a_part_that_is_cut_by_columns_is_rounded_as_coarsely_as_its_neighbours(dtype: str, strength: float) -> None:
+    """GPT-2's c_attn: the scale of a row is that of q, k and v together."""
+    size = 192
+    low = strength * randn(size, 8, seed=2) @ randn(8, size, seed=3) / math.sqrt(8)
+    fused = torch.cat([randn(size, size, seed=4), low, randn(size, size, seed=5)], dim=1)
+    sent = Weight("r", "h.0.attn.c_attn.weight", rounded(fused, dtype), dtype, "float32")
+    (found,) = measure_weights([sent], DEFAULT_SETTINGS, WarmStarts())
+    parts = {part.layer.rpartition(":")[2]: part.reading for part in found}
+    rank_8 = measure_matrices([low], [Ask()])[0].metrics["effective_rank"]
+    assert parts["k"].metrics["effective_rank"] == pytest.approx(rank_8, rel=0.1)
+    assert parts["k"].further["effective_rank_raw"] > 1.2 * rank_8 and parts["k"].further["inside_noise"]
+    assert not parts["q"].further["inside_noise"]
