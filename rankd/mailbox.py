@@ -20,6 +20,11 @@ LONG_WORK = 1 << 31
 core, and it cannot be interrupted."""
 
 
+MAX_MEASURING_BYTES = 1 << 30
+"""Of snapshots that are handed out: beyond it none follows until one is done. A GPU has many slots, for batches of
+small matrices; each may hold one of the largest."""
+
+
 @dataclass(frozen=True, slots=True)
 class Superseded:
     """A snapshot that will not be measured; `by_step` is the step that took its place, None for want of room."""
@@ -64,6 +69,7 @@ class Mailbox:
         """Those that wait longest first."""
         self._measuring: dict[Key, float] = {}
         """Since when it waited."""
+        self._measuring_bytes = 0
         self._changed = asyncio.Event()
         self._closed = False
 
@@ -118,6 +124,7 @@ class Mailbox:
         self.num_done += 1
         if not snapshot.noticed:
             self._measuring.pop(snapshot.key, None)
+            self._measuring_bytes -= snapshot.data.nbytes
         self._changed.set()
 
     def close(self) -> None:
@@ -129,7 +136,7 @@ class Mailbox:
         if self._notices:
             return self._notices.pop(next(iter(self._notices)))
         num_free = self.num_slots - len(self._measuring)
-        if num_free <= 0:
+        if num_free <= 0 or self._measuring_bytes > MAX_MEASURING_BYTES:
             return None
         is_kept = self._keeps_last() if num_free == 1 else lambda run: False
         for namespace, runs in self._lines.items():
@@ -140,6 +147,7 @@ class Mailbox:
                         self._lines.move_to_end(namespace)
                         runs.move_to_end(run)
                         self._measuring[key] = self._waiting_since[key]
+                        self._measuring_bytes += snapshot.data.nbytes
                         return self._take(key)
         return None
 

@@ -3,7 +3,9 @@ EXTRA_METRICS where it is only measured if it was asked for."""
 
 from __future__ import annotations
 
+import logging
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 
@@ -14,6 +16,8 @@ import torch
 from rankd.records import Spectrum
 from rankd.spectrum import measure_spectrum
 from rankd_client.naming import clashes, clean_names
+
+log = logging.getLogger("rankd.metrics")
 
 DEFAULT_EPS = 1e-10
 """In-process functions only: the sum of singular values below which a matrix counts as zero."""
@@ -81,7 +85,13 @@ def power_law_alpha(spectrum: Spectrum) -> float:
     energy = spectrum.singular_values[spectrum.singular_values > 0] ** 2
     if len(energy) < _MIN_TAIL:
         return math.nan
-    return float(powerlaw.Fit(energy, parameter_ranges={"alpha": _ALPHAS}, verbose=False).power_law.alpha)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return float(powerlaw.Fit(energy, parameter_ranges={"alpha": _ALPHAS}, verbose=False).power_law.alpha)
+    except ValueError as error:  # equal singular values, as an identity has them, follow no power law
+        log.debug("no power law in %d × %d: %s", spectrum.rows, spectrum.cols, error)
+        return math.nan
 
 
 _EDGE_WIDTH = 2.0
@@ -126,8 +136,8 @@ def compute_metrics(spectrum: Spectrum, extra: Iterable[str] = ()) -> dict[str, 
 
 
 def random_stable_rank(rows: int, cols: int) -> float:
-    """`stable_rank` of a large rows × cols matrix of independent elements: mn/(√m+√n)²."""
-    return rows * cols / (math.sqrt(rows) + math.sqrt(cols)) ** 2
+    """`stable_rank` of a large rows × cols matrix of independent elements: mn/(√m+√n)², and no less than 1."""
+    return max(1.0, rows * cols / (math.sqrt(rows) + math.sqrt(cols)) ** 2)
 
 
 @lru_cache(maxsize=4096)

@@ -205,6 +205,8 @@ def _product(weight: Weight) -> Part | str | None:
         return f"the product of {rows} × {inner} and {inner} × {cols} would take too long to measure"
     began = time.perf_counter()
     reading = measure_product(a, b)
+    if not reading.finite:
+        return "the product of two finite factors is beyond the range of float64"
     return Part(layer, (rows, cols), replace(reading, seconds=time.perf_counter() - began))
 
 

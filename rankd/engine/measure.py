@@ -34,7 +34,7 @@ def measure_matrices(
     raises."""
     readings: list[Reading | None] = [None] * len(weights)
     for tier, measure in (("norms", measure_norms), ("estimate", measure_estimates)):
-        places = [place for place, ask in enumerate(asks) if ask.tier == tier and _is_worth_it(weights[place], tier)]
+        places = [place for place, ask in enumerate(asks) if ask.tier == tier and _is_worth_it(weights[place], ask)]
         if not places:
             continue
         # On a CPU one by one: several do not fit the cache together, and nothing is saved.
@@ -67,11 +67,13 @@ def _as_json_can(reading: Reading) -> Reading:
     return replace(reading, metrics=metrics, bars=bars, further=further)
 
 
-def _is_worth_it(weight: torch.Tensor, tier: str) -> bool:
+def _is_worth_it(weight: torch.Tensor, ask: Ask) -> bool:
     if weight.ndim < 2 or weight.is_complex() or weight.numel() == 0:
         return False
+    if ask.tier == "norms":
+        return True
     rows = weight.shape[0]
-    return tier == "norms" or min(rows, weight.numel() // rows) >= MIN_SIZE
+    return min(rows, weight.numel() // rows) >= MIN_SIZE and not (ask.reference or ask.extra)
 
 
 def _batches(places: list[int], weights: Sequence[torch.Tensor], asks: Sequence[Ask]) -> list[tuple[list[int], Batch]]:

@@ -136,14 +136,14 @@ def measure_estimates(batch: Batch, warm: WarmStarts) -> Iterator[Reading | None
     """All metrics with bars; None where the exact tier has to be asked."""
     frobenius, sizes = batch.measure_sizes()
     operator = Operator(batch.matrices)
-    keys, tolerances = [ask.key for ask in batch.asks], [ask.tolerance for ask in batch.asks]
-    found = estimate(operator, frobenius, keys, tolerances)
-    wires, sources = _floors_of(sizes, batch)
     _, rows, cols = batch.matrices.shape
-    for place, (ask, scale) in enumerate(zip(batch.asks, batch.scales.tolist(), strict=True)):
+    most = SMALL_TOLERANCE if min(rows, cols) <= SMALL else math.inf
+    tolerances = [min(ask.tolerance, most) for ask in batch.asks]
+    found = estimate(operator, frobenius, [ask.key for ask in batch.asks], tolerances)
+    wires, sources = _floors_of(sizes, batch)
+    for place, scale in enumerate(batch.scales.tolist()):
         effect = _noise_effect(found, place, float(wires[place]), float(frobenius[place]), min(rows, cols))
-        widest = min(ask.tolerance, SMALL_TOLERANCE) if min(rows, cols) <= SMALL else ask.tolerance
-        if ask.reference or ask.extra or not found.width[place] <= widest or effect > NOISE_TOLERANCE:
+        if not found.width[place] <= tolerances[place] or effect > NOISE_TOLERANCE:
             yield None
             continue
         noise = _noise_keys(float(wires[place]) * scale, float(sources[place]) * scale)

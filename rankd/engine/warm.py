@@ -8,7 +8,10 @@ from collections import OrderedDict
 import torch
 
 MAX_WARM_BYTES = 64 << 20
-"""2 bytes an element: 4,000 layers of 8,192."""
+"""2 bytes an element: 3,700 layers of 8,192."""
+
+ENTRY_BYTES = 1024
+"""What an entry costs beside its elements and its key, so that tiny ones are bounded in number."""
 
 
 class WarmStarts:
@@ -29,8 +32,12 @@ class WarmStarts:
         kept = vector.to("cpu", torch.bfloat16, copy=True)
         with self._lock:
             if (former := self._vectors.pop(key, None)) is not None:
-                self._num_bytes -= former.nbytes
+                self._num_bytes -= _cost(key, former)
             self._vectors[key] = kept
-            self._num_bytes += kept.nbytes
+            self._num_bytes += _cost(key, kept)
             while self._num_bytes > self._max_bytes:
-                self._num_bytes -= self._vectors.popitem(last=False)[1].nbytes
+                self._num_bytes -= _cost(*self._vectors.popitem(last=False))
+
+
+def _cost(key: str, vector: torch.Tensor) -> int:
+    return vector.nbytes + len(key) + ENTRY_BYTES

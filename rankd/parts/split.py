@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["plain", "experts", "fused"]
 
-MAX_MATRICES = 4096
+MAX_MATRICES = 1024
 """In one weight, experts times parts: each is decomposed by itself, and shapes come from untrusted peers."""
 
 MIN_EXPERT_SIDE = 16

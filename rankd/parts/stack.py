@@ -22,6 +22,8 @@ COMBINED: dict[str, Combine] = {
 """What the stack has of its experts' values, where it is not the smallest. The last two are those of the block-diagonal
 matrix of all experts. All grow with each value, so that they take bars from ends to ends."""
 
+RAW = "_raw"
+
 _SORTED_BY = ("effective_rank", "stable_rank")
 """The lowest expert is the lowest by the first of these that all have."""
 
@@ -58,7 +60,7 @@ def summarise_stack(readings: Sequence[Reading]) -> Reading:
         bars=bars,
         finite=not nonfinite,
         zero=len(zero) == len(readings),
-        further={**shown.further, "num_zero_parts": len(zero), "experts": experts},
+        further={**shown.further, **_raw(measured), "num_zero_parts": len(zero), "experts": experts},
         summary=shown.summary if not nonfinite else b"",
         seconds=sum(reading.seconds for reading in readings),
     )
@@ -85,6 +87,15 @@ def _combine(
         if low < high and math.isfinite(high - low):
             bars[name] = low, high
     return metrics, bars
+
+
+def _raw(readings: Sequence[Reading]) -> dict[str, float]:
+    """The values before noise was taken off, combined as those after it are."""
+    names = dict.fromkeys(key for reading in readings for key in reading.further if key.endswith(RAW))
+    found = {name: _numbers(reading.further.get(name) for reading in readings) for name in names}
+    return {
+        name: COMBINED.get(name.removesuffix(RAW), min)(values) for name, values in found.items() if values is not None
+    }
 
 
 def _lowest(readings: Sequence[Reading], alive: Sequence[int]) -> int | None:

@@ -40,7 +40,7 @@ GOOD_BAR = 0.008
 smallest change that the default rule looks for."""
 
 HOPELESS = 3.0
-"""A quadrature's error halves with half as many steps again at best: a bar this many times too wide after 24 steps
+"""A quadrature's error halves with half as many steps again at best: a bar this many times too wide after 32 steps
 stays too wide."""
 
 ROUNDING = 2.0

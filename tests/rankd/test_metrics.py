@@ -26,6 +26,12 @@ def spectrum_of(*values: float, scale: float = 1.0) -> Spectrum:
     return Spectrum(len(values), len(values), np.array(values), scale, "test")
 
 
+@pytest.mark.parametrize("values", [[1.0] * 12, [1.0] * 12 + [0.0] * 3])
+def test_equal_singular_values_follow_no_power_law(values: list[float]) -> None:
+    pytest.importorskip("powerlaw")
+    assert compute_metrics(spectrum_of(*values), ["power_law_alpha"])["power_law_alpha"] is None
+
+
 def test_values_by_hand() -> None:
     metrics = compute_metrics(spectrum_of(2.0, 1.0, 1.0, scale=3.0))
     assert metrics["stable_rank"] == pytest.approx(6 / 4)
@@ -36,7 +42,7 @@ def test_values_by_hand() -> None:
     assert metrics["frobenius_norm"] == pytest.approx(3 * math.sqrt(6))
     assert metrics["nuclear_norm"] == pytest.approx(12.0)
     assert metrics["effective_rank_ratio"] == pytest.approx(2**1.5 / random_effective_rank(3, 3))
-    assert metrics["stable_rank_ratio"] == pytest.approx(1.5 / (9 / 12))
+    assert metrics["stable_rank_ratio"] == pytest.approx(1.5), "no matrix has a stable rank below 1"
     assert set(metrics) == set(METRICS)
 
 

@@ -3,6 +3,7 @@ import threading
 import torch
 
 from rankd.engine import WarmStarts
+from rankd.engine.warm import ENTRY_BYTES
 
 
 def test_the_newest_vector_of_each_key() -> None:
@@ -25,20 +26,27 @@ def test_it_keeps_copies() -> None:
 
 
 def test_the_longest_unused_go_first() -> None:
-    warm = WarmStarts(max_bytes=20)  # 10 elements
+    warm = WarmStarts(max_bytes=3 * (ENTRY_BYTES + 1) + 20)  # 10 elements of three matrices
     for key in ("a", "b", "c"):
         warm.put(key, torch.ones(3))
     warm.put("a", torch.ones(3))
     warm.put("d", torch.ones(3))
     assert [warm.get(key) is not None for key in "abcd"] == [True, False, True, True]
-    warm.put("e", torch.ones(11))
+    warm.put("e", torch.ones(ENTRY_BYTES * 2))
     assert all(warm.get(key) is None for key in "abcde"), "one that is larger than all room is not kept"
     warm.put("a", torch.ones(10))
     assert warm.get("a") is not None
 
 
+def test_tiny_matrices_are_bounded_in_number() -> None:
+    warm = WarmStarts(max_bytes=10 * ENTRY_BYTES)
+    for number in range(100):
+        warm.put(str(number), torch.ones(1))
+    assert sum(warm.get(str(number)) is not None for number in range(100)) == 9
+
+
 def test_any_thread_may_call() -> None:
-    warm = WarmStarts(max_bytes=2 * 5 * 8)
+    warm = WarmStarts(max_bytes=(2 * 5 + 2 + ENTRY_BYTES) * 8)
 
     def work(name: str) -> None:
         for count in range(200):

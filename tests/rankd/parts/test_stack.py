@@ -127,3 +127,17 @@ def test_a_stack_lies_inside_its_bars_and_goes_through_json(readings: list[Readi
     kinds = {"finite": stack.finite, "zero": stack.zero, "metrics": stack.metrics}
     row = Measurement("r", "l", 1, (9, 4, 4), method=stack.method, extra=stack.extra(), **kinds).to_json()
     assert Measurement.from_json(row).to_json() == row
+
+
+def test_values_before_the_noise_was_taken_off_are_combined_as_those_after_it() -> None:
+    readings = [
+        Reading(
+            {"nuclear_norm": norm, "effective_rank": low},
+            "m",
+            further={"nuclear_norm_raw": 2 * norm, "effective_rank_raw": 2 * low},
+        )
+        for norm, low in ((1.0, 5.0), (2.0, 3.0))
+    ]
+    stack = summarise_stack(readings)
+    assert (stack.metrics["nuclear_norm"], stack.further["nuclear_norm_raw"]) == (3.0, 6.0)
+    assert (stack.metrics["effective_rank"], stack.further["effective_rank_raw"]) == (3.0, 6.0)
