@@ -147,7 +147,11 @@ def why_not(module: str, imported: Import) -> str | None:
         return "the client imports itself, the standard library, zmq, msgpack and torch alone"
     if in_client and is_within(target, ["torch"]) and when == "module":
         return "the client imports torch only inside functions"
-    if module == "rankd.records" and is_within(target, PACKAGES):
+    if (
+        is_within(module, ("rankd.records",))
+        and is_within(target, PACKAGES)
+        and not is_within(target, ("rankd.records",))
+    ):
         return "records imports nothing of ours"
     if is_within(module, ["rankd.stages"]) and is_within(target, ["rankd.stages"]):
         return "stages do not know one another"
