@@ -23,13 +23,14 @@ from rankd.executors import EXECUTORS, MeasureError, choose_devices, settings_of
 from rankd.faults import DAEMON_RUN, ClockWatch, Faults
 from rankd.health import Health
 from rankd.history import History
+from rankd.judge import Key
 from rankd.mailbox import Mailbox
 from rankd.openness import Openness
 from rankd.plan import Planner
 from rankd.presence import Presence, Ready
 from rankd.query import QueryServer
 from rankd.quota import Quota, share
-from rankd.records import LayerStep, Measurement, Snapshot
+from rankd.records import LayerStep, Snapshot
 from rankd.sockets import Sockets
 from rankd.stages.assemble import Assemble
 from rankd.stages.detect import Detect
@@ -150,8 +151,8 @@ class Daemon:
             self._give_up(snapshot, error)
         else:
             for measurement in measurements:
-                if not self.detect.knows(measurement):
-                    await self._recall(measurement)
+                for layer in self.detect.unknown(measurement):
+                    await self._recall(layer)
             self.record.together([(m, self.detect(m), self.detect.due(m)) for m in measurements])
         self.mailbox.done(snapshot)
 
@@ -259,9 +260,9 @@ class Daemon:
         self.publish.heartbeat(state="stopping")
         self.receive.goodbye()
 
-    async def _recall(self, measurement: Measurement) -> None:
+    async def _recall(self, layer: Key) -> None:
         """A layer from before the start goes on where its record ends; one that cannot be read begins anew."""
-        judge = await self.history.recall(lambda archive: self.detect.recall(measurement, archive.recall))
+        judge = await self.history.recall(lambda archive: self.detect.recall(layer, archive.recall))
         if judge is not None:
             self.detect.take(judge)
 

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import asdict, astuple
 
 from rankd.detectors import DEFAULT_CONFIG, DetectConfig, make_detectors, make_notices, precision_of
+from rankd.judge.parts import Parts
 from rankd.judge.state import StateError, pack_state, unpack_state
 from rankd.records import Alert, Measurement, Verdict
 
@@ -38,6 +39,7 @@ class LayerJudge:
         self.config = config
         self.num_since_state = 0
         """Measurements since the state was last recorded."""
+        self.parts = Parts()
         self._shape: tuple[int, ...] | None = None
         self._firing: dict[str, Alert] = {}
         self._num_raised: dict[str, int] = {}
@@ -55,6 +57,7 @@ class LayerJudge:
         """The changes of state that this measurement brings. One without a step or elements changes nothing, nor does
         a repeat of the last good step."""
         self.num_since_state += 1
+        self.parts.update(measurement)
         # Like going back, a change of shape is only believed from a good measurement: a bad one may overtake others.
         good = measurement.finite and not measurement.zero
         ended: list[Alert] = []
@@ -89,6 +92,19 @@ class LayerJudge:
                 detector.adopt(former.state())
         return self._end(self._firing.keys() - goes_on, "the settings of this rule changed", measurement)
 
+    def end(self, detail: str, measurement: Measurement) -> list[Alert]:
+        """Nothing will come any more of what is judged here: `measurement`, another layer's, says so. Should something
+        come all the same, it begins anew."""
+        ended = self._end(self._firing, detail, measurement)
+        self.begin_anew()
+        return ended
+
+    def begin_anew(self) -> None:
+        """Forgets its readings and what is on; not which ids it gave."""
+        self._firing.clear()
+        self._forget_readings()
+        self.num_since_state = STATE_EVERY  # the older state would bring all that back
+
     def state(self) -> bytes:
         """All of this, for `restored`: some 20 bytes for each reading that the rules remember."""
         state = {
@@ -98,6 +114,7 @@ class LayerJudge:
             "firing": [astuple(alert) for alert in self._firing.values()],
             "num_raised": self._num_raised,
             **({"split": True} if self._split else {}),
+            **({"parts": self.parts.present} if self.parts.present else {}),
             "notices": {rule: notice.state() for rule, notice in self._notices.items()},
         }
         return pack_state(state, {rule: detector.state() for rule, detector in self._detectors.items()})
@@ -117,6 +134,7 @@ class LayerJudge:
         judge._firing = {alert.rule: alert for alert in (Alert(*values) for values in state["firing"])}
         judge._num_raised = state["num_raised"]
         judge._split = state.get("split", False)
+        judge.parts.present = state.get("parts", {})
         for rule, notice in judge._notices.items():
             if rule in state["notices"]:
                 notice.restore(state["notices"][rule])
@@ -185,10 +203,13 @@ class LayerJudge:
         detail = f"the layer changed shape from {_times(former)} to {_times(shape)}"
         ended = self._end(self._firing, detail, measurement)
         self._shape = shape
-        self._detectors, self._notices = make_detectors(self.config), make_notices(self.config)
-        self._last_step, self._split = None, False
+        self._forget_readings()
         reset = self._baseline_reset(detail)
         return ended if reset is None else [*ended, *self._alerts([reset], measurement)]
+
+    def _forget_readings(self) -> None:
+        self._detectors, self._notices = make_detectors(self.config), make_notices(self.config)
+        self._last_step, self._split = None, False
 
     def _end(self, rules: Collection[str], detail: str, measurement: Measurement) -> list[Alert]:
         return self._alerts(self._endings(rules, detail), measurement)

@@ -9,9 +9,13 @@ from typing import Protocol
 from rankd.detectors import DEFAULT_CONFIG, DetectConfig
 from rankd.judge.layer import STATE_EVERY, LayerJudge
 from rankd.judge.state import StateError
+from rankd.parts import part_name, whole_name
 from rankd.records import Alert, Measurement
 
 log = logging.getLogger("rankd.judge")
+
+Key = tuple[str, str, str]
+"""(run, layer, role)."""
 
 
 class Recall(Protocol):
@@ -33,12 +37,34 @@ class RunJudges:
         self._runs: dict[str, dict[tuple[str, str], LayerJudge]] = {}
 
     def update(self, measurement: Measurement) -> list[Alert]:
+        """The alerts of its layer, and the ends of those of parts that the layer has no longer."""
         run, layer, role = measurement.run, measurement.layer, measurement.role
         judges = self._runs.setdefault(run, {})
         judge = judges.get((layer, role))
         if judge is None:
             judge = judges[layer, role] = _new_judge(run, layer, role, self._config)
-        return judge.reconfigure(self._config, measurement) + judge.update(measurement)
+        if self._comes_back(measurement):  # its record does not know that its alerts were ended
+            judge.begin_anew()
+        lost = [judges[part, role] for _, part, _ in self.lost(measurement) if (part, role) in judges]
+        alerts = judge.reconfigure(self._config, measurement) + judge.update(measurement)
+        for part in lost:
+            alerts += part.end(f"{layer} has no such part any more: another split rule, or another shape", measurement)
+        return alerts
+
+    def lost(self, measurement: Measurement) -> list[Key]:
+        """The parts that the layer of `measurement`, its next, had until now and has no longer: recall them before."""
+        run, layer, role = measurement.run, measurement.layer, measurement.role
+        judge = self._runs.get(run, {}).get((layer, role))
+        names = [] if judge is None else judge.parts.lost(measurement)
+        return [(run, part_name(layer, name), role) for name in names]
+
+    def _comes_back(self, part: Measurement) -> bool:
+        """Whether this is the first row of a part that its layer had no longer."""
+        layer = whole_name(part.layer)
+        whole = self._runs[part.run].get((layer, part.role))
+        if whole is None or part.extra.get("part_of") != layer:
+            return False
+        return whole.parts.present.get(part.layer[len(layer) + 1 :]) is False
 
     def knows(self, run: str, layer: str, role: str) -> bool:
         """Whether the layer has a judge: it is too late to recall one."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from rankd.judge import DetectConfig, LayerJudge, Recall, RunJudges, recall_judge
+from collections.abc import Iterator
+
+from rankd.judge import DetectConfig, Key, LayerJudge, Recall, RunJudges, recall_judge
 from rankd.records import Alert, Measurement
 
 
@@ -19,13 +21,17 @@ class Detect:
     def __call__(self, measurement: Measurement) -> list[Alert]:
         return self._judges.update(measurement)
 
-    def knows(self, measurement: Measurement) -> bool:
-        """Whether the layer of `measurement` has been seen."""
-        return self._judges.knows(measurement.run, measurement.layer, measurement.role)
+    def unknown(self, measurement: Measurement) -> Iterator[Key]:
+        """The layers that `measurement` is about and that have not been seen, each to be taken before the next is asked
+        for: its own, and the parts that it has no longer."""
+        own = (measurement.run, measurement.layer, measurement.role)
+        if not self._judges.knows(*own):
+            yield own
+        yield from (part for part in self._judges.lost(measurement) if not self._judges.knows(*part))
 
-    def recall(self, measurement: Measurement, recall: Recall) -> LayerJudge:
-        """What the layer of `measurement` was like at the end of its record. On any thread: nothing here changes."""
-        return recall_judge(measurement.run, measurement.layer, measurement.role, self._config, recall)
+    def recall(self, layer: Key, recall: Recall) -> LayerJudge:
+        """What it was like at the end of its record. On any thread: nothing here changes."""
+        return recall_judge(*layer, self._config, recall)
 
     def take(self, judge: LayerJudge) -> None:
         self._judges.take(judge)

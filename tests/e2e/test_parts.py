@@ -138,6 +138,42 @@ def test_a_fused_weight_of_another_shape_starts_anew(serve: Any, directory: Path
     assert (row["layer"], row["shape"]) == (FUSED, [90, 32]) and "not three square parts" in row["split_reason"]
 
 
+def test_alerts_of_parts_end_where_a_restart_changes_the_rule(serve: Any, directory: Path) -> None:
+    data, rules = directory / "data", directory / "rankd.toml"
+    served = serve("--data", str(data))
+    with trainer(served) as client:
+        push(client, {FUSED: fused(k_scale=0.0)}, step=1)
+    assert served.stop() == 0
+    rules.write_text(f'[measure.split]\n"{FUSED}" = "none"\n')
+    for step in (2, 3):
+        served = serve("--data", str(data), "--config", str(rules))
+        with trainer(served) as client:
+            push(client, {FUSED: fused(k_scale=0.0)}, step=step)
+        assert served.stop() == 0
+    fired, ended = verb("query", "r", "--alerts", "--data", str(data))
+    assert (fired["layer"], fired["rule"], fired["state"], fired["step"]) == (f"{FUSED}:k", "zero", "firing", 1)
+    assert (ended["alert_id"], ended["state"], ended["step"]) == (fired["alert_id"], "rebased", 2)
+    assert f"{FUSED} has no such part any more" in ended["message"]
+    assert [row["layer"] for row in verb("query", "r", "--from", "2", "--data", str(data))] == [FUSED] * 2
+    with Reader(data) as reader:
+        assert list(reader.firing()) == []
+
+
+@pytest.mark.filterwarnings("default")  # of the package
+def test_a_metric_of_a_spectrum_that_no_law_fits_ends_nothing(serve: Any, directory: Path) -> None:
+    pytest.importorskip("powerlaw")
+    data, config = directory / "data", directory / "rankd.toml"
+    config.write_text('[measure]\nmetrics = ["power_law_alpha"]\n')
+    served = serve("--data", str(data), "--config", str(config))
+    with trainer(served) as client:
+        push(client, {"flat": torch.eye(64)}, step=1)
+        push(client, {"w": torch.randn(64, 64, generator=torch.Generator().manual_seed(1))}, step=2)
+        assert client.num_errors == 0
+    flat, random_one = verb("query", "r", "--data", str(data))
+    assert flat["effective_rank"] == pytest.approx(64) and flat["power_law_alpha"] is None
+    assert random_one["power_law_alpha"] > 1
+
+
 def test_a_thousand_experts_and_a_lora_pair(serve: Any, directory: Path) -> None:
     data = directory / "data"
     served = serve("--data", str(data))

@@ -42,8 +42,9 @@ def test_goes_on_from_what_is_recorded() -> None:
     detect(second)
     assert detect.due(second) is None
     again = Detect(DetectConfig())
-    assert not again.knows(first)
-    again.take(again.recall(first, lambda run, layer, role, whole=False: (state, [second])))
-    assert again.knows(first)
+    (layer,) = again.unknown(first)
+    assert layer == ("x", "w", "weight")
+    again.take(again.recall(layer, lambda run, layer, role, whole=False: (state, [second])))
+    assert list(again.unknown(first)) == []
     (ended,) = again(measurement("x", 3))
     assert (ended.rule, ended.state) == ("nonfinite", "resolved")
