@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("rankd.engine")
-
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "bars.py"
 SMALL = ("--seeds", "8", "--shapes", "256x256", "--families", "gaussian", "trained_like", "--first-seed", "1")
 

@@ -121,6 +121,25 @@ def test_what_stands_out_above_the_edge(shape: tuple[int, int]) -> None:
         assert compute_metrics(measure_spectrum(spiked))["num_above_mp_edge"] == 3
 
 
+@pytest.mark.parametrize("shape", [(64, 64), (30, 120)])
+def test_of_many_random_matrices_none_stands_out(shape: tuple[int, int]) -> None:
+    """One in a hundred is more than half of r^(-2/3) above the edge."""
+    generator, found = torch.Generator().manual_seed(1), []
+    for _ in range(400):
+        noise = measure_spectrum(torch.randn(*shape, generator=generator))
+        found.append(compute_metrics(noise)["num_above_mp_edge"])
+    assert sum(value != 0 for value in found) <= 1
+
+
+@pytest.mark.parametrize(("widths", "expected"), [(1.5, 0), (2.5, 1)])
+def test_how_far_above_the_edge_is_beyond_chance(widths: float, expected: int) -> None:
+    size = 64
+    ratio = 1 + widths / size ** (2 / 3)  # to the edge, which the spike is part of
+    rest = np.linspace(1.5, 0.1, size - 1)
+    spike = 2 * ratio * math.sqrt(float(np.sum(rest**2)) / (size - 4 * ratio**2))
+    assert compute_metrics(spectrum_of(spike, *rest))["num_above_mp_edge"] == expected
+
+
 def test_a_metric_is_a_function_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def condition(spectrum: Spectrum) -> float:
         return float(spectrum.singular_values[0] / spectrum.singular_values[-1])

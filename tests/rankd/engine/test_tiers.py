@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from rounded import CASTS, rounded
-from spectra import made
+from spectra import composed, made
 
 from rankd.engine import Ask, WarmStarts, measure_matrices, measure_product
-from rankd.engine.tiers import Batch, measure_estimates, measure_norms
+from rankd.engine.tiers import NOISE_TOLERANCE, Batch, measure_estimates, measure_norms
 from rankd.metrics import METRICS
 from rankd.records import TIERS, Reading, Tier
 
@@ -132,6 +132,25 @@ def test_a_correction_reaches_all_that_depends_on_it() -> None:
     for name in ("effective_rank", "effective_rank_ratio", "nuclear_norm"):
         low, high = reading.bars[name]
         assert low <= value(reading, name) <= high < math.inf
+
+
+def test_the_bar_of_an_estimate_reaches_down_to_what_rounding_may_have_added() -> None:
+    """Of few large singular values above many small ones, whose estimate is sharper than what bfloat16 adds to it."""
+    found = []
+    for seed in range(4):
+        values = torch.where(torch.arange(SIZE) < 10, 1.0, 0.01).double()
+        weight = composed(values, SIZE, SIZE, torch.Generator().manual_seed(seed)).float()
+        wire, own = (
+            read(rounded(weight, "bfloat16"), "bfloat16", dtype, "estimate") for dtype in ("float32", "bfloat16")
+        )
+        assert wire.tier == own.tier == "estimate" and wire.metrics == own.metrics
+        true = read(weight, "float32")
+        for name in ("effective_rank", "nuclear_norm", "effective_rank_ratio"):
+            (low, high), (own_low, own_high) = wire.bars[name], own.bars[name]
+            assert low <= value(true, name) <= high == own_high
+            assert 0 < 1 - low / own_low <= NOISE_TOLERANCE
+            found.append(own_low <= value(true, name))
+    assert not all(found), "without, the truth would be below some"
 
 
 def batch_of(matrices: torch.Tensor) -> Batch:

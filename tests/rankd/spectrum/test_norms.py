@@ -5,8 +5,9 @@ import pytest
 import torch
 from spectra import FAMILIES, made
 
-from rankd.spectrum.krylov import Operator
-from rankd.spectrum.norms import NormBounds, measure_norms
+from rankd.spectrum import norms
+from rankd.spectrum.krylov import Operator, Recurrence, unit
+from rankd.spectrum.norms import NormBounds, bound_norm, measure_norms
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
@@ -38,6 +39,24 @@ def test_bounds_hold(family: str, shape: tuple[int, int], device: str) -> None:
         bounds, _ = bounds_of(matrices)
         assert_between(bounds, norms_of(matrices))
         assert float((bounds.high / bounds.low).max()) < 2.5, "a bound that says nothing holds, too"
+
+
+@pytest.mark.parametrize("num_fresh", [1, 3])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_upper_bound_fails_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch, steps: int, num_fresh: int) -> None:
+    """Where there are as many other singular values as steps, a bound fails just where its probe's component along the
+    leading one is below τ: the probability is p itself, but for the grid on which the bound is looked for."""
+    size, num, failure, top = 400, 2000, 0.3, 1.2
+    monkeypatch.setattr(norms, "FAILURE", failure)
+    values = torch.tensor([1.0, 0.6, 0.3][:steps], dtype=torch.float64).repeat(size)[:size]
+    values[0] = top
+    probes = torch.randn(1, num * num_fresh, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    recurrence = Recurrence(Operator(torch.diag(values)[None]), unit(probes))
+    recurrence.extend(steps)
+    alphas, betas = (found.view(num, num_fresh, steps) for found in recurrence.coefficients())
+    highs = bound_norm(alphas, betas, num_fresh, size, slack=0.0).high
+    rate = float((highs < top).double().mean())
+    assert failure * 0.4 < rate < failure + 0.02
 
 
 @pytest.mark.parametrize("value", [1.0, 0.0173, 1 / 3])
