@@ -26,7 +26,7 @@ from rankd.history import History
 from rankd.judge import Key
 from rankd.mailbox import Mailbox
 from rankd.openness import Openness
-from rankd.plan import Planner
+from rankd.plan import Planner, keep_reviewed
 from rankd.presence import Presence, Ready
 from rankd.query import QueryServer
 from rankd.quota import Quota, share
@@ -180,7 +180,6 @@ class Daemon:
             self.publish.heartbeat()
             self.receive.heartbeat()
             self.record.watch()
-            self.planner.review(now)
             if revoked := self.authority.refresh():
                 self.receive.drop(revoked)
                 self.sockets.gate.cut_users(revoked, "revoked")
@@ -210,9 +209,9 @@ class Daemon:
                 analysis = tasks.create_task(self.analysis())
                 intake = tasks.create_task(self.intake())
                 side = [self.delivery(), self.housekeeping(), self.query.serve(), self.publish.watch_subscriptions()]
-                # A layer that takes minutes is no reason to be started anew: it would begin again. That this loop turns
-                # is what is told; a loop of ours that fails ends the process.
+                # That this loop turns is what is told: a layer may take minutes. A loop that fails ends the process.
                 side += [self.crossing.watch(), self.presence.notifier.keep_alive(lambda: True)]
+                side.append(keep_reviewed(self.planner, self.config.limits.heartbeat_seconds))
                 others = [tasks.create_task(task) for task in side]
                 tasks.create_task(self.http.serve())
                 self.presence.begin(self.ready(), announce, self.authority.public_key)

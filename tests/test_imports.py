@@ -55,6 +55,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "rankd.executors",
         "rankd.health",
         "rankd.mailbox",
+        "rankd.plan.beside",
         "rankd.reading",
         "rankd.stages.measure",
         "rankd.stages.record",

@@ -28,9 +28,9 @@ class MeasureConfig:
     jitter makes a queue that lasts, and a run that joins finds no place."""
 
     max_every: int = 32
-    """However little time there is, effective rank is measured at every so many pushes of a layer; the pushes between
-    get norms. The default rule wants three readings within a few percent of the steps, and a model is pushed some
-    hundreds of times."""
+    """However little time there is, what is measured of a layer gets an effective rank at every so many pushes, the
+    others norms. Sooner where a layer has few pushes yet: readings so far apart that the default rule would be blind
+    are never planned (`rankd.plan.layer.SPARSEST`), so that 32 is reached at the 854th push."""
 
     tolerance: float = 0.05
     """Widest bar of an estimate, as a share of its value; a wider one is measured exactly. The default rule fires at a

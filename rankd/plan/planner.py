@@ -10,6 +10,7 @@ from typing import Any
 
 from rankd.plan.config import MeasureConfig
 from rankd.plan.costs import Costs, Size
+from rankd.plan.fair import Brakes, allot, by_run
 from rankd.plan.layer import NUM_BEHIND, Layer
 from rankd.plan.steps import WORTH, Load, settle, step_down, step_up
 from rankd.records import Snapshot, Tier
@@ -24,18 +25,12 @@ CHEAP_SECONDS = 0.25
 
 REVIEW_SECONDS = 5.0
 LAYERS_PER_SECOND = 1000
-"""Reviews are further apart where there are more layers: they take about 5 µs for each, 0.5 % of the time."""
+"""Reviews are further apart where there are more layers: they take 5 to 9 µs for each, below 1 % of the time, and
+are on a thread of their own."""
 
 OVER, FILL = 1.1, 0.9
 """Parts of the wanted share: beyond the first the plan steps down, and either way it goes to the second. Between them
 it stays as it is, because rates and costs are never quite the same."""
-
-LAGGING = 0.1
-"""Share of the layers that may be behind, by chance, before the plan takes it for its own fault."""
-CUT, MIN_TRUST = 0.7, 1 / 16
-"""To what part of what it believes to spend the plan goes down where measuring lags behind all the same."""
-RECOVERY = 1.03
-"""At each review after that: a second try is minutes away."""
 
 TELL_SECONDS = 60.0
 """Between two lines in the log."""
@@ -57,6 +52,8 @@ class Planner:
 
     `device` says on which the next one runs ("cpu", "cuda:0"), `lag` for how many seconds the oldest push has waited;
     both are asked now and then. Remembers `max_layers` layers, those pushed last.
+
+    `revise` may run on a thread beside everything else: it goes by copies, and sets attributes of layers.
     """
 
     def __init__(
@@ -74,10 +71,13 @@ class Planner:
         self._device = device
         self._lag = lag
         self._layers: OrderedDict[Key, Layer] = OrderedDict()
-        self._trust = 1.0
-        """Part of the wanted share that is planned with: less where measuring lagged behind a plan that should do."""
-        self._next_cut = self._next_review = self._next_telling = 0.0
-        self._busy_seconds = self._busy_since = self._begun = 0.0
+        self._brakes = Brakes()
+        self._next_review = self._next_telling = 0.0
+        self._busy_seconds = 0.0
+        """Since the beginning; `_busy_before` of them up to `_busy_since`."""
+        self._busy_before = self._busy_since = self._begun = 0.0
+        self._seen = ("cpu", 0.0)
+        """Device and lag when the review fell due."""
         self._demand, self._measured_share, self._num_lagging = 0.0, 0.0, 0
         self._plan: Counter[Tier] = Counter()
         self._max_every, self._num_thinned = 1, 0
@@ -86,7 +86,7 @@ class Planner:
     def arrived(self, snapshot: Snapshot, now: float) -> None:
         """A snapshot came; whether it is measured is seen later. Notices cost nothing."""
         if not snapshot.noticed:
-            self._layer(snapshot.key, now).arrive(now)
+            self._layer(snapshot.key, now).arrive(now, snapshot.step)
 
     def choose(self, key: Key, rows: int, cols: int, now: float, num_matrices: int = 1) -> Tier:
         """The tier for a snapshot about to be measured: num_matrices (the experts of a stack) of rows × cols."""
@@ -103,7 +103,7 @@ class Planner:
         if layer is None or layer.size is None:
             return
         if asked == got:
-            self.costs.learn(self._kind(), got, layer.size, seconds)
+            self.costs.learn(_kind(self._device()), got, layer.size, seconds)
         if asked == "estimate" and self.config.tier == "auto":
             layer.learn_fall(got == "exact")
 
@@ -113,8 +113,18 @@ class Planner:
 
     def review(self, now: float) -> None:
         """Look at the whole, every few seconds: call it at least so often."""
+        if self.due(now):
+            self.revise(now)
+
+    def due(self, now: float) -> bool:
+        """Whether it is time for a review; asks on the caller's thread what `revise` has to know."""
         if now < self._next_review:
-            return
+            return False
+        self._seen = self._device(), self._lag()
+        return True
+
+    def revise(self, now: float) -> None:
+        """A review that is due: one at a time, on whichever thread."""
         loads = self._loads(now)
         self._next_review = now + max(REVIEW_SECONDS, len(self._layers) / LAYERS_PER_SECOND)
         self._average_share(now)
@@ -129,9 +139,12 @@ class Planner:
 
     def describe(self) -> dict[str, Any]:
         """The plan as the last review left it, for probes and people. Shares are of the slots' wall time."""
+        return self._described(self._device(), self._lag())
+
+    def _described(self, device: str, lag: float) -> dict[str, Any]:
         return {
             "tier": self.config.tier,
-            "device": self._device(),
+            "device": device,
             "layers": {tier: n for tier, n in self._plan.items() if n},
             "num_thinned": self._num_thinned,
             "max_every": self._max_every,
@@ -139,64 +152,62 @@ class Planner:
             "measured_share": round(self._measured_share, 4),
             "max_share": self.config.max_share,
             "num_lagging": self._num_lagging,
-            "lag_seconds": round(self._lag(), 3),
+            "lag_seconds": round(lag, 3),
         }
 
     def _layer(self, key: Key, now: float) -> Layer:
         layer = self._layers.get(key)
         if layer is None:
-            layer = self._layers[key] = Layer(len(self._layers), now)
+            layer = self._layers[key] = Layer(key[0], len(self._layers), now)
             if len(self._layers) > self.max_layers:
                 self._layers.popitem(last=False)
         self._layers.move_to_end(key)
         return layer
 
-    def _kind(self) -> str:
-        """Of the device: they cost alike, whichever of them it is."""
-        return self._device().partition(":")[0]
-
     def _first_tier(self, size: Size) -> Tier:
         if self.config.tier != "auto":
             return self.config.tier
-        return tier_by_cost(self.costs, self._kind(), size)
+        return tier_by_cost(self.costs, _kind(self._device()), size)
 
     def _loads(self, now: float) -> list[Load]:
-        device, predict = self._kind(), self.costs.predict
+        device, predict = _kind(self._seen[0]), self.costs.predict
+        max_every = self.config.max_every
         costs: dict[Size, tuple[float, float, float]] = {}
         loads = []
-        for layer in self._layers.values():
+        for layer in list(self._layers.values()):
             if (size := layer.size) is None or layer.is_idle(now):
                 continue
-            if size not in costs:
+            if (cost := costs.get(size)) is None:
                 norms, estimate = predict(device, "norms", size), predict(device, "estimate", size)
-                costs[size] = (norms, estimate, predict(device, "exact", size))
-            norms, estimate, exact = costs[size]
-            loads.append(Load(layer, layer.rate(now), norms, estimate + layer.fell * exact, exact))
+                cost = costs[size] = (norms, estimate, predict(device, "exact", size))
+            norms, estimate, exact = cost
+            fell = layer.fell * exact
+            loads.append(Load(layer, layer.rate(now), norms, estimate + fell, exact, layer.most_every(max_every)))
         return loads
 
     def _average_share(self, now: float) -> None:
         self._begun = self._begun or now
-        passed = now - self._busy_since
+        passed, busy = now - self._busy_since, self._busy_seconds
         if now > self._begun and passed > 0:
-            share = self._busy_seconds / passed / self.num_slots
+            share = (busy - self._busy_before) / passed / self.num_slots
             weight = max(-math.expm1(-passed / SHARE_SECONDS), passed / (now - self._begun))  # the first: of all so far
             self._measured_share += weight * (share - self._measured_share)
-        self._busy_seconds, self._busy_since = 0.0, now
+        self._busy_before, self._busy_since = busy, now
 
     def _adapt(self, loads: Sequence[Load], now: float) -> None:
-        settle(loads, self.config.max_every, now)
+        settle(loads, now)
         wanted = self.config.max_share * self.num_slots
-        demand = sum(load.demand() for load in loads)
-        if self._num_lagging <= LAGGING * len(loads):
-            self._trust = min(1.0, RECOVERY * self._trust)
-        elif now >= self._next_cut:
-            self._trust = max(MIN_TRUST, CUT * min(self._trust, demand / wanted))
-            self._next_cut = now + max(self._lag(), 4 * REVIEW_SECONDS)  # what waits already has to pass first
-        budget = wanted * self._trust
-        if demand > OVER * budget:
-            step_down(loads, FILL * budget, self.config.max_every, now)
-        elif demand < FILL * budget:
-            step_up(loads, FILL * budget, now)
+        runs = by_run(loads)
+        self._brakes.follow(runs, wanted, self._seen[1], now)
+        allotted = allot({run: load.wish for run, load in runs.items()}, FILL * wanted)
+        is_over = sum(load.demand for load in runs.values()) > OVER * wanted
+        for run, load in runs.items():
+            limit = self._brakes.limits.get(run, math.inf)
+            budget = min(allotted[run], FILL * limit)
+            if load.demand > budget and (is_over or load.demand > OVER * limit):
+                step_down(load.loads, budget, now)
+            elif load.demand < budget:
+                step_up(load.loads, budget, now)
 
     def _tell(self, now: float) -> None:
         """One line where the plan has changed."""
@@ -204,6 +215,11 @@ class Planner:
         if plan == self._told or not self._plan or now < self._next_telling:
             return
         self._told, self._next_telling = plan, now + TELL_SECONDS
-        said = self.describe()
+        said = self._described(*self._seen)
         layers = " ".join(f"num_{tier}={n}" for tier, n in said.pop("layers").items())
         log.info("plan %s %s", layers, " ".join(f"{name}={value}" for name, value in said.items()))
+
+
+def _kind(device: str) -> str:
+    """They cost alike, whichever of them it is."""
+    return device.partition(":")[0]

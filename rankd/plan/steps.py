@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from rankd.plan.layer import Layer
+from rankd.plan.layer import NUM_BEHIND, Layer
 from rankd.records import Tier
 
 WORTH = 1 / 3
@@ -32,40 +32,62 @@ class Load:
     estimate: float
     """With the share of them that fall to exact."""
     exact: float
+    most_every: int
 
     @property
     def is_worth_estimating(self) -> bool:
         worth = STILL_WORTH if self.layer.tier == "estimate" else WORTH
         return not self.layer.num_direct and self.estimate < worth * self.exact
 
-    def demand(self, tier: Tier | None = None, every: int | None = None) -> float:
-        """Seconds of a slot in each second, as it is or as it would be."""
-        norms, full = self.norms, self._full(tier)
-        return self.rate * (norms + (full - norms) / (every or self.layer.every))
+    @property
+    def is_behind(self) -> bool:
+        """Whether it waits for others: not where its own measurements take longer than its pushes are apart."""
+        layer = self.layer
+        return layer.num_unserved >= NUM_BEHIND and self.rate * self.full() <= MAX_BUSY * layer.every
 
-    def is_free(self, tier: Tier, every: int) -> bool:
-        """Whether the layer by itself may rise to that."""
-        return self.rate * self._full(tier) <= FREE_BUSY * every
-
-    def _full(self, tier: Tier | None = None) -> float:
+    def full(self, tier: Tier | None = None) -> float:
+        """Seconds of a measurement that is not left at norms."""
         tier = tier or self.layer.tier
         return self.exact if tier == "exact" else self.estimate if tier == "estimate" else self.norms
 
+    def demand(self, tier: Tier | None = None, every: int | None = None) -> float:
+        """Seconds of a slot in each second, as it is or as it would be."""
+        norms = self.norms
+        return self.rate * (norms + (self.full(tier) - norms) / (every or self.layer.every))
 
-def settle(loads: Sequence[Load], max_every: int, now: float) -> None:
+    def wish(self) -> float:
+        """What it would take if there were time for all."""
+        busy = self.rate * self.exact
+        if busy > (MAX_BUSY if self.layer.tier == "exact" else FREE_BUSY) and self.is_worth_estimating:
+            busy = self.rate * self.estimate
+        return min(busy, MAX_BUSY)
+
+    def is_free(self, tier: Tier, every: int) -> bool:
+        """Whether the layer by itself may rise to that."""
+        return self.rate * self.full(tier) <= FREE_BUSY * every
+
+
+def settle(loads: Iterable[Load], now: float) -> None:
     """What each layer may not be, whatever time there is: estimated where that is wasted; exact only now and then where
-    estimates would do; measured for longer than its pushes are apart."""
+    estimates would do; measured for longer than its pushes are apart; thinned until the default rule is blind."""
     for load in loads:
-        layer, is_worth = load.layer, load.is_worth_estimating
-        if layer.tier == "estimate" and not is_worth:
-            layer.change(now, "exact", layer.every, down=False)
-        elif layer.tier == "exact" and is_worth and (layer.every > 1 or load.rate * load.exact > MAX_BUSY):
+        layer = load.layer
+        if layer.every > load.most_every:
+            layer.every = load.most_every
+        if layer.tier == "estimate":
+            if not load.is_worth_estimating:
+                layer.change(now, "exact", layer.every, down=False)
+        elif (
+            layer.tier == "exact"
+            and (layer.every > 1 or load.rate * load.exact > MAX_BUSY)
+            and load.is_worth_estimating
+        ):
             layer.change(now, "estimate", layer.every, down=True)
-        while layer.every < max_every and load.rate * load._full() > MAX_BUSY * layer.every:
-            layer.change(now, layer.tier, min(2 * layer.every, max_every), down=True)
+        while layer.every < load.most_every and load.rate * load.full() > MAX_BUSY * layer.every:
+            layer.change(now, layer.tier, min(2 * layer.every, load.most_every), down=True)
 
 
-def step_down(loads: Sequence[Load], budget: float, max_every: int, now: float) -> None:
+def step_down(loads: Sequence[Load], budget: float, now: float) -> None:
     """Estimates instead of exact, the dearest first; then rarer ones, where most time goes, until `budget` (seconds of
     a slot in each second) is kept or nothing is left to give."""
     excess = sum(load.demand() for load in loads) - budget
@@ -76,14 +98,14 @@ def step_down(loads: Sequence[Load], budget: float, max_every: int, now: float) 
         if load.layer.tier == "exact" and load.is_worth_estimating and load.demand() > least:
             excess -= load.demand() - load.demand("estimate")
             load.layer.change(now, "estimate", load.layer.every, down=True)
-    heap = [(-load.demand(), i) for i, load in enumerate(loads) if load.layer.every < max_every]
+    heap = [(-load.demand(), i) for i, load in enumerate(loads) if load.layer.every < load.most_every]
     heapq.heapify(heap)
     while excess > 0 and heap:
         demand, i = heapq.heappop(heap)
-        layer = loads[i].layer
-        layer.change(now, layer.tier, min(2 * layer.every, max_every), down=True)
+        layer, most = loads[i].layer, loads[i].most_every
+        layer.change(now, layer.tier, min(2 * layer.every, most), down=True)
         excess += demand + loads[i].demand()
-        if layer.every < max_every:
+        if layer.every < most:
             heapq.heappush(heap, (-loads[i].demand(), i))
 
 

@@ -1,4 +1,4 @@
-"""A daemon's measuring in simulated time: pushes at intervals, a queue in which newest wins, slots."""
+"""A daemon's measuring in simulated time: pushes at intervals, a queue where newest wins and runs take turns, slots."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ REVIEW = "\0review"
 EMPTY = np.zeros(0, np.uint8)
 
 
-def snapshot(layer: str, run: str = "r", rows: int = 1, cols: int = 1, **flags: Any) -> Snapshot:
-    return Snapshot(run, layer, 1, (rows, cols), "float32", "float32", EMPTY, **flags)
+def snapshot(layer: str, run: str = "r", step: int = 1, **flags: Any) -> Snapshot:
+    return Snapshot(run, layer, step, (1, 1), "float32", "float32", EMPTY, **flags)
 
 
 @dataclass
@@ -46,9 +46,10 @@ class World:
         self.truth = Costs()
         self.sizes: dict[Key, Size] = {}
         self.intervals: dict[str, float] = {}
+        self.steps: dict[str, int] = {}
         self.events: list[tuple[float, int, Any]] = []
         self.num_events = 0
-        self.waiting: dict[Key, float] = {}
+        self.waiting: dict[str, dict[Key, float]] = {}
         self.measuring: dict[Key, float] = {}
         self.busy_seconds = 0.0
         self.got: dict[Key, list[Tier]] = defaultdict(list)
@@ -61,13 +62,15 @@ class World:
 
     @property
     def lag(self) -> float:
-        return self.now - min([*self.waiting.values(), *self.measuring.values()], default=self.now)
+        waiting = [since for line in self.waiting.values() for since in line.values()]
+        return self.now - min([*waiting, *self.measuring.values()], default=self.now)
 
     def add_run(self, run: str, sizes: list[Size], interval: float) -> list[Key]:
-        """All layers of a run are pushed together, each `interval` seconds or so."""
+        """All layers of a run are pushed together, each `interval` seconds or so, at steps from 0 on."""
         keys = [(run, f"{i}", "weight") for i in range(len(sizes))]
         self.sizes |= dict(zip(keys, sizes, strict=True))
         self.intervals[run] = interval
+        self.steps[run] = 0
         self._at(self.now, run)
         return keys
 
@@ -108,19 +111,23 @@ class World:
     def _push(self, run: str) -> None:
         if run not in self.intervals:
             return
+        self.steps[run] += 1
         for key in self.sizes:
             if key[0] == run:
-                self.planner.arrived(snapshot(key[1], run), self.now)
-                self.waiting.setdefault(key, self.now)
+                self.planner.arrived(snapshot(key[1], run, self.steps[run]), self.now)
+                self.waiting.setdefault(run, {}).setdefault(key, self.now)
         spread = self.random.uniform(1 - self.jitter, 1 + self.jitter)
         self._at(self.now + spread * self.intervals[run], run)
 
     def _start(self) -> None:
         while len(self.measuring) < self.num_slots:
-            key = next((key for key in self.waiting if key not in self.measuring), None)
-            if key is None:
+            free = (key for line in self.waiting.values() for key in line if key not in self.measuring)
+            if (key := next(free, None)) is None:
                 return
-            self.measuring[key] = self.waiting.pop(key)
+            line = self.waiting.pop(key[0])
+            self.measuring[key] = line.pop(key)
+            if line:
+                self.waiting[key[0]] = line  # its next turn comes after the others'
             size = self.sizes[key]
             asked = self.planner.choose(key, size.rows, size.cols, self.now, size.num_matrices)
             fell = asked == "estimate" and self.falls(key)
