@@ -53,13 +53,12 @@ def summarise(spectrum: Spectrum) -> bytes:
     return head + top.tobytes() + counts.astype("<u4").tobytes()
 
 
-def summarise_curve(top: Values, above: Values, log_values: Values, size: int, scale: float) -> bytes:
-    """The same of an estimate, in units of `scale`: `top` descending, and at each of the ascending natural logarithms
+def summarise_curve(largest: float, above: Values, log_values: Values, size: int, scale: float) -> bytes:
+    """The same of an estimate, in units of `scale`: σ₁ alone is known, and at each of the ascending natural logarithms
     `log_values` how many values lie `above`, of `size`."""
-    kept = top[:NUM_TOP][top[:NUM_TOP] > 0]
-    if len(kept) == 0:
+    if largest <= 0:
         return b""
-    high = math.log(kept[0])
+    high = math.log(largest)
     below = np.maximum.accumulate(size - above)
     low = max(float(np.interp(_LOWEST * size, below, log_values)), high - MAX_DECADES * math.log(10))
     low = min(low, high - 1e-3)
@@ -69,10 +68,10 @@ def summarise_curve(top: Values, above: Values, log_values: Values, size: int, s
     at_edges[0] = 0.0
     counts = np.diff(np.rint(at_edges))
     shift = math.log10(scale)
-    head = _HEAD.pack(len(kept), NUM_BINS, low / math.log(10) + shift, high / math.log(10) + shift)
+    head = _HEAD.pack(1, NUM_BINS, low / math.log(10) + shift, high / math.log(10) + shift)
     with np.errstate(over="ignore"):
-        kept = (kept * scale).astype("<f4")
-    return bytes(head + kept.tobytes() + counts.astype("<u4").tobytes())
+        top = np.array([largest * scale]).astype("<f4")
+    return bytes(head + top.tobytes() + counts.astype("<u4").tobytes())
 
 
 def read_summary(packed: bytes) -> Summary:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rankd.records import Measurement
 
 COLUMNS = ("stable_rank", "effective_rank", "effective_rank_energy", "spectral_norm", "frobenius_norm")
+EXTRA = ("power_law_alpha",)
+"""Shown where they were asked for."""
 
 
 def analyze(
@@ -95,7 +97,11 @@ def _print_table(file: Path, measure: Measurer) -> int:
     """The same for people, with what was left out and why."""
     left_out: Counter[str] = Counter()
     measurements = list(measure(file, lambda _, reason: left_out.update([reason])))
-    rows = [[escape(file.name), "shape", *COLUMNS, "note"], *map(_row, measurements)]
+    asked = [name for name in EXTRA if any(name in m.metrics for m in measurements)]
+    rows = [
+        [escape(file.name), "shape", *COLUMNS, *asked, "note"],
+        *(_row(m, (*COLUMNS, *asked)) for m in measurements),
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:-1], widths[1:-1], strict=True))]
@@ -105,11 +111,13 @@ def _print_table(file: Path, measure: Measurer) -> int:
     return sum(not m.finite or m.zero for m in measurements)
 
 
-def _row(measurement: Measurement) -> list[str]:
-    cells = [_cell(measurement, column) for column in COLUMNS]
+def _row(measurement: Measurement, columns: tuple[str, ...]) -> list[str]:
+    cells = [_cell(measurement, column) for column in columns]
     row, notes = measurement.to_json(), list[str]()
     if measurement.zero or not measurement.finite:
         notes.append("all zero" if measurement.zero else "non-finite")
+    elif 0 in measurement.shape:
+        notes.append("empty")
     elif measurement.tier != "exact":
         notes.append(measurement.tier)
     if row.get("inside_noise"):
@@ -125,5 +133,6 @@ def _cell(measurement: Measurement, metric: str) -> str:
     value, bar = measurement.metrics.get(metric), measurement.bar(metric)
     if value is None:
         return "-"
-    half = 0.0 if bar is None or value == 0 else 50 * (bar[1] - bar[0]) / abs(value)
-    return f"{value:.4g}" if half < 0.05 else f"{value:.4g} ±{half:.1f}%"
+    if bar is None or bar[1] - bar[0] < 1e-3 * abs(value):
+        return f"{value:.4g}"
+    return f"{value:.4g} [{bar[0]:.4g}, {bar[1]:.4g}]"

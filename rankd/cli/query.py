@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +22,7 @@ SHOWN = ("stable_rank", "effective_rank", "spectral_norm")
 """In the lines for people, where no --metric says otherwise."""
 
 
-SPECTRUM = ("run", "layer", "role", "step", "top", "low", "high", "counts")
+SPECTRUM = ("run", "layer", "role", "step", "tier", "top", "low", "high", "counts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,8 @@ def _check(wanted: Wanted, alerts: bool, spectra: bool, two_formats: bool) -> No
 def _check_metrics(reader: Reader, wanted: Wanted) -> None:
     known = reader.metrics(wanted.run)
     for name in wanted.metrics:
-        if name not in known:
+        # Exact newest rows have no bars, others nothing that only whole spectra give: older ones may.
+        if name not in known and not any(name in row.extra for _, row in reader.measurements(wanted.run)):
             there = ", ".join(escape(metric) for metric in known)
             leave(f"--metric {escape(name)!r}: no such metric; there are {there}", WRONG_USE)
 
@@ -108,7 +109,13 @@ def _measurement_rows(reader: Reader, wanted: Wanted) -> Iterator[dict[str, Any]
     ):
         if thin is None or thin.keeps(measurement):
             row = measurement.to_json()
-            yield {key: row.get(key) for key in keep} if wanted.metrics else row
+            yield _with_errors(row, keep, wanted.metrics) if wanted.metrics else row
+
+
+def _with_errors(row: dict[str, Any], keep: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
+    """The keys of `row` to keep, and what it knows of their errors."""
+    errors = ("tier", *(f"{name}_{end}" for name in metrics for end in ("low", "high")))
+    return {key: row.get(key) for key in keep} | {key: row[key] for key in errors if key in row}
 
 
 def _alert_rows(reader: Reader, wanted: Wanted) -> Iterator[dict[str, Any]]:
@@ -138,8 +145,8 @@ def _spectrum_rows(reader: Reader, wanted: Wanted) -> Iterator[dict[str, Any]]:
         if wanted.role in (None, layer.role):
             key = {"run": wanted.run, "layer": layer.name, "role": layer.role}
             found = reader.summaries(wanted.run, layer.name, layer.role, wanted.from_step, wanted.to_step)
-            for _, step, summary in found:
-                yield {**key, "step": step, **asdict(read_summary(summary))}
+            for _, step, summary, tier in found:
+                yield {**key, "step": step, "tier": tier, **asdict(read_summary(summary))}
 
 
 @dataclass(slots=True)
@@ -179,9 +186,16 @@ def _print(
 
 def _line(row: dict[str, Any], shown: tuple[str, ...]) -> str:
     role = "" if row["role"] == "weight" else f" ({escape(row['role'])})"
-    values = [f"{key}={_number(row.get(key))}" for key in shown]
-    bad = [] if row.get("finite", True) else ["non-finite"]
-    return " ".join([f"step {escape(row['step'])}", f"{escape(row['layer'])}{role}:", *values, *bad])
+    values = [f"{key}={_number(row.get(key))}{_bar(row, key)}" for key in shown]
+    notes = [] if row.get("finite", True) else ["non-finite"]
+    if row.get("tier", "exact") != "exact":
+        notes.append(f"({escape(row['tier'])})")
+    return " ".join([f"step {escape(row['step'])}", f"{escape(row['layer'])}{role}:", *values, *notes])
+
+
+def _bar(row: dict[str, Any], metric: str) -> str:
+    low, high = row.get(f"{metric}_low"), row.get(f"{metric}_high")
+    return "" if low is None or high is None else f" [{_number(low)}, {_number(high)}]"
 
 
 def _number(value: object) -> str:

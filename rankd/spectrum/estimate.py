@@ -26,8 +26,8 @@ NUM_PROBES = 32
 NUM_FRESH = 4
 """Rows of the range, probes beside it, and probes of the whole for the bound of σ₁."""
 
-MIN_SIZE = 2 * (NUM_RANGE + NUM_PROBES)
-"""Of the short side: smaller matrices cost less to solve."""
+MIN_SIZE = 4 * (NUM_RANGE + NUM_PROBES)
+"""Of the short side: smaller matrices cost less to solve, and their bars held a little too rarely."""
 
 STEPS = (16, 32, 48, 64)
 """After each, matrices whose bar is narrow enough are done. The bounds of σ₁ are those of the first."""
@@ -61,8 +61,6 @@ class Estimates:
     """(B, P): G(x), relative to ‖A‖_F² = 1: the number of singular values above √x, smoothed over a factor of e."""
     log_x: Values
     """(P,)"""
-    top: Values
-    """(B, NUM_RANGE), descending: Ritz values close to σ₁, σ₂, …, from below."""
 
     @property
     def width(self) -> Values:
@@ -78,30 +76,29 @@ def estimate(operator: Operator, frobenius: Values, keys: Sequence[str], toleran
     others are in a batch does not change an estimate, rounding apart."""
     _, size, _ = operator.shape
     probes = draw(keys, NUM_RANGE + NUM_PROBES + NUM_FRESH, size, operator)
-    basis, top = _find_range(operator, probes[:, :NUM_RANGE])
+    basis = _find_range(operator, probes[:, :NUM_RANGE])
     beside = _beside(probes[:, NUM_RANGE:-NUM_FRESH], basis)
     recurrence = Recurrence(operator, torch.cat([basis, beside, unit(probes[:, -NUM_FRESH:])], dim=1))
     recurrence.extend(STEPS[0])
     bounds = bound_norm(*recurrence.coefficients(), NUM_FRESH, size, operator.slack)
-    found = _read(recurrence, operator, frobenius, bounds, top)
+    found = _read(recurrence, operator, frobenius, bounds)
     done = found.width <= GOOD_BAR
     for steps in STEPS[1:]:
         if done.all():
             break
         recurrence.extend(steps)
-        found = _unless(done, found, _read(recurrence, operator, frobenius, bounds, top))
+        found = _unless(done, found, _read(recurrence, operator, frobenius, bounds))
         done |= (found.width <= GOOD_BAR) | (found.width > HOPELESS * np.array(tolerances))
     return found
 
 
-def _find_range(operator: Operator, starts: torch.Tensor) -> tuple[torch.Tensor, Values]:
+def _find_range(operator: Operator, starts: torch.Tensor) -> torch.Tensor:
     """Orthonormal rows (B, NUM_RANGE, r) that span about the leading singular vectors of the short side: two passes of
-    subspace iteration. And the Ritz values of the first."""
+    subspace iteration."""
     for _ in range(2):
-        former = torch.linalg.qr(starts.mT).Q.mT
-        starts = operator.forward(operator.adjoint(former))
-    ritz = torch.linalg.eigvalsh((former @ starts.mT).double())
-    return torch.linalg.qr(starts.mT).Q.mT, ritz.clamp(min=0).sqrt().flip(1).cpu().numpy()
+        starts = operator.forward(operator.adjoint(torch.linalg.qr(starts.mT).Q.mT))
+    basis: torch.Tensor = torch.linalg.qr(starts.mT).Q.mT
+    return basis
 
 
 def _beside(probes: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
@@ -116,10 +113,10 @@ def _unless(done: npt.NDArray[np.bool_], former: Estimates, found: Estimates) ->
     pairs = ((former.values, found.values), (former.lows, found.lows), (former.highs, found.highs))
     values, lows, highs = ({name: np.where(done, old[name], new[name]) for name in new} for old, new in pairs)
     curve = np.where(done[:, None], former.curve, found.curve)
-    return Estimates(values, lows, highs, curve, found.log_x, found.top)
+    return Estimates(values, lows, highs, curve, found.log_x)
 
 
-def _read(recurrence: Recurrence, operator: Operator, frobenius: Values, bounds: NormBounds, top: Values) -> Estimates:
+def _read(recurrence: Recurrence, operator: Operator, frobenius: Values, bounds: NormBounds) -> Estimates:
     """What the coefficients say so far."""
     alphas, betas = recurrence.coefficients()
     norm = torch.from_numpy(frobenius).to(alphas.device)
@@ -136,7 +133,7 @@ def _read(recurrence: Recurrence, operator: Operator, frobenius: Values, bounds:
     named["nuclear_norm"] *= frobenius
     named["spectral_norm"], named["stable_rank"] = sigma, (frobenius / sigma[[0, 2, 1]]) ** 2
     values, lows, highs = ({name: ends[i] for name, ends in named.items()} for i in range(3))
-    return Estimates(values, lows, highs, found.curve.cpu().numpy(), traces.y.cpu().numpy(), top)
+    return Estimates(values, lows, highs, found.curve.cpu().numpy(), traces.y.cpu().numpy())
 
 
 _NAMES = ("nuclear_norm", "effective_rank", "effective_rank_energy", "participation_ratio")

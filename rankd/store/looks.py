@@ -112,11 +112,12 @@ def _binned(
 
 def summaries(
     reader: Reader, run: str, layer: str, role: str, from_step: int | None, to_step: int | None
-) -> Iterator[tuple[int, int | None, bytes]]:
+) -> Iterator[tuple[int, int | None, bytes, str]]:
     """See Reader.summaries."""
     layer_id = reader.layer_id(run, layer, role)
     sql = """
-        SELECT s.n, m.step, s.summary FROM spectrum s JOIN measurement m ON m.layer_id = s.layer_id AND m.n = s.n
+        SELECT s.n, m.step, s.summary, coalesce(nullif(k.tier, ''), 'exact')
+        FROM spectrum s JOIN measurement m ON m.layer_id = s.layer_id AND m.n = s.n JOIN kind k USING (kind_id)
         WHERE s.layer_id = ? AND s.n > ? AND (? IS NULL OR m.step >= ?) AND (? IS NULL OR m.step <= ?)
         ORDER BY s.n LIMIT ?
     """

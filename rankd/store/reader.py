@@ -217,8 +217,8 @@ class Reader:
 
     def summaries(
         self, run: str, layer: str, role: str = "weight", from_step: int | None = None, to_step: int | None = None
-    ) -> Iterator[tuple[int, int | None, bytes]]:
-        """(n, step, Measurement.summary) of those that have a summary, in order of n."""
+    ) -> Iterator[tuple[int, int | None, bytes, str]]:
+        """(n, step, Measurement.summary, its tier) of those that have a summary, in order of n."""
         return looks.summaries(self, run, layer, role, from_step, to_step)
 
     # What the looks are made with

@@ -10,8 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from rankd.cli import app
-from rankd.records import METRIC_NAMES
+from rankd.config import HistoryConfig
+from rankd.records import METRIC_NAMES, Measurement
+from rankd.store.entries import Entry
 from rankd.store.reader import Reader
+from rankd.store.writer import Writer
 
 HOSTILE = "=1+1\x1b[2J,\r\n"
 
@@ -94,7 +97,24 @@ def test_spectra(history: Path) -> None:
     assert [(row["step"], row["top"]) for row in found] == [(7, [2.0, 1.0, 0.5, 0.25])] * 2
     assert sum(found[0]["counts"]) == 4 and found[0]["low"] < found[0]["high"]
     assert query(history, "lm-42", "--spectra", "--layer", "b*")[1] == "step 7 blocks.0.w: top=2,1,0.5,0.25\n"
-    assert query(history, "lm-42", "--spectra", "--csv")[1].splitlines()[0] == "run,layer,role,step,top,low,high,counts"
+    header = query(history, "lm-42", "--spectra", "--csv")[1].splitlines()[0]
+    assert header == "run,layer,role,step,tier,top,low,high,counts"
+
+
+def test_errors_stand_beside_what_was_asked_for(tmp_path: Path) -> None:
+    """The newest row is exact, and has no bars to ask for; an older one has."""
+    writer = Writer(tmp_path, HistoryConfig(), lambda entries: None, lambda error: None)
+    writer.start()
+    bar = {"stable_rank_low": 2.5, "stable_rank_high": 3.5}
+    for n, extra in enumerate(({"tier": "estimate", **bar}, {"tier": "exact"}), 1):
+        metrics = dict.fromkeys(METRIC_NAMES, 3.0)
+        writer.submit(Entry(n, Measurement("lm-42", "w", n, (4, 6), True, False, metrics, extra=extra)))
+    assert writer.flush(30) and writer.close(30)
+    lines = query(tmp_path, "lm-42", "--metric", "stable_rank")[1].splitlines()
+    assert lines == ["step 1 w: stable_rank=3 [2.5, 3.5] (estimate)", "step 2 w: stable_rank=3"]
+    found = rows(tmp_path, "--metric", "stable_rank")
+    assert [(row["tier"], row.get("stable_rank_low")) for row in found] == [("estimate", 2.5), ("exact", None)]
+    assert query(tmp_path, "lm-42", "--metric", "stable_rank_low")[0] == 0
 
 
 def test_lines_for_people(history: Path) -> None:

@@ -10,14 +10,14 @@ from spectra import made
 
 from rankd.metrics import METRICS
 from rankd.spectrum import measure_spectrum
-from rankd.spectrum.estimate import GOOD_BAR, MIN_SIZE, NUM_RANGE, Estimates, estimate
+from rankd.spectrum.estimate import GOOD_BAR, MIN_SIZE, Estimates, estimate
 from rankd.spectrum.krylov import Operator
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
 RANKS = ("effective_rank", "effective_rank_energy", "participation_ratio", "stable_rank")
 NAMES = (*RANKS, "nuclear_norm", "spectral_norm")
-SHAPE = (MIN_SIZE, 160)
+SHAPE = (128, 160)
 
 
 def estimates(matrices: torch.Tensor, keys: list[str] | None = None, tolerance: float = 0.05) -> Estimates:
@@ -59,11 +59,7 @@ def test_spikes_and_a_bulk_of_any_shape(shape: tuple[int, int]) -> None:
     found, expected = estimates(matrices), truths(matrices)
     np.testing.assert_allclose(found.values["effective_rank"], expected["effective_rank"], rtol=0.02)
     np.testing.assert_allclose(found.values["participation_ratio"], expected["participation_ratio"], rtol=0.02)
-    # The largest values one by one, from below, and how many lie above a level.
-    sigma = np.stack([measure_spectrum(matrix).singular_values[:3] for matrix in matrices])
-    scale = matrices.abs().amax(dim=(1, 2)).numpy()[:, None]
-    np.testing.assert_allclose(found.top[:, :3], sigma * scale, rtol=0.1)
-    assert (found.top[:, :3] <= sigma * scale * (1 + 1e-5)).all() and found.top.shape == (2, NUM_RANGE)
+    # How many lie above a level.
     assert (np.diff(found.curve, axis=1) <= 1e-9).all() and found.curve[0, 0] == pytest.approx(160, rel=1e-2)
 
 

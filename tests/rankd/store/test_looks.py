@@ -115,6 +115,6 @@ def test_summaries(make: Any, open_writer: Any, data: Path) -> None:
     open_writer().write(*rows)
     with Reader(data) as reader:
         found = list(reader.summaries("r", "a"))
-        assert found == [(n, n, bytes([n % 256])) for n in range(1, 601) if n % 3]
-        assert [n for n, _, _ in reader.summaries("r", "a", from_step=5, to_step=8)] == [5, 7, 8]
+        assert found == [(n, n, bytes([n % 256]), "exact") for n in range(1, 601) if n % 3]
+        assert [n for n, *_ in reader.summaries("r", "a", from_step=5, to_step=8)] == [5, 7, 8]
         assert list(reader.summaries("r", "b")) == []
