@@ -97,14 +97,14 @@ async def test_a_fault_of_the_executor_is_not_swallowed() -> None:
 @pytest.mark.parametrize("tier", ["norms", "estimate", "exact"])
 async def test_the_plan_says_in_which_tier_and_hears_what_it_took(tier: Tier) -> None:
     side = Side("threads", tier=tier)
-    item = snapshot(randn(200, 150))
+    item = snapshot(randn(300, 260))
     assert (await side.rows(item))["w"].tier == tier
     layer = side.planner._layers[item.key]
-    assert (layer.size, layer.num_chosen) == (Size(200, 150), 1)
+    assert (layer.size, layer.num_chosen) == (Size(300, 260), 1)
     assert side.planner._busy_seconds > 0
-    before = side.planner.costs.predict("cpu", tier, Size(200, 150))
+    before = side.planner.costs.predict("cpu", tier, Size(300, 260))
     side.planner.learn(item.key, tier, tier, 100.0)
-    assert side.planner.costs.predict("cpu", tier, Size(200, 150)) > before
+    assert side.planner.costs.predict("cpu", tier, Size(300, 260)) > before
     side.executor.close()
 
 
