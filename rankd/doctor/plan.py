@@ -22,7 +22,10 @@ def check_plan(plan: Mapping[str, Any]) -> Finding:
     counts = [f"{n} {tier}" for tier, n in layers.items()] if isinstance(layers, Mapping) else []
     what = f"layers measured: {', '.join(counts) or 'none yet'}"
     if num_thinned := _number(plan, "num_thinned"):
-        what += f" ({num_thinned:g} of them not at every push, but once in {_number(plan, 'max_every'):g} at least)"
+        what += (
+            f" ({num_thinned:g} of them not at every push, but once in {_number(plan, 'max_every'):g} at least; "
+            "norms alone between)"
+        )
     share, wanted = _number(plan, "predicted_share"), _number(plan, "max_share")
     lag, num_lagging = _number(plan, "lag_seconds"), _number(plan, "num_lagging")
     text = f"{what}; predicted share {share:.2f} of {wanted:.2f}, lag {lag:.1f} s"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -53,7 +52,7 @@ class MeasureConfig:
         for name, is_within, expected in (
             ("max_share", 0 < self.max_share <= 1, "a share above 0 and up to 1"),
             ("max_every", self.max_every >= 1, "a number of pushes, at least 1"),
-            ("tolerance", 0 < self.tolerance < math.inf, "a share above 0"),
+            ("tolerance", 0 < self.tolerance <= 1, "a share above 0 and up to 1"),
         ):
             if not is_within:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected {expected}")
