@@ -29,7 +29,7 @@ class Size(NamedTuple):
 
 
 def _cpu_norms(short: float, long: float) -> float:
-    """5 steps there and back, with 4 vectors each: as fast as the matrix is read."""
+    """6 steps there and back, with 4 vectors each: as fast as the matrix is read."""
     return 2 * 6 * 4 * 2 * short * long / 1.4e10
 
 

@@ -14,7 +14,7 @@ FAILURE = 1e-4
 """Probability that σ₁ lies above its upper bound, over the choice of the fresh probes."""
 
 NUM_FRESH = 3
-STEPS_CPU, STEPS_CUDA = 5, 18
+STEPS_CPU, STEPS_CUDA = 6, 18
 """A CPU's steps are as many as fit a twentieth of what `svdvals` costs; on a GPU more of them cost little, and each
 makes the upper bound tighter."""
 
