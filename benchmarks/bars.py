@@ -2,9 +2,9 @@
 
 Each matrix is measured in the tiers `norms` and `estimate`; the truth is float64 `svdvals` of the very matrix. For each
 tier and family: `coverage`, the upper Wilson limit of the share inside, of the worst metric, at least 0.95; `width`,
-the median of (high - low) / value, of the worst metric, of estimates at most 0.02; `to_exact`, the share that fell to the exact
-tier and so has no bars; and the worst error of those. A metric without a bar in a reading that is not exact claims to
-be exact.
+the median of (high - low) / value, of the worst metric, of estimates at most 0.02; `to_exact`, the share that fell to
+the exact tier and so has no bars; and the worst error of those. A metric without a bar in a reading that is not exact
+claims to be exact.
 
 `--plant-shrink 0.3` and `--plant-shift 1` measure the measure: with such wrong bars it has to exit with 1.
 Seeds are fresh unless `--first-seed` repeats those of a row.
