@@ -123,15 +123,28 @@ def _in_order(
     """What becomes of each, in their order, of which a few more than are being measured are read ahead."""
     with ThreadPoolExecutor(num_workers, "analyze", initializer=torch.set_num_threads, initargs=(1,)) as pool:
         begun: deque[tuple[str, Future[list[Measurement]] | Skipped]] = deque()
+        failed: list[CheckpointError] = []
         try:
-            for name, weight in weights:
+            for name, weight in _until_it_fails(weights, failed):
                 begun.append((name, weight if isinstance(weight, Skipped) else pool.submit(measure, weight)))
                 while len(begun) > num_workers + 1:
                     yield _finish(*begun.popleft())
             while begun:
                 yield _finish(*begun.popleft())
+            if failed:
+                raise failed[0]
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _until_it_fails(
+    weights: Iterator[tuple[str, Weight | Skipped]], failed: list[CheckpointError]
+) -> Iterator[tuple[str, Weight | Skipped]]:
+    """What comes before a fault in the file, which is put into `failed`: it is measured, and told, first."""
+    try:
+        yield from weights
+    except CheckpointError as error:
+        failed.append(error)
 
 
 def _finish(name: str, begun: Future[list[Measurement]] | Skipped) -> tuple[str, list[Measurement] | Skipped]:

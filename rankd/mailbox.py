@@ -21,8 +21,8 @@ core, and it cannot be interrupted."""
 
 
 MAX_MEASURING_BYTES = 1 << 30
-"""Of snapshots that are handed out: beyond it none follows until one is done. A GPU has many slots, for batches of
-small matrices; each may hold one of the largest."""
+"""Of snapshots that are handed out together; a larger one goes alone. A GPU has many slots, for batches of small
+matrices; each might hold one of the largest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,20 +136,24 @@ class Mailbox:
         if self._notices:
             return self._notices.pop(next(iter(self._notices)))
         num_free = self.num_slots - len(self._measuring)
-        if num_free <= 0 or self._measuring_bytes > MAX_MEASURING_BYTES:
+        if num_free <= 0:
             return None
         is_kept = self._keeps_last() if num_free == 1 else lambda run: False
         for namespace, runs in self._lines.items():
             for run, line in runs.items():
                 only_short = is_kept(run)
                 for key, snapshot in line.items():
-                    if key not in self._measuring and not (only_short and _is_long(snapshot)):
+                    if key not in self._measuring and self._fits(snapshot) and not (only_short and _is_long(snapshot)):
                         self._lines.move_to_end(namespace)
                         runs.move_to_end(run)
                         self._measuring[key] = self._waiting_since[key]
                         self._measuring_bytes += snapshot.data.nbytes
                         return self._take(key)
         return None
+
+    def _fits(self, snapshot: Snapshot) -> bool:
+        """Whether it can be handed out beside what is: others pass it by meanwhile."""
+        return not self._measuring or self._measuring_bytes + snapshot.data.nbytes <= MAX_MEASURING_BYTES
 
     def _keeps_last(self) -> Callable[[str], bool]:
         """For which runs the last free slot is kept from long measurements: those of a namespace that has one under way

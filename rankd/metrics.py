@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -86,7 +87,7 @@ def power_law_alpha(spectrum: Spectrum) -> float:
     if len(energy) < _MIN_TAIL:
         return math.nan
     try:
-        with warnings.catch_warnings():
+        with _fitting, warnings.catch_warnings():  # which is of the whole process
             warnings.simplefilter("ignore")
             return float(powerlaw.Fit(energy, parameter_ranges={"alpha": _ALPHAS}, verbose=False).power_law.alpha)
     except ValueError as error:  # equal singular values, as an identity has them, follow no power law
@@ -96,6 +97,8 @@ def power_law_alpha(spectrum: Spectrum) -> float:
 
 _EDGE_WIDTH = 2.0
 """Finite matrices have their largest singular value within a few r^(-2/3) of the edge (Tracy & Widom)."""
+
+_fitting = threading.Lock()
 
 _MIN_TAIL = 10
 

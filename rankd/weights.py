@@ -164,7 +164,7 @@ def _row_peaks(one: _Matrix) -> torch.Tensor | None:
     if not cut_by_columns or not is_scaled(weight.wire_dtype):
         return None
     matrices = whole.view(weight.tensor)
-    return (matrices[one.index] if whole.is_stack else matrices).abs().amax(dim=1)
+    return (matrices[one.index] if whole.is_stack else matrices).float().abs().amax(dim=1)  # float8 has no kernel
 
 
 def _close(item: _Open) -> list[Part]:

@@ -278,3 +278,10 @@ def test_a_part_that_is_cut_by_columns_is_rounded_as_coarsely_as_its_neighbours(
     assert parts["k"].metrics["effective_rank"] == pytest.approx(rank_8, rel=0.1)
     assert parts["k"].further["effective_rank_raw"] > 1.2 * rank_8 and parts["k"].further["inside_noise"]
     assert not parts["q"].further["inside_noise"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_float8_that_is_cut_by_columns(dtype: torch.dtype) -> None:
+    fused = randn(64, 192).to(dtype)
+    (parts,) = measure_weights([weight(fused, "h.0.attn.c_attn.weight")], DEFAULT_SETTINGS, WarmStarts())
+    assert [part.layer.rpartition(":")[2] for part in parts[:3]] == ["q", "k", "v"]
