@@ -23,7 +23,9 @@ Look = Callable[..., list[Any]]
 Open = Callable[..., Any]
 
 floats = st.none() | st.floats(allow_nan=False, allow_infinity=False)
-anything = floats | st.booleans() | st.integers(-(1 << 63), (1 << 63) - 1) | st.text(max_size=5) | st.just([1, {"a": None}])
+anything = (
+    floats | st.booleans() | st.integers(-(1 << 63), (1 << 63) - 1) | st.text(max_size=5) | st.just([1, {"a": None}])
+)
 BARS = [f"{name}_{end}" for name in CORRECTED for end in ("low", "high")]
 
 
