@@ -20,7 +20,7 @@ from rankd.executors.solver import Solver
 from rankd.parts.lora import lora_base
 from rankd.plan import AskedTier, Costs, Size, tier_by_cost
 from rankd.records import Measurement, Tier
-from rankd.weights import DEFAULT_SETTINGS, Part, Settings, Weight, split_of
+from rankd.weights import DEFAULT_SETTINGS, Settings, Weight, split_of
 from rankd_client.naming import clashes, clean_names
 
 SAFETENSORS_SUFFIXES = (".safetensors",)
@@ -97,7 +97,11 @@ def analyze_file(
     def measure(weight: Weight) -> list[Measurement]:
         start = clock()
         parts = solver.measure(weight)
-        return [_measurement(run, part, weight.wire_dtype, clock() - start) for part in parts]
+        dtypes = {"source_dtype": weight.source_dtype, "wire_dtype": weight.wire_dtype}
+        return [
+            Measurement.of(part.reading, run, part.layer, None, part.shape, **dtypes, measure_seconds=clock() - start)
+            for part in parts
+        ]
 
     def weights() -> Iterator[tuple[str, Weight | Skipped]]:
         for name, tensor in load_tensors(path):
@@ -178,24 +182,6 @@ def _has_something(factor: torch.Tensor) -> bool:
     """Whether it is finite and not all zero."""
     wide = factor.float() if factor.itemsize == 1 else factor
     return bool(wide.isfinite().all()) and bool(wide.any())
-
-
-def _measurement(run: str, part: Part, dtype: str, seconds: float) -> Measurement:
-    reading = part.reading
-    return Measurement(
-        run=run,
-        layer=part.layer,
-        step=None,
-        shape=part.shape,
-        finite=reading.finite,
-        zero=reading.zero,
-        metrics=reading.metrics,
-        method=reading.method,
-        source_dtype=dtype,
-        wire_dtype=dtype,
-        measure_seconds=seconds,
-        extra=reading.extra(),
-    )
 
 
 def _reason_to_skip(tensor: torch.Tensor) -> str | None:

@@ -101,6 +101,7 @@ _EDGE_WIDTH = 2.0
 _fitting = threading.Lock()
 
 _MIN_TAIL = 10
+"""Singular values: fewer fit any exponent."""
 
 _ALPHAS = [1.0, 20.0]
 """The package looks no further than 3 by itself."""
@@ -123,6 +124,9 @@ METRICS: dict[str, Metric] = {
 
 EXTRA_METRICS: dict[str, Metric] = {"power_law_alpha": power_law_alpha}
 """Metrics that cost more than the rest, or need a package of their own: measured where `[measure] metrics` has them."""
+
+NEEDED_PACKAGES = {"power_law_alpha": "powerlaw"}
+"""Of EXTRA_METRICS, by name; each is an extra of ours of the same name."""
 
 
 def compute_metrics(spectrum: Spectrum, extra: Iterable[str] = ()) -> dict[str, float | None]:

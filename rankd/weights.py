@@ -13,7 +13,7 @@ import torch
 
 from rankd.config import ConfigError
 from rankd.engine import DEFAULT_TOLERANCE, Ask, WarmStarts, measure_matrices, measure_product
-from rankd.metrics import EXTRA_METRICS
+from rankd.metrics import EXTRA_METRICS, NEEDED_PACKAGES
 from rankd.parts import NO_RULES, Split, SplitRules, part_name, split, summarise_stack
 from rankd.parts.lora import lora_base
 from rankd.plan import MeasureConfig
@@ -52,8 +52,9 @@ def settings_of(config: MeasureConfig) -> Settings:
         raise ConfigError(f"measure.{error}") from None
     if unknown := sorted(set(config.metrics) - set(EXTRA_METRICS)):
         raise ConfigError(f"measure.metrics={unknown[0]!r}: expected some of {', '.join(EXTRA_METRICS)}")
-    if "power_law_alpha" in config.metrics and importlib.util.find_spec("powerlaw") is None:
-        raise ConfigError("measure.metrics='power_law_alpha': expected its package: pip install 'rankd[powerlaw]'")
+    for name in config.metrics:
+        if (package := NEEDED_PACKAGES.get(name)) is not None and importlib.util.find_spec(package) is None:
+            raise ConfigError(f"measure.metrics={name!r}: expected its package: pip install 'rankd[{package}]'")
     return Settings(config.tolerance, config.method == "svdvals", rules, tuple(config.metrics))
 
 
@@ -96,6 +97,15 @@ class _Open:
     weight: Weight
     split: Split
     readings: dict[str, list[Reading]] = field(default_factory=lambda: defaultdict(list))
+    peaks: torch.Tensor | None = None
+    """(rows,) or (count, rows): the rows' largest magnitudes, once a part has asked for them."""
+
+    def row_peaks(self, index: int) -> torch.Tensor:
+        """(rows,) of the whole, or of matrix `index` of a stack."""
+        whole = self.split.whole
+        if self.peaks is None:
+            self.peaks = whole.view(self.weight.tensor).float().abs().amax(dim=-1)  # float8 has no kernel
+        return self.peaks[index] if whole.is_stack else self.peaks
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +168,9 @@ def _ask(one: _Matrix, settings: Settings) -> Ask:
 def _row_peaks(one: _Matrix) -> torch.Tensor | None:
     """Of the rows of the whole, whose scale a part that is cut by columns has too: a weak K beside a strong Q is
     rounded as coarsely as the Q."""
-    whole, weight = one.item.split.whole, one.item.weight
-    rows, cols = whole.shape[-2:]
+    rows, cols = one.item.split.whole.shape[-2:]
     cut_by_columns = one.matrix.shape[0] == rows and one.matrix.shape[1] < cols
-    if not cut_by_columns or not is_scaled(weight.wire_dtype):
-        return None
-    matrices = whole.view(weight.tensor)
-    return (matrices[one.index] if whole.is_stack else matrices).float().abs().amax(dim=1)  # float8 has no kernel
+    return one.item.row_peaks(one.index) if cut_by_columns and is_scaled(one.item.weight.wire_dtype) else None
 
 
 def _close(item: _Open) -> list[Part]:

@@ -7,13 +7,10 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rankd_client.wire import SCALE_BYTES
+from rankd_client.wire import LARGEST, SCALE_BYTES
 
 if TYPE_CHECKING:
     import torch
-
-LARGEST = {"int8": 127.0, "float8_e4m3fn": 448.0, "float8_e5m2": 57344.0}
-"""What the largest magnitude of a row comes to. int8's -128 is not used: it has no counterpart."""
 
 CPU_ELEMENTS = 1 << 19
 """At once: their 2 MB of float32 stay in a core's caches; with a quarter of them, starting the operations costs more

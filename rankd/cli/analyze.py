@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from rankd.records import Measurement
 
 COLUMNS = ("stable_rank", "effective_rank", "effective_rank_energy", "spectral_norm", "frobenius_norm")
-EXTRA = ("power_law_alpha",)
-"""Shown where they were asked for."""
 
 
 def analyze(
@@ -95,9 +93,11 @@ def _print_rows(file: Path, measure: Measurer) -> int:
 
 def _print_table(file: Path, measure: Measurer) -> int:
     """The same for people, with what was left out and why."""
+    from rankd.records import METRIC_NAMES
+
     left_out: Counter[str] = Counter()
     measurements = list(measure(file, lambda _, reason: left_out.update([reason])))
-    asked = [name for name in EXTRA if any(name in m.metrics for m in measurements)]
+    asked = list(dict.fromkeys(name for m in measurements for name in m.metrics if name not in METRIC_NAMES))
     rows = [
         [escape(file.name), "shape", *COLUMNS, *asked, "note"],
         *(_row(m, (*COLUMNS, *asked)) for m in measurements),

@@ -40,11 +40,11 @@ def measure_matrices(
         # On a CPU one by one: several do not fit the cache together, and nothing is saved.
         for part in [places] if weights[0].is_cuda else [[place] for place in places]:
             began = clock()
-            for kept, batch in _batches(part, weights, asks):
-                found = list(measure(batch, warm or WarmStarts()))
-                seconds = (clock() - began) / len(part)
-                for at, reading in zip(kept, found, strict=True):
-                    readings[at] = None if reading is None else replace(reading, seconds=seconds)
+            kept, batch = _batch(part, weights, asks)
+            found = [] if batch is None else list(measure(batch, warm or WarmStarts()))
+            seconds = (clock() - began) / len(part)
+            for at, reading in zip(kept, found, strict=True):
+                readings[at] = None if reading is None else replace(reading, seconds=seconds)
     for place, (weight, ask) in enumerate(zip(weights, asks, strict=True)):
         if readings[place] is None:
             began = clock()
@@ -76,8 +76,8 @@ def _is_worth_it(weight: torch.Tensor, ask: Ask) -> bool:
     return min(rows, weight.numel() // rows) >= MIN_SIZE and not (ask.reference or ask.extra)
 
 
-def _batches(places: list[int], weights: Sequence[torch.Tensor], asks: Sequence[Ask]) -> list[tuple[list[int], Batch]]:
-    """The finite ones that are not all zero, as one batch; none where there are none."""
+def _batch(places: list[int], weights: Sequence[torch.Tensor], asks: Sequence[Ask]) -> tuple[list[int], Batch | None]:
+    """Of these places the finite ones that are not all zero, and their batch; None where there are none."""
     matrices = [weights[place].detach().reshape(weights[place].shape[0], -1) for place in places]
     stack = torch.stack(matrices) if len(matrices) > 1 else matrices[0][None]
     if stack.dtype not in WORK_DTYPES or (stack.dtype == torch.bfloat16 and not stack.is_cuda):
@@ -86,7 +86,7 @@ def _batches(places: list[int], weights: Sequence[torch.Tensor], asks: Sequence[
     peaks = torch.maximum(low.double().neg(), high.double()).view(-1).cpu()
     good = (torch.isfinite(peaks) & (peaks > 0)).nonzero().view(-1).tolist()
     if not good:
-        return []
+        return [], None
     if len(good) < len(places):
         stack, peaks = stack[good], peaks[good]
     scales = torch.exp2((torch.frexp(peaks).exponent - 1).double())
@@ -95,4 +95,4 @@ def _batches(places: list[int], weights: Sequence[torch.Tensor], asks: Sequence[
     else:
         stack = (stack.double() / scales[:, None, None].to(stack.device)).to(stack.dtype)  # by a power of two: exactly
     kept = [places[index] for index in good]
-    return [(kept, Batch(stack, scales.numpy(), [asks[place] for place in kept]))]
+    return kept, Batch(stack, scales.numpy(), [asks[place] for place in kept])

@@ -87,6 +87,25 @@ class Measurement:
     """The spectrum for looking at, as `rankd.spectrum` packs it; not part of the JSON row."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls, reading: Reading, run: str, layer: str, step: int | None, shape: tuple[int, ...], **more: Any
+    ) -> Measurement:
+        """What `reading` says of a layer at a step; `more`: what else is known of it, such as the dtypes."""
+        return cls(
+            run=run,
+            layer=layer,
+            step=step,
+            shape=shape,
+            finite=reading.finite,
+            zero=reading.zero,
+            metrics=reading.metrics,
+            method=reading.method,
+            summary=reading.summary,
+            extra=reading.extra(),
+            **{"measure_seconds": reading.seconds, **more},
+        )
+
     @property
     def tier(self) -> str:
         """Rows from before there were tiers are exact."""

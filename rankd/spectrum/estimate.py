@@ -24,7 +24,8 @@ Values = npt.NDArray[np.float64]
 NUM_RANGE = 32
 NUM_PROBES = 32
 NUM_FRESH = 4
-"""Rows of the range, probes beside it, and probes of the whole for the bound of σ₁."""
+"""Rows of the range, probes beside it, and probes of the whole for the bound of σ₁. Together they fill one tile of a
+GPU's product; four times as many probes would halve the spread, which is below a percent from 1,000 rows on."""
 
 MIN_SIZE = 4 * (NUM_RANGE + NUM_PROBES)
 """Of the short side: smaller matrices cost less to solve, and their bars held a little too rarely."""

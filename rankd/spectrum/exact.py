@@ -183,6 +183,7 @@ def _gram(short: torch.Tensor) -> torch.Tensor:
 
 
 _LONG = 1 << 14
+"""Elements of it: 0.5 GB of float64 beside a short side of 4,096."""
 
 
 def _product(short: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from rankd_client.wire import LARGEST
+
 Values = npt.NDArray[np.float64]
 
 ROUNDING = 0.2123
@@ -37,9 +39,9 @@ ROUNDINGS = {
     "float32": Rounding(23, 2.0**-149),
     "float16": Rounding(10, 2.0**-24),
     "bfloat16": Rounding(7, 2.0**-133),
-    "float8_e4m3fn": Rounding(3, 2.0**-9, largest=448.0),
-    "float8_e5m2": Rounding(2, 2.0**-16, largest=57344.0),
-    "int8": Rounding(None, 1.0, largest=127.0),
+    "float8_e4m3fn": Rounding(3, 2.0**-9, largest=LARGEST["float8_e4m3fn"]),
+    "float8_e5m2": Rounding(2, 2.0**-16, largest=LARGEST["float8_e5m2"]),
+    "int8": Rounding(None, 1.0, largest=LARGEST["int8"]),
 }
 """By the wire's names, from the finest to the coarsest but for the last two."""
 

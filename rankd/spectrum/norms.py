@@ -16,12 +16,9 @@ FAILURE = 1e-4
 NUM_FRESH = 3
 STEPS_CPU, STEPS_CUDA = 6, 18
 """A CPU's steps are as many as fit a twentieth of what `svdvals` costs; on a GPU more of them cost little, and each
-makes the upper bound tighter."""
+makes the upper bound tighter; beyond 32 the batch of tridiagonal matrices would be solved one by one."""
 
-MAX_RITZ_STEPS = 31
-"""Batches of symmetric matrices of up to 32 rows are solved in one go on a GPU; larger ones one by one."""
-
-_GRID = 160
+_GRID = 160  # points 12 % apart: that much, of a distance, is the bound too high at most
 _FINEST, _COARSEST = 1e-7, 4.0
 """Relative distances above the largest Ritz value at which the bound is looked for; a point too far up is no error."""
 
@@ -54,7 +51,7 @@ def measure_norms(
     recurrence.extend(steps)
     bounds = bound_norm(*recurrence.coefficients(), NUM_FRESH, size, operator.slack)
     rows = torch.arange(num, device=operator.device)
-    seen = torch.stack([right[rows, bounds.best] for right in recurrence.rights[: bounds.shape.shape[1]]], dim=1)
+    seen = torch.stack([right[rows, bounds.best] for right in recurrence.rights[:steps]], dim=1)
     return bounds, (bounds.shape.to(seen.dtype)[:, None, :] @ seen).squeeze(1)
 
 
@@ -68,8 +65,7 @@ def bound_norm(alphas: torch.Tensor, betas: torch.Tensor, num_fresh: int, size: 
     p_q(σ₁²)| ≤ 1, so that σ₁² > t with p_q(t) = 1/τ only where |γ| < τ. That happens to one probe with probability p ≤
     τ √(2r/π), and to all of them with p^num_fresh = FAILURE; hence the largest of their bounds. `slack`: an Operator's.
     """
-    q = min(alphas.shape[2], MAX_RITZ_STEPS)
-    a, b = alphas[:, :, :q] ** 2, betas[:, :, :q] ** 2
+    a, b = alphas**2, betas**2
     diagonal = a.clone()
     diagonal[:, :, 1:] += b[:, :, :-1]
     off = (a * b).sqrt()  # off[q-1] leads on to the residual
@@ -96,12 +92,11 @@ def _solve(diagonal: torch.Tensor, off: torch.Tensor, ritz: torch.Tensor, target
     """(B, k): a t ≥ the root above `ritz` of log p_q(t) = `target`, the next point of a grid; p_q grows above it."""
     grid = torch.logspace(math.log10(_FINEST), math.log10(_COARSEST), _GRID, dtype=torch.float64, device=ritz.device)
     t = ritz[:, :, None] * (1 + grid)
-    ratio = t - diagonal[:, :, :1]
-    logs = torch.log((ratio / off[:, :, :1].clamp(min=1e-300)).clamp(min=1e-300))
-    for step in range(1, diagonal.shape[2]):
-        coupling = off[:, :, step - 1 : step]
+    ratio, coupling, logs = torch.ones_like(t), torch.zeros_like(t[:, :, :1]), torch.zeros_like(t)
+    for step in range(diagonal.shape[2]):
         ratio = t - diagonal[:, :, step : step + 1] - coupling**2 / ratio.clamp(min=1e-300)
-        logs += torch.log((ratio / off[:, :, step : step + 1].clamp(min=1e-300)).clamp(min=1e-300))
+        coupling = off[:, :, step : step + 1]
+        logs += torch.log((ratio / coupling.clamp(min=1e-300)).clamp(min=1e-300))
     reached = logs >= target
     first = reached.to(torch.int8).argmax(dim=2, keepdim=True)
     found = t.gather(2, first).squeeze(2)

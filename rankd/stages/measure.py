@@ -58,21 +58,14 @@ class Measure:
         return [self._measurement(snapshot, part) for part in parts]
 
     def _measurement(self, snapshot: Snapshot, part: Part) -> Measurement:
-        reading = part.reading
-        return Measurement(
-            run=snapshot.run,
-            layer=part.layer,
-            step=snapshot.step,
-            shape=part.shape,
-            finite=reading.finite,
-            zero=reading.zero,
-            metrics=reading.metrics,
+        return Measurement.of(
+            part.reading,
+            snapshot.run,
+            part.layer,
+            snapshot.step,
+            part.shape,
             role=snapshot.role,
-            method=reading.method,
             source_dtype=snapshot.source_dtype,
             wire_dtype=snapshot.wire_dtype,
-            measure_seconds=reading.seconds,
             time=self.clock(),
-            summary=reading.summary,
-            extra=reading.extra(),
         )

@@ -6,7 +6,7 @@ or the other. docs/protocol.md is the normative text; tests/golden holds the byt
 
 from rankd_client.wire.codec import decode, encode
 from rankd_client.wire.disjoint import disjoint
-from rankd_client.wire.dtypes import DTYPES, Dtype, dtype_by_code, row_elements
+from rankd_client.wire.dtypes import DTYPES, LARGEST, Dtype, dtype_by_code, row_elements
 from rankd_client.wire.errors import CODES, WireError
 from rankd_client.wire.limits import (
     DEFAULT_CHUNK_BYTES,
@@ -55,6 +55,7 @@ __all__ = [
     "DAEMON_RUN",
     "DEFAULT_CHUNK_BYTES",
     "DTYPES",
+    "LARGEST",
     "MAX_CHUNK_BYTES",
     "MAX_LAYER_NAME_BYTES",
     "MAX_RUN_NAME_BYTES",

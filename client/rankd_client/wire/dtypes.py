@@ -51,6 +51,9 @@ DTYPES: dict[str, Dtype] = {
         Dtype(8, "uint8", 1, reserved=True),
     )
 }
+LARGEST = {"int8": 127.0, "float8_e4m3fn": 448.0, "float8_e5m2": 57344.0}
+"""What a client scales the largest magnitude of a row to. int8's -128 is not used: it has no counterpart."""
+
 _BY_CODE = {dtype.code: dtype for dtype in DTYPES.values()}
 
 

@@ -10,7 +10,7 @@ import torch
 from spectra import made
 
 from rankd.engine import Ask, WarmStarts, measure_matrices
-from rankd.engine.measure import _batches
+from rankd.engine.measure import _batch
 from rankd.metrics import METRICS, compute_metrics
 from rankd.records import TIERS, Reading, Tier
 from rankd.spectrum import measure_spectrum
@@ -270,12 +270,12 @@ def test_a_batch_has_what_can_be_measured_in_units_near_its_size() -> None:
     """As a GPU has them. Powers of two, so that nothing is rounded; none where all are of ordinary size."""
     weights = [normal(3, 4), normal(3, 4) * 1e30, torch.full((3, 4), math.nan), torch.zeros(3, 4), normal(3, 4) * 1e-42]
     asks = [Ask("norms", str(place)) for place in range(5)]
-    ((kept, batch),) = _batches(list(range(5)), weights, asks)
+    kept, batch = _batch(list(range(5)), weights, asks)
     assert kept == [0, 1, 4] and [ask.key for ask in batch.asks] == ["0", "1", "4"]
     assert (np.exp2(np.round(np.log2(batch.scales))) == batch.scales).all()
     for place, matrix, scale in zip(kept, batch.matrices, batch.scales.tolist(), strict=True):
         assert 1 <= float(matrix.abs().max()) < 2
         assert torch.equal((matrix.double() * scale).float(), weights[place])
-    ((kept, batch),) = _batches([0, 3], weights, asks)
+    kept, batch = _batch([0, 3], weights, asks)
     assert kept == [0] and batch.scales.tolist() == [1] and torch.equal(batch.matrices[0], weights[0])
-    assert _batches([2, 3], weights, asks) == []
+    assert _batch([2, 3], weights, asks) == ([], None)
