@@ -21,8 +21,11 @@ core, and it cannot be interrupted."""
 
 
 MAX_MEASURING_BYTES = 1 << 30
-"""Of snapshots that are handed out together; a larger one goes alone. A GPU has many slots, for batches of small
-matrices; each might hold one of the largest."""
+"""Of large snapshots that are handed out together; a larger one goes alone among them. A GPU has many slots, for
+batches of small matrices; each might hold one of the largest."""
+
+SMALL_BYTES = 32 << 20
+"""Up to here they neither count nor wait for room: 32 slots of them hold as much as the large ones may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,10 @@ class Mailbox:
         """Those that wait longest first."""
         self._measuring: dict[Key, float] = {}
         """Since when it waited."""
-        self._measuring_bytes = 0
+        self._large_bytes = 0
+        """Of large snapshots that are handed out."""
+        self._held: Key | None = None
+        """The large one that waits for room, which no other large one takes before it."""
         self._changed = asyncio.Event()
         self._closed = False
 
@@ -124,7 +130,7 @@ class Mailbox:
         self.num_done += 1
         if not snapshot.noticed:
             self._measuring.pop(snapshot.key, None)
-            self._measuring_bytes -= snapshot.data.nbytes
+            self._large_bytes -= _large_bytes(snapshot)
         self._changed.set()
 
     def close(self) -> None:
@@ -143,17 +149,25 @@ class Mailbox:
             for run, line in runs.items():
                 only_short = is_kept(run)
                 for key, snapshot in line.items():
-                    if key not in self._measuring and self._fits(snapshot) and not (only_short and _is_long(snapshot)):
-                        self._lines.move_to_end(namespace)
-                        runs.move_to_end(run)
-                        self._measuring[key] = self._waiting_since[key]
-                        self._measuring_bytes += snapshot.data.nbytes
-                        return self._take(key)
+                    if key in self._measuring or (only_short and _is_long(snapshot)) or not self._fits(snapshot):
+                        continue
+                    self._lines.move_to_end(namespace)
+                    runs.move_to_end(run)
+                    self._measuring[key] = self._waiting_since[key]
+                    self._large_bytes += _large_bytes(snapshot)
+                    return self._take(key)
         return None
 
     def _fits(self, snapshot: Snapshot) -> bool:
-        """Whether it can be handed out beside what is: others pass it by meanwhile."""
-        return not self._measuring or self._measuring_bytes + snapshot.data.nbytes <= MAX_MEASURING_BYTES
+        """Whether it can be handed out beside what is. Small ones pass by a large one that cannot; large ones do not,
+        or it might wait for ever."""
+        if not (num_bytes := _large_bytes(snapshot)):
+            return True
+        if self._held in self._waiting_since and self._held != snapshot.key:
+            return False
+        fits = not self._large_bytes or self._large_bytes + num_bytes <= MAX_MEASURING_BYTES
+        self._held = None if fits else snapshot.key
+        return fits
 
     def _keeps_last(self) -> Callable[[str], bool]:
         """For which runs the last free slot is kept from long measurements: those of a namespace that has one under way
@@ -201,6 +215,12 @@ class Mailbox:
             key = next((key for key in runs[run] if key != newest), newest)
             dropped.append(Superseded(self._take(key), None))
             self.counters["dropped_for_room"] += 1
+
+
+def _large_bytes(snapshot: Snapshot) -> int:
+    """0 of a small one."""
+    num_bytes = snapshot.data.nbytes
+    return num_bytes if num_bytes > SMALL_BYTES else 0
 
 
 def _is_long(snapshot: Snapshot) -> bool:

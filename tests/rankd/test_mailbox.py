@@ -164,21 +164,6 @@ async def test_hands_out_no_more_than_the_slots() -> None:
     assert len(await handed_out(box)) == 1
 
 
-async def test_what_is_handed_out_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rankd.mailbox.MAX_MEASURING_BYTES", 10)
-    box = mailbox()
-    for layer, num_bytes in (("a", 8), ("b", 8), ("c", 2), ("d", 20)):
-        box.put(snapshot(layer, num_bytes=num_bytes))
-    first = await handed_out(box)
-    assert [item.layer for item in first] == ["a", "c"], "what does not fit is passed by"
-    box.done(first[0])
-    second = await handed_out(box)
-    assert [item.layer for item in second] == ["b"]
-    for item in (first[1], *second):
-        box.done(item)
-    assert [item.layer for item in await handed_out(box)] == ["d"], "alone"
-
-
 async def test_full_drops_the_oldest_of_the_run_that_holds_most() -> None:
     box = mailbox(max_bytes=20)
     small = snapshot("s", 1, 4, run="small")
