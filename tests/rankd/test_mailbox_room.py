@@ -37,7 +37,7 @@ def names(items: list[Snapshot]) -> list[str]:
 
 def test_large_ones_are_bounded_together_and_small_ones_pass_them_by() -> None:
     box = mailbox()
-    for layer, num_bytes in (("a", 8), ("b", 8), ("c", 2), ("d", 20), ("e", 3)):
+    for layer, num_bytes in (("a", 6), ("b", 8), ("c", 2), ("d", 20), ("e", 3)):
         box.put(snapshot(layer, num_bytes))
     first = handed_out(box)
     assert names(first) == ["a", "c"], "e is large, and does not pass b by"
@@ -52,22 +52,23 @@ def test_large_ones_are_bounded_together_and_small_ones_pass_them_by() -> None:
 
 
 def test_the_largest_is_served_however_many_others_come() -> None:
-    """Other runs push large and small layers without end; it has its turn once those under way are over."""
+    """Other runs push large and small layers without end, so that there is never a moment without a large one; it has
+    its turn even so."""
     box = mailbox()
-    under_way: list[Snapshot] = []
-    served: list[str] = []
-    box.put(snapshot("fill", 8, "x"))
-    under_way += handed_out(box)
-    box.put(snapshot("largest", 20, "a"))
-    for step in range(2, 30):
+    large: list[Snapshot] = []
+    for step in range(1, 12):
+        if step == 2:
+            box.put(snapshot("largest", 20, "a"))
         for run in "abc":
-            box.put(snapshot(f"small{step}", 1, run, step))
-            if run != "a":
-                box.put(snapshot("large", 4, run, step))
-        under_way += handed_out(box)
-        box.done(under_way.pop(0))
-        served += names(under_way)
-    assert "largest" in served
+            box.put(snapshot("small", 1, run, step))
+        for run in "bc":
+            box.put(snapshot("large", 4, run, step))
+        for item in handed_out(box):
+            if item.layer == "largest":
+                return
+            box.done(item) if item.layer == "small" else large.append(item)
+        box.done(large.pop(0))
+    pytest.fail("it never had its turn")
 
 
 def test_one_that_is_given_up_holds_up_nobody() -> None:
