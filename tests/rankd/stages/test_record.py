@@ -52,6 +52,12 @@ class Side:
     async def next(self) -> Outcome:
         return await asyncio.wait_for(self.record.next(), 60)
 
+    async def taken(self) -> None:
+        """Until the writer has all that waits in hand."""
+        assert self.writer is not None
+        while self.writer._waiting or not self.writer._batch:
+            await asyncio.sleep(0.01)
+
     async def all(self, num_settled: int) -> Outcome:
         """Everything, until so many are settled."""
         whole = Outcome()
@@ -196,6 +202,8 @@ async def test_rows_of_a_snapshot_are_given_up_together(tmp_path: Path) -> None:
                 [(row, [alert(step)] if (step, row.layer) == (5, "w:q") else [], None) for row in rows]
             )
             outcome.settled += side.record.take_outcome().settled
+            if step == 1:  # the writer takes it, and is stuck: how much more it might take would be chance
+                await asyncio.wait_for(side.taken(), 60)
         given_up = outcome.settled
         assert given_up and {word for _, word in given_up} == {"superseded"}
         assert side.record.counters["dropped_rows"] == 3 * len(given_up)
