@@ -55,7 +55,7 @@ class Side:
     async def taken(self) -> None:
         """Until the writer has all that waits in hand."""
         assert self.writer is not None
-        while self.writer._waiting or not self.writer._batch:
+        while self.writer._waiting or not self.writer._batch:  # noqa: ASYNC110 - it is another thread, and tells nobody
             await asyncio.sleep(0.01)
 
     async def all(self, num_settled: int) -> Outcome:
