@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from rankd_client.arena import Arena, Region
-from rankd_client.wire import Chunk
+from rankd_client.wire import Chunk, Shard
 
 Key = tuple[str, str]
 """(layer, role)"""
+
+WHOLE = Shard()
 
 
 class Tracker(Protocol):
@@ -26,9 +28,17 @@ class Tracker(Protocol):
     def done(self) -> bool: ...
 
 
+class Arrival(Protocol):
+    """Of a copy that goes on after `push` has returned: whether it is whole."""
+
+    @property
+    def done(self) -> bool: ...
+
+
 @dataclass(slots=True, eq=False)
 class Snapshot:
-    """One tensor's copy at one step. `sent_bytes` counts from 0 again when it has to be sent anew."""
+    """One tensor's copy at one step, or of a shard of it. `sent_bytes` counts from 0 again when it has to be sent anew.
+    `arrival`: by whom it is told that the copy is whole; None: it is."""
 
     layer: str
     step: int
@@ -37,7 +47,9 @@ class Snapshot:
     dtype: str = ""
     source_dtype: str = ""
     role: str = "weight"
+    shard: Shard = field(default_factory=Shard)
     written: bool = False
+    arrival: Arrival | None = None
     sent_bytes: int = 0
     trackers: list[Tracker] = field(default_factory=list)
 
@@ -50,9 +62,14 @@ class Snapshot:
         return self.region.num_bytes
 
     def held(self) -> bool:
-        """Whether ZeroMQ may still read the region."""
+        """Whether ZeroMQ may still read the region, or a GPU write it."""
         self.trackers = [tracker for tracker in self.trackers if not tracker.done]
-        return bool(self.trackers)
+        return bool(self.trackers) or not self.arrived()
+
+    def arrived(self) -> bool:
+        if self.arrival is not None and self.arrival.done:
+            self.arrival = None
+        return self.arrival is None
 
     def next_chunk(self, num_bytes: int) -> Chunk:
         """The next `num_bytes` to send; the payload is the arena's memory itself."""
@@ -64,6 +81,7 @@ class Snapshot:
             dtype=self.dtype,
             source_dtype=self.source_dtype,
             shape=self.shape,
+            shard=self.shard,
             total_bytes=self.num_bytes,
             offset=start,
             payload=self.region.view[start : start + num_bytes],
@@ -96,10 +114,12 @@ class Outbox:
         with self._changed:
             self.arena.grow(wanted_bytes, smallest_bytes)
 
-    def reserve(self, layer: str, step: int, num_bytes: int, shape: tuple[int, ...]) -> Snapshot | None:
+    def reserve(
+        self, layer: str, step: int, num_bytes: int, shape: tuple[int, ...], role: str = "weight", shard: Shard = WHOLE
+    ) -> Snapshot | None:
         """A snapshot to write into, or None where no memory can be had. Follow with `commit` or `abandon`."""
         with self._changed:
-            key = (layer, "weight")
+            key = (layer, role)
             old = self._queue.get(key)
             if old is not None:  # unsent: its memory is the best place for its successor, which keeps its turn
                 old.written = False
@@ -109,14 +129,15 @@ class Outbox:
                 self.num_dropped += self._queue.pop(key, None) is not None
                 return None
             self.num_replaced += old is not None
-            snapshot = Snapshot(layer, step, region, shape)
+            snapshot = Snapshot(layer, step, region, shape, role=role, shard=shard)
             self._queue[key] = snapshot
             return snapshot
 
-    def commit(self, snapshot: Snapshot) -> None:
-        """`snapshot` is whole: it may be sent, and an older one that awaited its record is not needed any more."""
+    def commit(self, snapshot: Snapshot, arrival: Arrival | None = None) -> None:
+        """`snapshot` is whole, or is as soon as `arrival` says so: it may be sent then, and an older one that awaited
+        its record is not needed any more."""
         with self._changed:
-            snapshot.written = True
+            snapshot.written, snapshot.arrival = True, arrival
             older = self._awaiting.pop(snapshot.key, None)
             if older is not None:
                 self._free(older)
@@ -252,6 +273,12 @@ class Outbox:
         return bool(self._retired)
 
     @property
+    def has_arriving(self) -> bool:
+        """Something is on its way from a GPU, by a copy that nobody is woken by."""
+        with self._changed:
+            return any(snapshot.written and not snapshot.arrived() for snapshot in self._queue.values())
+
+    @property
     def settled(self) -> bool:
         """Nothing waits to be sent or recorded."""
         return not self._queue and self._sending is None and not self._awaiting
@@ -263,7 +290,7 @@ class Outbox:
     # Under the lock ------------------------------------------------------------------------------------------------
 
     def _whole(self) -> Iterator[Snapshot]:
-        return (snapshot for snapshot in self._queue.values() if snapshot.written)
+        return (snapshot for snapshot in self._queue.values() if snapshot.written and snapshot.arrived())
 
     def _requeue(self, again: list[Snapshot]) -> None:
         """Put `again` in front of the queue, except those that a newer one has overtaken."""

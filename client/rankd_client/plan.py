@@ -67,6 +67,8 @@ class Layer(Protocol):
     @property
     def num_bytes(self) -> int: ...
     @property
+    def turn_bytes(self) -> int: ...
+    @property
     def priority(self) -> bool: ...
 
 
@@ -82,20 +84,25 @@ def choose(layers: Sequence[Layer], max_bytes: int, last_steps: Mapping[str, int
 def choose_alike(layers: Sequence[Layer], max_bytes: int, turn: int) -> list[str]:
     """The same for jobs of several processes: a function of the model's layers and the number of the turn alone.
 
-    The layers without priority are cut into groups of what fits, in the model's order; the groups take turns.
+    The layers without priority are cut into groups of what fits, in the model's order; the groups take turns. A layer
+    counts as `turn_bytes`, the same in all processes, whatever their own part of it is.
     """
-    first = _fill([layer for layer in layers if layer.priority], max_bytes)
-    left_bytes = max_bytes - sum(layer.num_bytes for layer in layers if layer.name in first)
+    first = []
+    left_bytes = max_bytes
+    for layer in layers:
+        if layer.priority and layer.turn_bytes <= left_bytes:
+            first.append(layer.name)
+            left_bytes -= layer.turn_bytes
     groups: list[list[str]] = [[]]
     group_bytes = 0
     for layer in layers:
-        if layer.name in first or layer.num_bytes > left_bytes:
+        if layer.name in first or layer.turn_bytes > left_bytes:
             continue
-        if group_bytes + layer.num_bytes > left_bytes:
+        if group_bytes + layer.turn_bytes > left_bytes:
             groups.append([])
             group_bytes = 0
         groups[-1].append(layer.name)
-        group_bytes += layer.num_bytes
+        group_bytes += layer.turn_bytes
     return first + groups[turn % len(groups)]
 
 

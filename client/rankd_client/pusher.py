@@ -12,7 +12,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from rankd_client import snapshot
+from rankd_client import copies
 from rankd_client.arena import Arena, aligned
 from rankd_client.budget import Budget
 from rankd_client.config import Config
@@ -22,8 +22,8 @@ from rankd_client.outbox import Outbox
 from rankd_client.plan import Schedule, choose, choose_alike, process_world
 from rankd_client.receipt import PushReceipt
 from rankd_client.shown import Shown
-from rankd_client.snapshot import Watched
 from rankd_client.startline import StartLine
+from rankd_client.watch import Adapter, Selection, Watched, watch
 from rankd_client.wire import DTYPES, Hello
 
 CAPTURING = "a CUDA graph is being captured"
@@ -36,10 +36,11 @@ class Pusher:
         self._config = config
         self._session = session
         self._alerts = alerts
-        self._selection = snapshot.Selection(config.dtype, config.include, config.exclude, config.priority)
+        self._selection = Selection(config.dtype, config.include, config.exclude, config.priority)
+        self._adapters: tuple[Adapter, ...] = ()
         self._schedule = Schedule(config.every_steps, config.min_interval_seconds)
         self._budget = Budget(config.max_overhead, time.monotonic())
-        self._outbox = Outbox(Arena(config.max_memory_bytes, snapshot.allocate))
+        self._outbox = Outbox(Arena(config.max_memory_bytes, copies.allocate))
         self._link: Link | None = None
         self._start_line = StartLine(config)
         self._echo = Echo()
@@ -51,6 +52,8 @@ class Pusher:
         """Number of the push with which a layer last went: its staleness."""
         self._last_step: int | None = None
         self._last_seconds: float | None = None
+        self._elsewhere: tuple[int, int] | None = None
+        """A model, and this process's number, when others had all of it to send: it is not looked at any more."""
         self._names: tuple[str, ...] | None = None
         """Layers that are watched; None until the model was looked at."""
         self._passed: dict[str, Mapping[str, str]] = {}
@@ -71,15 +74,17 @@ class Pusher:
         process_rank, world_size = process_world()
         if self._link is not None:
             self._schedule.adopt(self._link.plan)
-        reason = self._reason_to_pass(step, now, process_rank, world_size)
-        if reason in ("replica", CAPTURING):
+        reason = self._reason_to_pass(step, now, world_size)
+        if reason is None and self._elsewhere == (id(model), process_rank):
+            reason = "replica"
+        if reason == CAPTURING:
             self._look_once(model)
         max_bytes = self._affordable_bytes(now, world_size) if reason is None else None
         if max_bytes is None:
             return self._pass(step, reason or "budget"), None
         self._set_up_seconds, wire_bytes = 0.0, 0
         try:
-            receipt, error = self._push(model, step, max_bytes, world_size)
+            receipt, error = self._push(model, step, max_bytes, process_rank, world_size)
             wire_bytes = receipt.wire_bytes
             self._last_step, self._last_seconds = step, now
         finally:  # whatever came of it, the training thread has waited
@@ -99,13 +104,11 @@ class Pusher:
             self._link.join(timeout_seconds + 0.5)
         self._echo.close()
 
-    def _reason_to_pass(self, step: int, now: float, process_rank: int, world_size: int) -> str | None:
+    def _reason_to_pass(self, step: int, now: float, world_size: int) -> str | None:
         since_last = None if self._last_seconds is None else now - self._last_seconds
         if not self._schedule.due(step, self._last_step, world_size) or self._schedule.too_soon(since_last, world_size):
             return "not due"
-        if process_rank != 0:
-            return "replica"
-        return CAPTURING if snapshot.capturing() else None
+        return CAPTURING if copies.capturing() else None
 
     def _affordable_bytes(self, now: float, world_size: int) -> int | None:
         """Bound of a due push; None: skip it. Time is no common ground for several processes."""
@@ -124,29 +127,35 @@ class Pusher:
         """For the names that a receipt needs, where no push has found them out; not again where that fails."""
         if self._names is None:
             self._names = ()
-            self._remember(snapshot.watch(model, self._selection)[0])
+            self._remember(watch(model, self._selection, self._adapters)[0])
 
-    def _push(self, model: Any, step: int, max_bytes: int, world_size: int) -> tuple[PushReceipt, Exception | None]:
+    def _push(
+        self, model: Any, step: int, max_bytes: int, process_rank: int, world_size: int
+    ) -> tuple[PushReceipt, Exception | None]:
         """A due push, but for its time."""
         num_replaced, num_dropped = self._outbox.num_replaced, self._outbox.num_dropped
-        with snapshot.quiet_torch():
-            watched, skipped = snapshot.watch(model, self._selection)
+        with copies.quiet_torch():
+            watched, skipped = watch(model, self._selection, self._adapters)
             self._start_line.watching(watched, skipped)
-            self._set_up(watched, world_size)
             chosen = self._choose(watched, skipped, step, max_bytes, world_size)
-            copied, error = self._copy(chosen, skipped, step)
+            mine = self._mine(chosen, skipped, process_rank)
+            if mine:
+                self._set_up(watched, process_rank, world_size)
+            copied, error = self._copy(mine, skipped, step)
+        if process_rank and not any(self._is_mine(item, process_rank) for item in watched):
+            self._elsewhere = id(model), process_rank
         self._num_pushes += 1
         self._last_push |= dict.fromkeys(copied, self._num_pushes)
         self._remember(watched)
-        assert self._link is not None
-        self._link.wake()
+        if self._link is not None:
+            self._link.wake()
         receipt = PushReceipt(
             step,
             num_queued=len(copied),
             num_replaced=self._outbox.num_replaced - num_replaced,
             num_dropped=self._outbox.num_dropped - num_dropped,
             skipped=MappingProxyType(skipped),
-            wire_bytes=sum(item.num_bytes for item in chosen if item.name in copied),
+            wire_bytes=sum(item.num_bytes for item in mine if item.name in copied),
             device_bytes=max(copied.values(), default=0),
         )
         return receipt, error
@@ -155,20 +164,31 @@ class Pusher:
         self, watched: list[Watched], skipped: dict[str, str], step: int, max_bytes: int, world_size: int
     ) -> list[Watched]:
         """What goes now, in its order; the others get their reason in `skipped`."""
-        refused = self._link.refused if self._link is not None else {}
-        layers = []
-        for item in watched:
-            if item.name in refused:
-                skipped[item.name] = f"refused: {refused[item.name]}"
-            else:
-                layers.append(item)
         if world_size > 1:
-            names = choose_alike(layers, max_bytes, step // self._schedule.interval_at(step))
+            names = choose_alike(watched, max_bytes, step // self._schedule.interval_at(step))
         else:
-            names = choose(layers, max_bytes, self._last_push)
-        by_name = {item.name: item for item in layers}
+            refused = self._link.refused if self._link is not None else {}
+            names = choose([item for item in watched if item.name not in refused], max_bytes, self._last_push)
+        by_name = {item.name: item for item in watched}
         skipped |= dict.fromkeys(by_name.keys() - set(names), "budget")
         return [by_name[name] for name in names]
+
+    def _mine(self, chosen: list[Watched], skipped: dict[str, str], process_rank: int) -> list[Watched]:
+        """What this process sends of it: not what the daemon would refuse again, nor what another process sends."""
+        refused = self._link.refused if self._link is not None else {}
+        mine = []
+        for item in chosen:
+            if item.name in refused:
+                skipped[item.name] = f"refused: {refused[item.name]}"
+            elif not self._is_mine(item, process_rank):
+                skipped[item.name] = "replica"
+            else:
+                mine.append(item)
+        return mine
+
+    @staticmethod
+    def _is_mine(item: Watched, process_rank: int) -> bool:
+        return (process_rank if item.replica is None else item.replica) == 0
 
     def _copy(
         self, chosen: list[Watched], skipped: dict[str, str], step: int
@@ -177,12 +197,12 @@ class Pusher:
         copied: dict[str, int] = {}
         fault: Exception | None = None
         for item in chosen:
-            target = self._outbox.reserve(item.name, step, item.num_bytes, item.shape)
+            target = self._outbox.reserve(item.name, step, item.num_bytes, item.shape, item.role, item.shard)
             if target is None:
                 skipped[item.name] = "memory"
                 continue
             try:
-                target.dtype, copied[item.name] = snapshot.copy(item, target.region)
+                target.dtype, copied[item.name] = copies.copy(item, target.region)
                 target.source_dtype = item.source_dtype
             except BaseException as error:
                 self._outbox.abandon(target)
@@ -194,11 +214,11 @@ class Pusher:
                 self._outbox.commit(target)
         return copied, fault
 
-    def _set_up(self, watched: list[Watched], world_size: int) -> None:
+    def _set_up(self, watched: list[Watched], process_rank: int, world_size: int) -> None:
         """Memory for this model, and the link. Adds to _set_up_seconds what no later push will take."""
         sizes = [aligned(item.num_bytes) for item in watched if item.num_bytes <= self._config.max_push_bytes]
         if any(item.is_cuda for item in watched):
-            self._outbox.arena.allocate = partial(snapshot.allocate, pinned=True)
+            self._outbox.arena.allocate = partial(copies.allocate, pinned=True)
         wanted_bytes = 2 * min(sum(sizes), self._config.max_push_bytes)
         started = time.perf_counter()
         if wanted_bytes > self._outbox.arena.num_bytes:
@@ -206,7 +226,7 @@ class Pusher:
         if self._link is None:
             agent = f"rankd-client python/{platform.python_version()}"
             version = DTYPES[self._config.dtype].version
-            hello = Hello(self._config.run, self._session, version, agent, world_size=world_size)
+            hello = Hello(self._config.run, self._session, version, agent, process_rank, world_size)
             link = Link(self._config.address, hello, self._outbox, self._take_alert(), self._config.key)
             link.start()
             weakref.finalize(self, link.stop).atexit = False

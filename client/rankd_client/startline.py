@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rankd_client.config import Config
 from rankd_client.console import say, show_bytes
-from rankd_client.snapshot import Watched
 from rankd_client.text import escape
+from rankd_client.watch import Watched
 
 MAX_NAMES = 5
 """Layers named in a line; the receipts name them all."""

@@ -20,6 +20,10 @@ class Layer:
     num_bytes: int
     priority: bool = False
 
+    @property
+    def turn_bytes(self) -> int:
+        return self.num_bytes
+
 
 def due_steps(schedule: Schedule, steps: range | list[int], world_size: int = 1) -> list[int]:
     last, due = None, []

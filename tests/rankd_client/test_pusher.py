@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from rankd_client import Client, client, pusher, snapshot
+from rankd_client import Client, client, pusher
 
 PUSH_SECONDS, STEP_SECONDS = 0.1, 0.01
 
@@ -28,13 +28,13 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Looking at a model takes PUSH_SECONDS, and nothing else takes any time."""
     clock = Clock()
-    watch = snapshot.watch
+    watch = pusher.watch
 
     def slow(*arguments: Any) -> Any:
         clock.seconds += PUSH_SECONDS
         return watch(*arguments)
 
-    monkeypatch.setattr(snapshot, "watch", slow)
+    monkeypatch.setattr(pusher, "watch", slow)
     for module in (client, pusher):
         monkeypatch.setattr(module, "time", clock)
     for name in ("RANKD_MODE", "RANK", "WORLD_SIZE"):

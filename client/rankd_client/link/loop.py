@@ -60,6 +60,9 @@ FIRST_ATTEMPT_SECONDS = 0.5
 """A close() right after the start gives the first attempt to connect this long."""
 
 _RELEASE_POLL_SECONDS = 0.05
+_ARRIVAL_POLL_SECONDS = 0.005
+"""A GPU's copies take some milliseconds; this thread must not ask CUDA, only look at memory."""
+
 _RECEIVE_BATCH = 256
 OnAlert = Callable[[dict[str, Any]], None]
 
@@ -223,6 +226,8 @@ class Link:
             deadlines.append(self._patience_ends())
         if self._outbox.has_retired:
             deadlines.append(time.monotonic() + _RELEASE_POLL_SECONDS)
+        if self._outbox.has_arriving:
+            deadlines.append(time.monotonic() + _ARRIVAL_POLL_SECONDS)
         if self._stop_at is not None:
             deadlines += [self._stop_at, max(self._started_at + FIRST_ATTEMPT_SECONDS, time.monotonic() + 0.01)]
         return min(deadlines)

@@ -11,9 +11,12 @@ from rankd_client.wire.disjoint import disjoint
 from rankd_client.wire.dtypes import DTYPES, dtype_by_code
 from rankd_client.wire.errors import WireError
 from rankd_client.wire.limits import (
+    LOCAL_VERSION,
+    MAX_BLOCKS,
     MAX_CHUNK_BYTES,
     MAX_HEADER_BYTES,
     MAX_LAYER_NAME_BYTES,
+    MAX_REPORT_BYTES,
     MAX_RUN_NAME_BYTES,
     MAX_STEP,
     MAX_TEXT_BYTES,
@@ -28,10 +31,12 @@ from rankd_client.wire.messages import (
     Chunk,
     Heartbeat,
     Hello,
+    Lent,
     Message,
     Payload,
     Plan,
     Refusal,
+    Reported,
     Shard,
     Welcome,
 )
@@ -41,7 +46,7 @@ _STEP = f.integer(0, MAX_STEP)
 _LAYER = f.name(MAX_LAYER_NAME_BYTES)
 _RUN = f.name(MAX_RUN_NAME_BYTES)
 _ROLE = f.one_of("unknown_role", f.ROLES)
-_VERSIONS = (PROTOCOL_VERSION, SCALED_VERSION)
+_VERSIONS = (PROTOCOL_VERSION, SCALED_VERSION, LOCAL_VERSION)
 _ACK_STATES = ("received", "recorded", "superseded")
 
 Header = dict[str, Any]
@@ -49,16 +54,25 @@ Header = dict[str, Any]
 
 def encode(message: Message) -> list[Payload]:
     """Frames of `message`: the msgpack header, and for a Chunk its payload as it is (no copy)."""
+    header: Header
     match message:
         case Chunk():
-            return [f.pack_map(_chunk_header(message)), message.payload]
+            return [f.pack_map({"t": "chunk", **_chunk_header(message)}), message.payload]
+        case Reported():
+            header = {"t": "measurement", "layer": message.layer, "step": message.step, "role": message.role}
+            return [f.pack_map(header), f.pack_map(f.body("body", dict(message.body)), MAX_REPORT_BYTES)]
+        case Lent():
+            header = {"t": "lent", **_chunk_header(message.chunk)}
+            header |= {"block": message.block, "at": message.at, "num_bytes": message.num_bytes}
         case Hello():
-            header: Header = {"t": "hello", "version": message.version, "run": message.run, "session": message.session}
+            header = {"t": "hello", "version": message.version, "run": message.run, "session": message.session}
             header |= {"agent": message.agent, "process_rank": message.process_rank, "world_size": message.world_size}
         case Welcome():
             header = {"t": "welcome", "version": message.version, "stream_id": message.stream_id}
             header |= {"credit_bytes": message.credit_bytes, "chunk_bytes": message.chunk_bytes}
             header |= {"heartbeat_seconds": message.heartbeat_seconds, "plan": _plan_header(message.plan)}
+            if message.arena_socket:
+                header |= {"arena_socket": message.arena_socket, "arena_token": message.arena_token}
         case Plan():
             header = {"t": "plan", **_plan_header(message)}
         case Ack():
@@ -72,6 +86,8 @@ def encode(message: Message) -> list[Payload]:
             header = {"t": "alert", "alert": f.body("alert", dict(message.alert))}
         case Heartbeat():
             header = {"t": "heartbeat"}
+            if message.stats:
+                header["stats"] = f.body("stats", dict(message.stats))
         case Bye():
             header = {"t": "bye"}
     return [f.pack_map(header)]
@@ -87,18 +103,21 @@ def decode(frames: Sequence[Payload], version: int = PROTOCOL_VERSION) -> Messag
         raise WireError("frame_count", f"{len(frames)} frames; expected a header and at most one payload")
     header = f.unpack_map(memoryview(frames[0]), MAX_HEADER_BYTES, "header_too_large")
     kind = header.get("t")
-    if not isinstance(kind, str) or kind not in _PARSERS:
-        raise WireError("unknown_type", f"t={f.show(kind)}; expected one of {', '.join(_PARSERS)}")
-    if (len(frames) == 2) != (kind == "chunk"):
+    if not isinstance(kind, str) or kind not in _PARSERS or (kind in _LOCAL and version < LOCAL_VERSION):
+        known = [name for name in _PARSERS if name not in _LOCAL or version >= LOCAL_VERSION]
+        raise WireError("unknown_type", f"t={f.show(kind)}; expected one of {', '.join(known)}")
+    if (len(frames) == 2) != (kind in _WITH_PAYLOAD):
         raise WireError("frame_count", f"{len(frames)} frames for a {kind}")
     if kind == "chunk":
         return _parse_chunk(header, frames[1], version)
+    if kind == "measurement":
+        return _parse_reported(header, frames[1])
     message: Message = _PARSERS[kind](header)
     return message
 
 
 def _chunk_header(chunk: Chunk) -> Header:
-    header: Header = {"t": "chunk", "layer": chunk.layer, "step": chunk.step, "role": chunk.role}
+    header: Header = {"layer": chunk.layer, "step": chunk.step, "role": chunk.role}
     header |= {"dtype": DTYPES[chunk.dtype].code, "source_dtype": chunk.source_dtype, "shape": list(chunk.shape)}
     header |= {"total_bytes": chunk.total_bytes, "offset": chunk.offset, "replica": chunk.shard.replica}
     if chunk.shard.rectangles:
@@ -111,6 +130,33 @@ def _chunk_header(chunk: Chunk) -> Header:
 def _parse_chunk(header: Header, payload: Payload, version: int) -> Chunk:
     if len(payload) > MAX_CHUNK_BYTES:
         raise WireError("payload_too_large", f"{len(payload)} bytes; at most {MAX_CHUNK_BYTES}")
+    return _parse_part(header, payload, len(payload), version)
+
+
+def _parse_lent(header: Header) -> Lent:
+    num_bytes = f.take(header, "num_bytes", f.integer(0, MAX_CHUNK_BYTES))
+    return Lent(
+        chunk=_parse_part(header, b"", num_bytes, LOCAL_VERSION),
+        block=f.take(header, "block", f.integer(0, MAX_BLOCKS - 1)),
+        at=f.take(header, "at", _UINT),
+        num_bytes=num_bytes,
+    )
+
+
+def _parse_reported(header: Header, body: Payload) -> Reported:
+    value = f.unpack_map(memoryview(body), MAX_REPORT_BYTES, "payload_too_large")
+    f.check_json(value)
+    return Reported(
+        layer=f.take(header, "layer", _LAYER),
+        step=f.take(header, "step", _STEP),
+        role=f.take(header, "role", _ROLE, "weight"),
+        body=value,
+        num_bytes=len(body),
+    )
+
+
+def _parse_part(header: Header, payload: Payload, num_bytes: int, version: int) -> Chunk:
+    """A chunk of `num_bytes`, which `payload` has unless they are lent."""
     dtype = dtype_by_code(f.take(header, "dtype", f.integer(0, 255)), version)
     shape = f.take(header, "shape", f.shape)
     shard = _parse_shard(header, shape)
@@ -132,10 +178,10 @@ def _parse_chunk(header: Header, payload: Payload, version: int) -> Chunk:
         shard=shard,
         payload=payload,
     )
-    end = chunk.offset + len(payload)
-    if chunk.offset % dtype.item_bytes or len(payload) % dtype.item_bytes:
+    end = chunk.offset + num_bytes
+    if chunk.offset % dtype.item_bytes or num_bytes % dtype.item_bytes:
         raise WireError("bad_chunk", f"bytes {chunk.offset} to {end} cut an element of {dtype.item_bytes} bytes")
-    if end > total_bytes or len(payload) == 0 or (len(payload) < MIN_CHUNK_BYTES and not chunk.last):
+    if end > total_bytes or num_bytes == 0 or (num_bytes < MIN_CHUNK_BYTES and end < total_bytes):
         raise WireError("bad_chunk", f"bytes {chunk.offset} to {end} of {total_bytes}")
     return chunk
 
@@ -185,6 +231,8 @@ def _parse_welcome(header: Header) -> Welcome:
         credit_bytes=f.take(header, "credit_bytes", _UINT),
         chunk_bytes=f.take(header, "chunk_bytes", f.integer(MIN_CHUNK_BYTES, MAX_CHUNK_BYTES)),
         heartbeat_seconds=f.take(header, "heartbeat_seconds", f.number(0.01, 3600.0)),
+        arena_socket=f.take(header, "arena_socket", f.file_name, ""),
+        arena_token=f.take(header, "arena_token", f.text(64), ""),
         version=version,
         plan=_parse_plan(f.take(header, "plan", f.mapping, {})),
     )
@@ -229,9 +277,15 @@ _PARSERS: dict[str, Any] = {
     "welcome": _parse_welcome,
     "plan": _parse_plan,
     "chunk": _parse_chunk,
+    "lent": _parse_lent,
+    "measurement": _parse_reported,
     "ack": _parse_ack,
     "refusal": _parse_refusal,
     "alert": lambda header: AlertNotice(f.take(header, "alert", f.body)),
-    "heartbeat": lambda header: Heartbeat(),
+    "heartbeat": lambda header: Heartbeat(f.take(header, "stats", f.body, {})),
     "bye": lambda header: Bye(),
 }
+_LOCAL = frozenset({"lent", "measurement"})
+"""Types that version 3 has."""
+
+_WITH_PAYLOAD = frozenset({"chunk", "measurement"})

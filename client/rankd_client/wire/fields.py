@@ -159,6 +159,13 @@ def stream_id(key: str, value: Any) -> str:
     return value
 
 
+def file_name(key: str, value: Any) -> str:
+    """A bare name in a directory that the reader knows, or "": a path would lead a client anywhere."""
+    if not isinstance(value, str) or len(encoded(value)) > 64 or "/" in value or "\0" in value or value in (".", ".."):
+        raise WireError("bad_field", f"{key}={show(value)}; expected a file's name of at most 64 bytes")
+    return value
+
+
 def shape(key: str, value: Any) -> tuple[int, ...]:
     ok = isinstance(value, list) and 2 <= len(value) <= MAX_DIMENSIONS
     ok = ok and all(type(n) is int and 1 <= n <= MAX_ELEMENTS for n in value) and math.prod(value) < MAX_ELEMENTS

@@ -6,6 +6,10 @@ PROTOCOL_VERSION = 1
 SCALED_VERSION = 2
 """Version 1 and the dtypes that have a scale per row; asked for only by who sends them."""
 
+LOCAL_VERSION = 3
+"""Version 2 and two messages: `lent`, a chunk in memory that the daemon can read itself, and `measurement`, numbers
+that the trainer computed. A client falls back to what it needs at least where a daemon does not speak it."""
+
 SCALE_BYTES = 4
 """A float32 behind each row: float16 could not hold the scales of weights of 1e-30 or 1e30."""
 
@@ -25,6 +29,12 @@ MAX_HEADER_BYTES = 64 << 10
 
 MAX_PIECES = 1024
 """Rectangles or ranges in one shard: flat optimizers cut a matrix in a few pieces, not thousands."""
+
+MAX_REPORT_BYTES = 64 << 10
+"""The body of a `measurement`: some tens of numbers, with room for whatever else the trainer says of the layer."""
+
+MAX_BLOCKS = 16
+"""Pieces of memory that one connection may lend: an arena grows a few times, if at all."""
 
 MAX_RUN_NAME_BYTES = 256
 """Of a run's own name; its full name has its namespace in front, at most 66 bytes more."""

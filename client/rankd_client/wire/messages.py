@@ -45,6 +45,10 @@ class Welcome:
     heartbeat_seconds: float
     version: int = PROTOCOL_VERSION
     plan: Plan = field(default_factory=Plan)
+    arena_socket: str = ""
+    """File name of the unix socket, beside the push socket, to lend memory at; "": there is none."""
+    arena_token: str = ""
+    """Says there which connection the memory belongs to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,31 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Lent:
+    """Client → daemon, from version 3 on: a chunk whose payload, bytes `[at, at + num_bytes)` of a lent block, the
+    daemon reads itself. The `payload` of `chunk` is empty; the memory is lent until the chunk is received or refused.
+    """
+
+    chunk: Chunk
+    block: int
+    at: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """Client → daemon, from version 3 on: numbers of one layer at one step that the trainer computed itself. `body` has
+    keys of a measurement's JSON row; it costs credit by its bytes, like a payload."""
+
+    layer: str
+    step: int
+    body: Mapping[str, Any]
+    role: str = "weight"
+    num_bytes: int = field(default=0, compare=False)
+    """Of the body's frame, where it came from one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ack:
     """Daemon → client. state "received": `credit_bytes` may be sent again; "recorded": the snapshot is measured and
     kept; "superseded": it will not be measured, because that of step `by_step` (None: want of room) came."""
@@ -135,7 +164,10 @@ class AlertNotice:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Both ways: I am alive. Silence of three intervals means the peer is gone."""
+    """Both ways: I am alive. Silence of three intervals means the peer is gone. `stats`, of a client: what pushing
+    costs, and how old each layer's newest snapshot is."""
+
+    stats: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,4 +175,4 @@ class Bye:
     """Both ways: I am leaving on purpose."""
 
 
-Message = Hello | Plan | Welcome | Chunk | Ack | Refusal | AlertNotice | Heartbeat | Bye
+Message = Hello | Plan | Welcome | Chunk | Lent | Reported | Ack | Refusal | AlertNotice | Heartbeat | Bye

@@ -11,9 +11,9 @@ import pytest
 import torch
 from scaled_rows import LARGEST, SCALED, unpacked
 
-from rankd_client import scaled
 from rankd_client.arena import Arena, Region
-from rankd_client.snapshot import Selection, Watched, allocate, copy, quiet_torch, watch
+from rankd_client.copies import allocate, copy, quiet_torch, scaled
+from rankd_client.watch import Selection, Watched, watch
 from rankd_client.wire import SCALE_BYTES, row_elements
 
 SOURCES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)

@@ -1,5 +1,4 @@
-"""Copies of one byte an element with a scale behind each row: how a tensor is rounded to them. Like `snapshot`, it
-touches torch inside functions alone."""
+"""Copies of one byte an element with a scale behind each row: how a tensor is rounded to them."""
 
 from __future__ import annotations
 

@@ -1,0 +1,54 @@
+"""A copy that is whole when it returns."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rankd_client.arena import Region
+from rankd_client.copies.memory import bytes_of
+from rankd_client.copies.scaled import copy_scaled
+from rankd_client.watch import Watched
+from rankd_client.wire import DTYPES, SCALE_BYTES, row_elements
+
+if TYPE_CHECKING:
+    import torch
+
+
+def copy(item: Watched, region: Region) -> tuple[str, int]:
+    """Copy a watched tensor into `region`, row-major. Returns its dtype there and the device memory taken in passing.
+
+    float16 holds nothing beyond 65504 and little below 1e-7: a layer that would overflow, or vanish altogether, goes as
+    bfloat16 (as many bytes, float32's range) rather than raise a false alarm. NaN and Inf travel as they are.
+    """
+    dtype, device_bytes = item.dtype, 0
+    source = item.values()
+    if DTYPES[dtype].scaled:
+        return dtype, copy_scaled(dtype, source, bytes_of(region).view(-1, row_elements(item.shape) + SCALE_BYTES))
+    if source.is_cuda and dtype != item.source_dtype:
+        device_bytes = item.num_bytes
+    _copy_as(dtype, source, region)
+    if dtype == "float16" and item.source_dtype != "float16":
+        low, high = (float(value) for value in _view(dtype, source.shape, region).aminmax())
+        if math.isinf(low) or math.isinf(high) or low == high == 0.0:
+            dtype = "bfloat16"
+            _copy_as(dtype, source, region)
+    return dtype, device_bytes
+
+
+def _copy_as(dtype: str, source: torch.Tensor, region: Region) -> None:
+    target = _view(dtype, source.shape, region)
+    # On a GPU the cast belongs there: half the bytes cross the bus, and a copy that casts would go by pageable memory.
+    target.copy_(source.to(target.dtype).contiguous() if source.is_cuda else source)
+
+
+def _view(dtype: str, shape: tuple[int, ...], region: Region) -> torch.Tensor:
+    import torch
+
+    dtypes = {
+        "float64": torch.float64,
+        "float32": torch.float32,
+        "float16": torch.float16,
+        "bfloat16": torch.bfloat16,
+    }
+    return bytes_of(region).view(dtypes[dtype]).view(shape)
