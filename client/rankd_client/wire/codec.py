@@ -60,6 +60,7 @@ def encode(message: Message) -> list[Payload]:
             return [f.pack_map({"t": "chunk", **_chunk_header(message)}), message.payload]
         case Reported():
             header = {"t": "measurement", "layer": message.layer, "step": message.step, "role": message.role}
+            header |= {"again": True} if message.again else {}
             return [f.pack_map(header), f.pack_map(f.body("body", dict(message.body)), MAX_REPORT_BYTES)]
         case Lent():
             header = {"t": "lent", **_chunk_header(message.chunk)}
@@ -150,6 +151,7 @@ def _parse_reported(header: Header, body: Payload) -> Reported:
         layer=f.take(header, "layer", _LAYER),
         step=f.take(header, "step", _STEP),
         role=f.take(header, "role", _ROLE, "weight"),
+        again=f.take(header, "again", f.boolean, False),
         body=value,
         num_bytes=len(body),
     )

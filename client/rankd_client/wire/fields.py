@@ -128,6 +128,12 @@ def optional(check: Check) -> Check:
     return lambda key, value: None if value is None else check(key, value)
 
 
+def boolean(key: str, value: Any) -> bool:
+    if type(value) is not bool:
+        raise WireError("bad_field", f"{key}={show(value)}; expected true or false")
+    return value
+
+
 def mapping(key: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise WireError("bad_field", f"{key}={show(value)}; expected a map")
@@ -183,6 +189,18 @@ def integer_rows(width: int) -> Check:
         if not ok or not all(type(n) is int and 0 <= n <= MAX_ELEMENTS for row in value for n in row):
             raise WireError("bad_shard", f"{key}; expected 1 to {MAX_PIECES} lists of {width} integers")
         return tuple(tuple(row) for row in value)
+
+    return check
+
+
+def integers(most: int, low: int, high: int) -> Check:
+    """A list of 1 to `most` integers."""
+    check_one = integer(low, high)
+
+    def check(key: str, value: Any) -> tuple[int, ...]:
+        if not isinstance(value, list) or not 1 <= len(value) <= most:
+            raise WireError("bad_field", f"{key}; expected 1 to {most} integers")
+        return tuple(check_one(key, number) for number in value)
 
     return check
 

@@ -119,12 +119,14 @@ class Lent:
 @dataclass(frozen=True, slots=True)
 class Reported:
     """Client → daemon, from version 3 on: numbers of one layer at one step that the trainer computed itself. `body` has
-    keys of a measurement's JSON row; it costs credit by its bytes, like a payload."""
+    keys of a measurement's JSON row; it costs credit by its bytes, like a payload. Several of a layer may be on their
+    way; `again`: it was sent before over another connection, so that a step not after the newest one is no return."""
 
     layer: str
     step: int
     body: Mapping[str, Any]
     role: str = "weight"
+    again: bool = False
     num_bytes: int = field(default=0, compare=False)
     """Of the body's frame, where it came from one."""
 
