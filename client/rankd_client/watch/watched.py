@@ -19,7 +19,8 @@ class Watched:
 
     `shape` is the whole tensor's, `dtype` its dtype on the wire. `num_bytes` is what this process sends of it,
     `turn_bytes` what each process of the job reckons with where all have to choose alike. `decode`, of a quantised
-    tensor, gives its values.
+    tensor, gives its values, in `decoded_bytes` of memory in passing. `is_master`: `tensor` is an optimizer's float32
+    copy of the weight.
     """
 
     name: str
@@ -35,6 +36,13 @@ class Watched:
     turn_bytes: int = 0
     replica: int | None = None
     decode: Callable[[Any], torch.Tensor] | None = field(default=None, repr=False)
+    decoded_bytes: int = 0
+    is_master: bool = False
+
+    @property
+    def label(self) -> str:
+        """What receipts call it: a weight's name may be that of its gradient too."""
+        return label_of(self.name, self.role)
 
     def values(self) -> torch.Tensor:
         """The elements to copy, a plain floating tensor in the order of the shard."""
@@ -56,6 +64,10 @@ class Selection:
     def refuses(self, name: str) -> bool:
         included = self.include is None or matches(name, self.include)
         return not included or matches(name, self.exclude)
+
+
+def label_of(name: str, role: str) -> str:
+    return name if role == "weight" else f"{name} ({role})"
 
 
 def matches(name: str, patterns: tuple[str, ...]) -> bool:
