@@ -50,11 +50,14 @@ class Alert:
     seq: int = 0
     time: float = 0.0
     """Seconds since the Unix epoch."""
+    processes: tuple[int, ...] = ()
+    """Of an alert about processes of a job: their process_rank."""
 
     def published(self, stream_id: str, seq: int, time: float) -> Alert:
         return replace(self, stream_id=stream_id, seq=seq, time=time)
 
     def to_json(self) -> dict[str, Any]:
+        about = {"processes": list(self.processes)} if self.processes else {}
         return {
             "schema": ALERT_SCHEMA,
             "alert_id": self.alert_id,
@@ -72,4 +75,5 @@ class Alert:
             "stream_id": self.stream_id,
             "seq": self.seq,
             "time": self.time,
+            **about,
         }
