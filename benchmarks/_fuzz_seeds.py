@@ -29,7 +29,7 @@ def seeds(target: str) -> list[bytes]:
         return _connections()
     if target == "replay":
         return [data := _recording(), gzip.compress(data)]
-    files = ("protocol1.json", "refused1.json", "protocol2.json", "refused2.json")
+    files = [f"{name}{version}.json" for version in (1, 2, 3) for name in ("protocol", "refused")]
     rows = [row for name in files for row in _golden(name)]
     frames = [_frames(row["frames"]) for row in rows if row["decoder"] == target]
     return [data for data in map(FRAME.join, frames) if len(data) < 4096]

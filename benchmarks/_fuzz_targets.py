@@ -26,18 +26,20 @@ from rankd_client.keys import KeyFileError, load_key
 from rankd_client.stream import StreamTracker
 from rankd_client.stream.filters import Wanted
 from rankd_client.wire import (
+    LOCAL_VERSION,
     MIN_CHUNK_BYTES,
-    SCALED_VERSION,
     Chunk,
     Event,
     Message,
     WireError,
     decode,
     decode_event,
+    decode_handover,
     decode_query,
     decode_reply,
     encode,
     encode_event,
+    encode_handover,
     encode_query,
     encode_reply,
     query_id_of,
@@ -72,12 +74,13 @@ def _codec(decoder: Callable[..., Any], encoder: Callable[..., Any]) -> Target:
 
 def _decode(frames: list[bytes]) -> Message:
     """As on a connection of the newest version."""
-    return decode(frames, SCALED_VERSION)
+    return decode(frames, LOCAL_VERSION)
 
 
 fuzz_message = _codec(_decode, encode)
 fuzz_event = _codec(decode_event, encode_event)
 fuzz_reply = _codec(decode_reply, encode_reply)
+fuzz_handover = _codec(lambda frames: decode_handover(FRAME.join(frames)), lambda message: [encode_handover(message)])
 _fuzz_query = _codec(decode_query, encode_query)
 
 
@@ -203,6 +206,7 @@ TARGETS: dict[str, Target] = {
     "event": fuzz_event,
     "query": fuzz_query,
     "reply": fuzz_reply,
+    "handover": fuzz_handover,
     "assemble": fuzz_assemble,
     "tracker": fuzz_tracker,
     "key_file": fuzz_key_file,

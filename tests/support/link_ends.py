@@ -12,9 +12,9 @@ from rankd_client.arena import Arena, Memory
 from rankd_client.link import Link
 from rankd_client.outbox import Outbox
 from rankd_client.wire import (
+    LOCAL_VERSION,
     MIN_CHUNK_BYTES,
     PROTOCOL_VERSION,
-    SCALED_VERSION,
     Chunk,
     Heartbeat,
     Hello,
@@ -43,7 +43,7 @@ class Router:
         while True:
             assert self.socket.poll(1000 * PATIENCE_SECONDS), "nothing came"
             self.peer, *frames = self.socket.recv_multipart()
-            message = decode(frames, SCALED_VERSION)
+            message = decode(frames, LOCAL_VERSION)
             if beats or not isinstance(message, Heartbeat):
                 return message
 

@@ -8,11 +8,14 @@ from rankd_client.wire.codec import decode, encode
 from rankd_client.wire.disjoint import disjoint
 from rankd_client.wire.dtypes import DTYPES, LARGEST, Dtype, dtype_by_code, row_elements
 from rankd_client.wire.errors import CODES, WireError
+from rankd_client.wire.handover import Handover, Lend, Taken, decode_handover, encode_handover
 from rankd_client.wire.limits import (
+    BLOCK_HEADER_BYTES,
     DEFAULT_CHUNK_BYTES,
     LOCAL_VERSION,
     MAX_BLOCKS,
     MAX_CHUNK_BYTES,
+    MAX_HANDOVER_BYTES,
     MAX_LAYER_NAME_BYTES,
     MAX_REPORT_BYTES,
     MAX_RUN_NAME_BYTES,
@@ -56,6 +59,7 @@ from rankd_client.wire.stream import (
 )
 
 __all__ = [
+    "BLOCK_HEADER_BYTES",
     "CODES",
     "DAEMON_RUN",
     "DEFAULT_CHUNK_BYTES",
@@ -64,6 +68,7 @@ __all__ = [
     "LOCAL_VERSION",
     "MAX_BLOCKS",
     "MAX_CHUNK_BYTES",
+    "MAX_HANDOVER_BYTES",
     "MAX_LAYER_NAME_BYTES",
     "MAX_REPORT_BYTES",
     "MAX_RUN_NAME_BYTES",
@@ -79,8 +84,10 @@ __all__ = [
     "Chunk",
     "Dtype",
     "Event",
+    "Handover",
     "Heartbeat",
     "Hello",
+    "Lend",
     "Lent",
     "Message",
     "Plan",
@@ -89,16 +96,19 @@ __all__ = [
     "Reply",
     "Reported",
     "Shard",
+    "Taken",
     "Welcome",
     "WireError",
     "decode",
     "decode_event",
+    "decode_handover",
     "decode_query",
     "decode_reply",
     "disjoint",
     "dtype_by_code",
     "encode",
     "encode_event",
+    "encode_handover",
     "encode_query",
     "encode_reply",
     "full_run_name",

@@ -36,6 +36,12 @@ CODES: dict[str, str] = {
     "measure_failed": "the daemon can measure the matrix",
     "not_allowed": "a key has the right, and the run is in its namespace",
     "quota_exceeded": "a namespace stays within its quota",
+    # lent memory
+    "unknown_token": "who lends memory gives the token and session of a greeted push connection",
+    "bad_memory": "lent memory is a sealed memfd, of the size that was said, all of it allocated",
+    "too_much_lent": "the daemon has room for another block, or another connection that lends",
+    "not_lent": "lent bytes lie in a block that this connection lends, behind its header",
+    "loan_ended": "a lent block's epoch is the one it was lent with, after its bytes were copied",
     # stream and queries
     "bad_topic": "a topic is KIND NUL RUN NUL or KIND@NAMESPACE NUL RUN NUL",
     "bad_sequence": "a sequence frame is 8 bytes of stream id and a number below 2**63, big-endian",

@@ -36,6 +36,12 @@ MAX_REPORT_BYTES = 64 << 10
 MAX_BLOCKS = 16
 """Pieces of memory that one connection may lend: an arena grows a few times, if at all."""
 
+BLOCK_HEADER_BYTES = 64
+"""In front of each lent block: its epoch, in a cache line of its own."""
+
+MAX_HANDOVER_BYTES = 2 << 10
+"""A packet of the arena socket: 16 sizes and two names, or a refusal and its reason."""
+
 MAX_RUN_NAME_BYTES = 256
 """Of a run's own name; its full name has its namespace in front, at most 66 bytes more."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rankd_client import wire
-from rankd_client.wire import CODES, Chunk, Event, Message, Plan, Query, Reply, Shard, WireError
+from rankd_client.wire import CODES, Chunk, Event, Handover, Message, Plan, Query, Reply, Shard, WireError
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 ENCODERS: dict[str, Callable[..., Any]] = {
@@ -19,12 +19,14 @@ ENCODERS: dict[str, Callable[..., Any]] = {
     "event": wire.encode_event,
     "query": wire.encode_query,
     "reply": wire.encode_reply,
+    "handover": lambda message: [wire.encode_handover(message)],
 }
 DECODERS: dict[str, Callable[..., Any]] = {
     "message": wire.decode,
     "event": wire.decode_event,
     "query": wire.decode_query,
     "reply": wire.decode_reply,
+    "handover": lambda frames: wire.decode_handover(frames[0]),
 }
 
 
@@ -33,16 +35,18 @@ def rows_of(name: str, *versions: int) -> list[dict[str, Any]]:
     found = []
     for version in versions:
         rows = json.loads((GOLDEN / f"{name}{version}.json").read_text(encoding="utf-8"))
-        found += [{**row, "version": read} for row in rows for read in range(version, 3)]
+        found += [{**row, "version": read} for row in rows for read in range(version, 4)]
     return found
 
 
-ACCEPTED = rows_of("protocol", 1, 2)
-REFUSED = [
-    row
-    for row in rows_of("refused", 1, 2)
-    if (row["code"], row["version"]) != ("reserved_dtype", 2) or row["why"] == "code 8"  # 5 to 7 are its own
-]
+def is_taken_later(row: dict[str, Any]) -> bool:
+    """Whether a later version than the row's own takes what an older implementation, or connection, refuses so."""
+    scales = row["code"] == "reserved_dtype" and row["version"] > 1 and row["why"] != "code 8"  # 5 to 7 are version 2's
+    return scales or (row["code"], row["why"]) == ("unknown_version", "version 3")
+
+
+ACCEPTED = rows_of("protocol", 1, 2, 3)
+REFUSED = [row for row in rows_of("refused", 1, 2, 3) if not is_taken_later(row)]
 
 RAISED_BY_THE_DAEMON = {
     "no_hello",
@@ -59,6 +63,11 @@ RAISED_BY_THE_DAEMON = {
     "measure_failed",
     "not_allowed",
     "quota_exceeded",
+    "unknown_token",
+    "bad_memory",
+    "too_much_lent",
+    "not_lent",
+    "loan_ended",
     "busy",
     "unavailable",
 }
@@ -82,13 +91,22 @@ def name_of(row: dict[str, Any]) -> str:
     return f"{name}, version {row['version']}"
 
 
+def chunk_of(fields: dict[str, Any]) -> Chunk:
+    rectangles, ranges = (tuple(map(tuple, fields["shard"][key])) for key in ("rectangles", "ranges"))
+    shard = Shard(rectangles, ranges, fields["shard"]["replica"])
+    payload, shape = bytes.fromhex(fields["payload"]), tuple(fields["shape"])
+    return Chunk(**{**fields, "payload": payload, "shape": shape, "shard": shard})
+
+
 def message_of(row: dict[str, Any]) -> Any:
     """The message that the row's JSON `fields` describe."""
     values = {k: bytes.fromhex(v) if k in ("session", "payload") else v for k, v in row["fields"].items()}
     if row["type"] == "Chunk":
-        rectangles, ranges = (tuple(map(tuple, values["shard"][key])) for key in ("rectangles", "ranges"))
-        values["shape"] = tuple(values["shape"])
-        values["shard"] = Shard(rectangles, ranges, values["shard"]["replica"])
+        return chunk_of(row["fields"])
+    if row["type"] == "Lent":
+        values["chunk"] = chunk_of(values["chunk"])
+    if row["type"] == "Lend":
+        values["sizes"] = tuple(values["sizes"])
     if row["type"] == "Welcome":
         values["plan"] = Plan(**values["plan"])
     if row["type"] == "Reply":
@@ -107,7 +125,7 @@ def test_messages_encode_to_their_golden_bytes(row: dict[str, Any]) -> None:
 
 
 def test_every_type_of_message_has_golden_bytes() -> None:
-    types = {kind.__name__ for kind in (*typing.get_args(Message), Event, Query, Reply)}
+    types = {kind.__name__ for kind in (*typing.get_args(Message), *typing.get_args(Handover), Event, Query, Reply)}
     assert {row["type"] for row in ACCEPTED if not row.get("decode_only")} == types
 
 
@@ -127,6 +145,16 @@ SCALED = [row for row in ACCEPTED if row.get("fields", {}).get("dtype") in ("int
 def test_a_connection_of_version_1_carries_no_scales(row: dict[str, Any]) -> None:
     with pytest.raises(WireError, match="is reserved in version 1"):
         wire.decode(frames_of(row))
+
+
+LOCAL = [row for row in rows_of("protocol", 3) if row["type"] in ("Lent", "Reported")]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("row", LOCAL, ids=name_of)
+def test_older_connections_carry_neither_loans_nor_numbers(row: dict[str, Any], version: int) -> None:
+    with pytest.raises(WireError, match="unknown_type"):
+        wire.decode(frames_of(row), version)
 
 
 def test_every_code_has_bytes_that_are_refused_with_it() -> None:

@@ -15,7 +15,9 @@ from rankd_client.wire import CODES, DTYPES, decode, decode_event, limits
 ROOT = Path(__file__).parents[3]
 DOCUMENT = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 GOLDEN = {
-    row["name"]: row for row in json.loads((ROOT / "tests" / "golden" / "protocol1.json").read_text(encoding="utf-8"))
+    row["name"]: row
+    for version in (1, 2, 3)
+    for row in json.loads((ROOT / "tests" / "golden" / f"protocol{version}.json").read_text(encoding="utf-8"))
 }
 EXAMPLES = re.findall(r"^```hex (\w+)\n(.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)
 
@@ -55,7 +57,7 @@ def test_the_limits_are_the_codecs() -> None:
     assert {name: int(value) for name, value, _ in table("Limits")} == ours
 
 
-SENT = [row for row in GOLDEN.values() if row["decoder"] == "message" and not row.get("decode_only")]
+SENT = [row for row in GOLDEN.values() if row["decoder"] in ("message", "handover") and not row.get("decode_only")]
 
 
 @pytest.mark.parametrize("row", SENT, ids=lambda row: row["name"])
