@@ -42,6 +42,10 @@ PATTERN = 64
 WRITES = 3
 """Optimizer steps after each push; no divisor of PERIOD, so that pushes meet all steps of it."""
 
+LARGE_SIZE = 4352
+"""Of a layer on a GPU: its copy is larger than the piece of device memory through which it leaves, so that it takes
+more than one cast, with half a millisecond between them."""
+
 ANSWER_SECONDS = 60.0
 RECEIVER = Path(__file__).parent / "_torn_receiver.py"
 
@@ -228,14 +232,18 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--pushes", type=int, default=10_000, metavar="N", help="of each dtype")
     parser.add_argument("--unfenced", type=int, metavar="N", help="pushes without a fence; a tenth unless given")
-    parser.add_argument("--layers", type=int, default=4, metavar="N")
-    parser.add_argument("--size", type=int, metavar="N", help="rows and columns of a layer; 512, on a GPU 2048")
+    parser.add_argument("--layers", type=int, metavar="N", help="4 of them, on a GPU 2")
+    parser.add_argument("--size", type=int, metavar="N", help="rows and columns of a layer; 512, on a GPU 4352")
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16"], metavar="DTYPE", help="bfloat16, float32")
     arguments = parser.parse_args()
     device: str = arguments.device
     torch.set_num_threads(1)
-    training = Training(device, arguments.layers, arguments.size or (512 if device == "cpu" else 2048))
-    more = {"layers": arguments.layers, "device": torch.cuda.get_device_name() if device == "cuda" else "cpu"}
+    num_layers, size = (4, 512) if device == "cpu" else (2, LARGE_SIZE)
+    training = Training(device, arguments.layers or num_layers, arguments.size or size)
+    more: dict[str, Any] = {
+        "layers": len(training.model),
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+    }
     report = Report()
     for dtype in arguments.dtypes:
         seen, num_queued = fenced(training, arguments.pushes, dtype)
