@@ -7,14 +7,16 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from numbers import Real
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rankd_client.config import Config, read_config
 from rankd_client.console import describe, say, warn
+from rankd_client.fences import Attachment, check_attached
 from rankd_client.receipt import PushReceipt
+from rankd_client.stats import Stats
 from rankd_client.text import escape
 from rankd_client.wire import MAX_STEP
 
@@ -104,6 +106,8 @@ class Client:
 
             self._pusher = Pusher(self.config, os.urandom(16), self._alerts)
         self._next_step = 0
+        self._attached: dict[int, Attachment] = {}
+        """By the model's id."""
         if self.config.mode == "offline":
             say("RANKD_MODE=offline: spooling to disk is not there yet; nothing is pushed")
 
@@ -117,8 +121,58 @@ class Client:
         """Copy the weights that are due at `step` and return; they are sent from another thread.
 
         `model` is a module or a mapping of name -> tensor; `step` counts up from the last one, or from 0, if left out.
-        The weights may be changed as soon as this returns. Never raises, unless `strict`; never waits for a daemon.
+        The weights may be changed as soon as this returns (of those on a GPU see `attach`). Never raises, unless
+        `strict`; never waits for a daemon.
         """
+        if (attachment := self._attached.get(id(model))) is not None:
+            attachment.by_hand()
+        return self._take(model, step)
+
+    def attach(self, model: Any, optimizer: Any, *, every: int | None = None, step: int = 0) -> Attachment:
+        """Let copies from a GPU go on while training does: the next step of `optimizer` (one, or several) waits for
+        them, on the device and not on the host. Without, `push` has the training stream wait, which is as safe.
+
+        With `every`, each such step (of several optimizers: of the last) is counted from `step` on, and the model
+        pushed after every so many of them, until somebody calls `push` with it. The weights must change in steps of
+        these optimizers alone: before anything else changes them, call `fence`. `detach` of what is returned ends it.
+
+        Raises TypeError or ValueError if these are no module and optimizers; from then on nothing raises.
+        """
+        optimizers = check_attached(model, optimizer, every, step)
+        attachment = Attachment(model, optimizers, every, step, self._take)
+        pusher = self._pusher
+        if self._off or pusher is None:
+            return attachment
+        if not pusher.fence.watch(model, optimizers):
+            say("attach: some weights of the model are not the optimizer's: each push makes the training stream wait")
+        attachment.hook(pusher.fence.before_step, self._guard)
+        self._attached[id(model)] = attachment
+        return attachment
+
+    def fence(self) -> None:
+        """Have the current CUDA streams wait, on their devices, for copies that still go on: call it before weights
+        change otherwise than in a step of an attached optimizer. Never blocks the host, never raises."""
+        pusher = self._pusher
+        if not self._off and os.getpid() == self._pid and pusher is not None:
+            self._guard(pusher.fence.now)
+
+    @property
+    def stats(self) -> Stats:
+        """What pushing costs, how old each layer's newest snapshot is, what was dropped. Cheap; on any thread."""
+        pusher = self._pusher
+        return Stats() if pusher is None else pusher.stats()
+
+    def _guard(self, work: Callable[[], Any]) -> None:
+        """In somebody else's training step: nothing raises, and a child process does nothing."""
+        if self._off or os.getpid() != self._pid:
+            return
+        try:
+            work()
+        except Exception as error:
+            self._fault(error, "a hook")
+
+    def _take(self, model: Any, step: int | None = None) -> PushReceipt:
+        """A push, by hand or by a hook."""
         if self._off or os.getpid() != self._pid:
             return PushReceipt(step)
         started = time.perf_counter()
@@ -163,6 +217,8 @@ class Client:
         if self._off or os.getpid() != self._pid:
             return
         self._off = True
+        while self._attached:
+            self._attached.popitem()[1].detach()
         pusher, self._pusher = self._pusher, None
         seconds = self._checked_timeout(timeout, CLOSE_SECONDS)
         try:

@@ -29,10 +29,13 @@ class Tracker(Protocol):
 
 
 class Arrival(Protocol):
-    """Of a copy that goes on after `push` has returned: whether it is whole."""
+    """Of a copy that goes on after `push` has returned: whether it is whole, and its dtype then, if that is another
+    than was asked for."""
 
     @property
     def done(self) -> bool: ...
+    @property
+    def dtype(self) -> str | None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -68,6 +71,7 @@ class Snapshot:
 
     def arrived(self) -> bool:
         if self.arrival is not None and self.arrival.done:
+            self.dtype = self.arrival.dtype or self.dtype
             self.arrival = None
         return self.arrival is None
 
@@ -142,9 +146,10 @@ class Outbox:
             if older is not None:
                 self._free(older)
 
-    def abandon(self, snapshot: Snapshot) -> None:
-        """Writing failed."""
+    def abandon(self, snapshot: Snapshot, arrival: Arrival | None = None) -> None:
+        """Writing failed; until `arrival` is done, a GPU may write to its memory all the same."""
         with self._changed:
+            snapshot.arrival = arrival
             if self._queue.get(snapshot.key) is snapshot:
                 del self._queue[snapshot.key]
             self._free(snapshot)

@@ -17,13 +17,16 @@ from rankd_client.arena import Arena, aligned
 from rankd_client.budget import Budget
 from rankd_client.config import Config
 from rankd_client.console import Echo
+from rankd_client.copies.copier import Copier
+from rankd_client.fences import Fence
 from rankd_client.link import Link
 from rankd_client.outbox import Outbox
 from rankd_client.plan import Schedule, choose, choose_alike, process_world
 from rankd_client.receipt import PushReceipt
 from rankd_client.shown import Shown
 from rankd_client.startline import StartLine
-from rankd_client.watch import Adapter, Selection, Watched, watch
+from rankd_client.stats import Meter, Stats
+from rankd_client.watch import Selection, Watched, Watcher
 from rankd_client.wire import DTYPES, Hello
 
 CAPTURING = "a CUDA graph is being captured"
@@ -36,11 +39,13 @@ class Pusher:
         self._config = config
         self._session = session
         self._alerts = alerts
-        self._selection = Selection(config.dtype, config.include, config.exclude, config.priority)
-        self._adapters: tuple[Adapter, ...] = ()
+        self._watcher = Watcher(Selection(config.dtype, config.include, config.exclude, config.priority))
         self._schedule = Schedule(config.every_steps, config.min_interval_seconds)
         self._budget = Budget(config.max_overhead, time.monotonic())
         self._outbox = Outbox(Arena(config.max_memory_bytes, copies.allocate))
+        self._copier = Copier(self._outbox)
+        self.fence = Fence(self._copier.fence, copies.capturing)
+        self._meter = Meter()
         self._link: Link | None = None
         self._start_line = StartLine(config)
         self._echo = Echo()
@@ -54,6 +59,8 @@ class Pusher:
         self._last_seconds: float | None = None
         self._elsewhere: tuple[int, int] | None = None
         """A model, and this process's number, when others had all of it to send: it is not looked at any more."""
+        self._copied: list[str] = []
+        """Names of what the newest push took."""
         self._names: tuple[str, ...] | None = None
         """Layers that are watched; None until the model was looked at."""
         self._passed: dict[str, Mapping[str, str]] = {}
@@ -69,6 +76,7 @@ class Pusher:
         the performance counter."""
         now = time.monotonic()
         self._start_line.called(step, now)
+        self._meter.called(step, now)
         if now < self._budget.resting_until:  # first, because most steps of most runs end here
             return self._pass(step, "budget"), None
         process_rank, world_size = process_world()
@@ -81,6 +89,8 @@ class Pusher:
             self._look_once(model)
         max_bytes = self._affordable_bytes(now, world_size) if reason is None else None
         if max_bytes is None:
+            if reason not in ("not due", "replica"):
+                self._meter.skipped()
             return self._pass(step, reason or "budget"), None
         self._set_up_seconds, wire_bytes = 0.0, 0
         try:
@@ -89,9 +99,23 @@ class Pusher:
             self._last_step, self._last_seconds = step, now
         finally:  # whatever came of it, the training thread has waited
             blocked_seconds = time.perf_counter() - started
-            self._budget.spend(blocked_seconds - self._set_up_seconds, wire_bytes)
-        self._start_line.pushed(step, now, blocked_seconds - self._set_up_seconds, wire_bytes)
+            lasting_seconds = blocked_seconds - self._set_up_seconds
+            self._budget.spend(lasting_seconds, wire_bytes)
+        self._start_line.pushed(step, now, lasting_seconds, wire_bytes)
+        self._meter.pushed(step, now, lasting_seconds, wire_bytes, self._copied)
         return replace(receipt, blocked_seconds=blocked_seconds), error
+
+    def stats(self) -> Stats:
+        """On any thread."""
+        return self._meter.stats(
+            max_overhead=self._config.max_overhead,
+            every_steps=self._schedule.interval_at(self._meter.step),
+            device_bytes=self._copier.device_bytes,
+            memory_bytes=self._outbox.arena.num_bytes,
+            num_replaced=self._outbox.num_replaced,
+            num_dropped=self._outbox.num_dropped,
+            path="" if self._link is None else getattr(self._link, "path", "zeromq"),
+        )
 
     def flush(self, timeout_seconds: float) -> bool:
         """True once everything queued is recorded or superseded, False after `timeout_seconds`."""
@@ -127,7 +151,7 @@ class Pusher:
         """For the names that a receipt needs, where no push has found them out; not again where that fails."""
         if self._names is None:
             self._names = ()
-            self._remember(watch(model, self._selection, self._adapters)[0])
+            self._remember(self._watcher.look(model)[0])
 
     def _push(
         self, model: Any, step: int, max_bytes: int, process_rank: int, world_size: int
@@ -135,17 +159,19 @@ class Pusher:
         """A due push, but for its time."""
         num_replaced, num_dropped = self._outbox.num_replaced, self._outbox.num_dropped
         with copies.quiet_torch():
-            watched, skipped = watch(model, self._selection, self._adapters)
+            watched, skipped = self._watcher.look(model)
             self._start_line.watching(watched, skipped)
             chosen = self._choose(watched, skipped, step, max_bytes, world_size)
             mine = self._mine(chosen, skipped, process_rank)
             if mine:
                 self._set_up(watched, process_rank, world_size)
-            copied, error = self._copy(mine, skipped, step)
+            copied, error = self._copier.copy(mine, step, skipped)
+            self.fence.pushed(model)
+        self._copied = [item.name for item in copied]
         if process_rank and not any(self._is_mine(item, process_rank) for item in watched):
             self._elsewhere = id(model), process_rank
         self._num_pushes += 1
-        self._last_push |= dict.fromkeys(copied, self._num_pushes)
+        self._last_push |= dict.fromkeys(self._copied, self._num_pushes)
         self._remember(watched)
         if self._link is not None:
             self._link.wake()
@@ -155,8 +181,8 @@ class Pusher:
             num_replaced=self._outbox.num_replaced - num_replaced,
             num_dropped=self._outbox.num_dropped - num_dropped,
             skipped=MappingProxyType(skipped),
-            wire_bytes=sum(item.num_bytes for item in mine if item.name in copied),
-            device_bytes=max(copied.values(), default=0),
+            wire_bytes=sum(item.num_bytes for item in copied),
+            device_bytes=self._copier.device_bytes,
         )
         return receipt, error
 
@@ -190,30 +216,6 @@ class Pusher:
     def _is_mine(item: Watched, process_rank: int) -> bool:
         return (process_rank if item.replica is None else item.replica) == 0
 
-    def _copy(
-        self, chosen: list[Watched], skipped: dict[str, str], step: int
-    ) -> tuple[dict[str, int], Exception | None]:
-        """Names of the layers that were copied, each with the device memory its copy took; and the first fault."""
-        copied: dict[str, int] = {}
-        fault: Exception | None = None
-        for item in chosen:
-            target = self._outbox.reserve(item.name, step, item.num_bytes, item.shape, item.role, item.shard)
-            if target is None:
-                skipped[item.name] = "memory"
-                continue
-            try:
-                target.dtype, copied[item.name] = copies.copy(item, target.region)
-                target.source_dtype = item.source_dtype
-            except BaseException as error:
-                self._outbox.abandon(target)
-                if not isinstance(error, Exception):
-                    raise  # Ctrl-C
-                skipped[item.name] = f"copy failed: {type(error).__name__}"
-                fault = fault or error
-            else:
-                self._outbox.commit(target)
-        return copied, fault
-
     def _set_up(self, watched: list[Watched], process_rank: int, world_size: int) -> None:
         """Memory for this model, and the link. Adds to _set_up_seconds what no later push will take."""
         sizes = [aligned(item.num_bytes) for item in watched if item.num_bytes <= self._config.max_push_bytes]
@@ -228,6 +230,7 @@ class Pusher:
             version = DTYPES[self._config.dtype].version
             hello = Hello(self._config.run, self._session, version, agent, process_rank, world_size)
             link = Link(self._config.address, hello, self._outbox, self._take_alert(), self._config.key)
+            link.tell = partial(_tell, weakref.ref(self))
             link.start()
             weakref.finalize(self, link.stop).atexit = False
             self._link = link
@@ -252,8 +255,15 @@ class Pusher:
         names = tuple(item.name for item in watched)
         if names != self._names:
             self._names, self._passed = names, {}
+            self._meter.watching(names)
         self._whole_bytes = min(sum(item.num_bytes for item in fitting), max_bytes)
         first_bytes = sum(item.num_bytes for item in fitting if item.priority)
         others = [item for item in fitting if not item.priority]
         turn = min(others, key=lambda item: self._last_push.get(item.name, -1), default=None)
         self._least_bytes = min(first_bytes + (turn.num_bytes if turn else 0), self._whole_bytes)
+
+
+def _tell(pusher: weakref.ref[Pusher]) -> dict[str, Any]:
+    """For a heartbeat. The link must not keep the pusher alive."""
+    alive = pusher()
+    return {} if alive is None else alive.stats().summary()

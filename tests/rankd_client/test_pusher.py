@@ -28,13 +28,13 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Looking at a model takes PUSH_SECONDS, and nothing else takes any time."""
     clock = Clock()
-    watch = pusher.watch
+    look = pusher.Watcher.look
 
     def slow(*arguments: Any) -> Any:
         clock.seconds += PUSH_SECONDS
-        return watch(*arguments)
+        return look(*arguments)
 
-    monkeypatch.setattr(pusher, "watch", slow)
+    monkeypatch.setattr(pusher.Watcher, "look", slow)
     for module in (client, pusher):
         monkeypatch.setattr(module, "time", clock)
     for name in ("RANKD_MODE", "RANK", "WORLD_SIZE"):

@@ -15,31 +15,30 @@ if TYPE_CHECKING:
     import torch
 
 
-def copy(item: Watched, region: Region) -> tuple[str, int]:
-    """Copy a watched tensor into `region`, row-major. Returns its dtype there and the device memory taken in passing.
+def copy(item: Watched, region: Region) -> str:
+    """Copy a watched tensor into `region`, row-major. Returns its dtype there.
 
     float16 holds nothing beyond 65504 and little below 1e-7: a layer that would overflow, or vanish altogether, goes as
     bfloat16 (as many bytes, float32's range) rather than raise a false alarm. NaN and Inf travel as they are.
     """
-    dtype, device_bytes = item.dtype, 0
+    dtype = item.dtype
     source = item.values()
     if DTYPES[dtype].scaled:
-        return dtype, copy_scaled(dtype, source, bytes_of(region).view(-1, row_elements(item.shape) + SCALE_BYTES))
-    if source.is_cuda and dtype != item.source_dtype:
-        device_bytes = item.num_bytes
+        copy_scaled(dtype, source, bytes_of(region).view(-1, row_elements(item.shape) + SCALE_BYTES))
+        return dtype
     _copy_as(dtype, source, region)
     if dtype == "float16" and item.source_dtype != "float16":
         low, high = (float(value) for value in _view(dtype, source.shape, region).aminmax())
         if math.isinf(low) or math.isinf(high) or low == high == 0.0:
             dtype = "bfloat16"
             _copy_as(dtype, source, region)
-    return dtype, device_bytes
+    return dtype
 
 
 def _copy_as(dtype: str, source: torch.Tensor, region: Region) -> None:
     target = _view(dtype, source.shape, region)
-    # On a GPU the cast belongs there: half the bytes cross the bus, and a copy that casts would go by pageable memory.
-    target.copy_(source.to(target.dtype).contiguous() if source.is_cuda else source)
+    # On an accelerator (CUDA has a way of its own) the cast belongs there: half the bytes cross the bus.
+    target.copy_(source if source.device.type == "cpu" else source.to(target.dtype).contiguous())
 
 
 def _view(dtype: str, shape: tuple[int, ...], region: Region) -> torch.Tensor:

@@ -16,38 +16,42 @@ CPU_ELEMENTS = 1 << 19
 than they do."""
 
 CUDA_ELEMENTS = 1 << 22
-"""At once: launching costs nothing beside the work, and 16 MB are no matter."""
+"""At once: launching costs nothing beside the work."""
+
+STAGED_BYTES = 8 * CUDA_ELEMENTS
+"""The float32 of so many elements, and what they are rounded to, with scales: rows of at least one element each."""
 
 SMALLEST = 2.0**-149
 """Of float32. Added to a scale it rounds subnormal ones up, so that no quotient gets beyond LARGEST, and vanishes in
 all others."""
 
 
-def copy_scaled(dtype: str, source: torch.Tensor, target: torch.Tensor) -> int:
+def copy_scaled(dtype: str, source: torch.Tensor, target: torch.Tensor, staging: torch.Tensor | None = None) -> None:
     """Write `source` (floating, of any strides) into `target`: uint8, (rows, elements of a row + 4), on the CPU.
 
-    A row that is not finite gets a scale that is not, and zeros. Returns the bytes of device memory taken in passing.
+    A row that is not finite gets a scale that is not, and zeros. From a GPU, where it is rounded, a quarter of the
+    bytes cross the bus, by way of `staging` (uint8, there, STAGED_BYTES at least) and without waiting for them.
     """
     import torch
 
     width = target.shape[1] - SCALE_BYTES
-    at, device_bytes = 0, 0
-    buffer = torch.empty(
-        min(source.numel(), CUDA_ELEMENTS if source.is_cuda else CPU_ELEMENTS),
-        dtype=torch.float32,
-        device=source.device,
-    )
-    for rows in _blocks(source, width, buffer.numel()):
+    if staging is None:
+        buffer = torch.empty(min(source.numel(), CPU_ELEMENTS), dtype=torch.float32, device=source.device)
+        max_elements = buffer.numel()
+    else:
+        buffer, staging = staging[: 4 * CUDA_ELEMENTS].view(torch.float32), staging[4 * CUDA_ELEMENTS :]
+        max_elements = min(CUDA_ELEMENTS, len(staging) // target.shape[1] * width)
+    at = 0
+    for rows in _blocks(source, width, max_elements):
         some = target[at : at + len(rows)]
         at += len(rows)
-        if source.is_cuda:  # rounded there: a quarter of the bytes cross the bus
-            packed = torch.empty_like(some, device=source.device)
-            _pack(dtype, rows, packed, buffer)
-            some.copy_(packed)
-            device_bytes = max(device_bytes, packed.numel() + 4 * buffer.numel())
-        else:
+        if staging is None:
             _pack(dtype, rows, some, buffer)
-    return device_bytes
+        else:
+            fits = some.numel() <= len(staging)  # but for one row of 16 million elements
+            packed = staging[: some.numel()].view(some.shape) if fits else torch.empty_like(some, device=source.device)
+            _pack(dtype, rows, packed, buffer)
+            some.copy_(packed, non_blocking=True)
 
 
 def _blocks(tensor: torch.Tensor, width: int, max_elements: int) -> Iterator[torch.Tensor]:

@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -77,6 +77,8 @@ class Link:
         self.num_refused = 0
         self.refused: dict[str, str] = {}
         """Layers that the daemon will not take while this connection lasts, with the code."""
+        self.tell: Callable[[], Mapping[str, Any]] = dict
+        """For each heartbeat: what pushing costs."""
         self._hello = hello
         self._outbox = outbox
         self._on_alert = on_alert
@@ -185,7 +187,7 @@ class Link:
             self._close(0.0)
         else:
             self._deadline = now + self._heartbeat_seconds
-            self._dealer.send(Heartbeat())
+            self._dealer.send(Heartbeat(self.tell()))
 
     def _open(self, now: float) -> None:
         self._state, self._deadline = "closed", now + RETRY_SECONDS

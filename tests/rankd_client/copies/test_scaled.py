@@ -35,7 +35,7 @@ def copied(tensor: torch.Tensor, dtype: str) -> tuple[torch.Tensor, torch.Tensor
     """What travels: the values that stand there, in the tensor's shape, and the scales of its rows."""
     item, region = prepared(tensor, dtype)
     with quiet_torch():
-        name, _ = copy(item, region)
+        name = copy(item, region)
     assert (name, item.dtype) == (dtype, dtype)
     width = row_elements(item.shape)
     assert item.num_bytes == tensor.numel() // width * (width + SCALE_BYTES)

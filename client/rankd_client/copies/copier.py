@@ -1,0 +1,116 @@
+"""Watched tensors → snapshots in the outbox: from host memory at once, from GPUs by copies that go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rankd_client.copies.host import copy
+from rankd_client.outbox import Outbox, Snapshot
+from rankd_client.watch import Watched
+
+if TYPE_CHECKING:
+    import torch
+
+    from rankd_client.copies.device import DeviceCopier
+
+Pair = tuple[Watched, Snapshot]
+
+
+class Copier:
+    """Copies what was chosen. `device_bytes`: of device memory that it holds, once and for all."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._devices: dict[torch.device, DeviceCopier] = {}
+        self._pending: set[torch.device] = set()
+        """With copies that nobody has made a stream wait for."""
+
+    @property
+    def device_bytes(self) -> int:
+        return sum(copier.device_bytes for copier in self._devices.values())
+
+    def copy(
+        self, items: Iterable[Watched], step: int, skipped: dict[str, str]
+    ) -> tuple[list[Watched], Exception | None]:
+        """Those that were copied, or are as soon as their GPU gets to it; the others have their reason in `skipped`.
+        And the first fault."""
+        copied: list[Watched] = []
+        faults: list[Exception] = []
+        on_devices: dict[torch.device, list[Pair]] = {}
+        try:
+            for item in items:
+                target = self._outbox.reserve(item.name, step, item.num_bytes, item.shape, item.role, item.shard)
+                if target is None:
+                    skipped[item.name] = "memory"
+                    continue
+                target.dtype, target.source_dtype = item.dtype, item.source_dtype
+                if item.is_cuda:
+                    on_devices.setdefault(item.tensor.device, []).append((item, target))
+                elif (fault := self._copy_host(item, target)) is None:
+                    copied.append(item)
+                else:
+                    faults.append(fault)
+                    skipped[item.name] = f"copy failed: {type(fault).__name__}"
+            while on_devices:
+                device, pairs = on_devices.popitem()
+                faults += self._copy_device(device, pairs, copied, skipped)
+        finally:  # after Ctrl-C: what was not begun
+            for pairs in on_devices.values():
+                for _, target in pairs:
+                    self._outbox.abandon(target)
+        return copied, faults[0] if faults else None
+
+    def fence(self) -> None:
+        """Have the current streams wait, on their devices, for copies that still go on."""
+        while self._pending:
+            self._devices[self._pending.pop()].wait()
+
+    def _copy_host(self, item: Watched, target: Snapshot) -> Exception | None:
+        try:
+            target.dtype = copy(item, target.region)
+        except BaseException as error:
+            self._outbox.abandon(target)
+            if not isinstance(error, Exception):
+                raise  # Ctrl-C
+            return error
+        self._outbox.commit(target)
+        return None
+
+    def _copy_device(
+        self, device: torch.device, pairs: Sequence[Pair], copied: list[Watched], skipped: dict[str, str]
+    ) -> list[Exception]:
+        begun = False
+        faults: list[Exception] = []
+        copier: DeviceCopier | None = None
+        try:
+            copier = self._copier(device)
+            tickets = copier.copy([(item, target.region) for item, target in pairs])
+            begun = True
+        except Exception as error:
+            faults = [error]
+            skipped |= {item.name: f"copy failed: {type(error).__name__}" for item, _ in pairs}
+        finally:
+            if copier is not None:
+                self._pending.add(device)
+            if not begun:  # or not all of it, and nobody knows what is still written to
+                for _, target in pairs:
+                    self._outbox.abandon(target, copier.newest if copier is not None else None)
+        if copier is None or not begun:
+            return faults
+        for (item, target), ticket in zip(pairs, tickets, strict=True):
+            if isinstance(ticket, Exception):
+                self._outbox.abandon(target, copier.newest)
+                skipped[item.name] = f"copy failed: {type(ticket).__name__}"
+                faults.append(ticket)
+            else:
+                self._outbox.commit(target, ticket)
+                copied.append(item)
+        return faults
+
+    def _copier(self, device: torch.device) -> DeviceCopier:
+        if device not in self._devices:
+            from rankd_client.copies.device import DeviceCopier
+
+            self._devices[device] = DeviceCopier(device)
+        return self._devices[device]

@@ -1,0 +1,179 @@
+"""Copies of what lies on a GPU, which go on after `push` has returned.
+
+    training stream ──event──▶ side stream: cast into the staging piece ▶ pinned arena ▶ … ▶ a number into pinned memory
+          ▲                                                                        └─event─┐
+          └── before the weights change: waits on the device, not on the host ◀────────────┘
+
+All CUDA work is issued from the caller's thread. Whoever wants to know whether a copy is whole reads the number, which
+needs no call into CUDA: asking an event from another thread would break a graph that is being captured.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rankd_client.arena import Region
+from rankd_client.copies.halves import is_unfit
+from rankd_client.copies.memory import allocate, bytes_of
+from rankd_client.copies.scaled import copy_scaled
+from rankd_client.copies.staging import Run
+from rankd_client.watch import Watched
+from rankd_client.wire import DTYPES, SCALE_BYTES, row_elements
+
+if TYPE_CHECKING:
+    import torch
+
+STAGING_BYTES = 32 << 20
+"""Of device memory: a piece that takes the bus 0.6 ms, so that some launches more or less do not show; a GPT-2-small in
+bfloat16 is eight of them."""
+
+NUM_FLAGS = 8192
+"""Of 8 bytes in pinned memory: the number, then for layers whose dtype is decided on the device whether it is the other
+one, in turn: far more than are pushed while nobody looks."""
+
+Target = tuple[Watched, Region]
+
+
+class Ticket:
+    """Of one push from one device: whether its copies are whole. Keeps what is copied alive until it is dropped."""
+
+    __slots__ = ("_keeps", "_now", "_number")
+    dtype: str | None = None
+
+    def __init__(self, number: int, address: int, keeps: Sequence[object]) -> None:
+        self._number = number
+        self._now = ctypes.c_int64.from_address(address)
+        self._keeps: Sequence[object] = keeps
+
+    @property
+    def done(self) -> bool:
+        if self._now.value < self._number:
+            return False
+        self._keeps = ()
+        return True
+
+
+class HalfTicket:
+    """Of one layer that was to travel as float16."""
+
+    __slots__ = ("_is_unfit", "_ticket")
+
+    def __init__(self, ticket: Ticket, address: int) -> None:
+        self._ticket = ticket
+        self._is_unfit = ctypes.c_int64.from_address(address)
+
+    @property
+    def done(self) -> bool:
+        return self._ticket.done
+
+    @property
+    def dtype(self) -> str | None:
+        """In which it travels after all, once it is done; None: in that which was asked for."""
+        return "bfloat16" if self._is_unfit.value else None
+
+
+class DeviceCopier:
+    """One GPU's side stream and staging piece, allocated once. Not thread-safe."""
+
+    def __init__(self, device: torch.device) -> None:
+        import torch
+
+        self.device = device
+        self.device_bytes = STAGING_BYTES
+        """Taken on the GPU, once and for all."""
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._begun, self._ended = torch.cuda.Event(), torch.cuda.Event()  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(self._stream):  # of its pool, so that nothing else reuses them early
+            self._staging = torch.empty(STAGING_BYTES, dtype=torch.uint8, device=device)
+            self._flags = torch.zeros(NUM_FLAGS, dtype=torch.int64, device=device)
+        self._memory = allocate(8 * NUM_FLAGS, pinned=True)
+        self._host_flags = self._memory.owner.view(torch.int64)
+        self._address = self._memory.owner.data_ptr()
+        self._next_flag = 1
+        self._halves = range(0)
+        """Flags that this push has used so far."""
+        self._num_tickets = 0
+        self.newest = Ticket(0, self._address, ())
+        """Done when everything that was begun is."""
+
+    def copy(self, targets: Sequence[Target]) -> list[Ticket | HalfTicket | Exception]:
+        """Begin to copy each tensor into its region; they are as they are now on the current stream. The tickets tell
+        when all are whole. Before what is copied changes, `wait` has to be called.
+
+        In the place of a tensor that could not be copied is the fault; its region is written to until `newest` is done.
+        """
+        import torch
+
+        self._begun.record(torch.cuda.current_stream(self.device))
+        self._stream.wait_event(self._begun)
+        flags = self._take_flags(sum(map(_is_half, targets)))
+        keeps: list[object] = [self._memory]  # which a ticket may outlive this object by
+        tickets: list[int | Exception | None] = []
+        with torch.cuda.device(self.device), torch.cuda.stream(self._stream):
+            run = Run(self._staging)
+            try:
+                for item, region in targets:
+                    try:
+                        tickets.append(self._add(run, item, region, flags, keeps))
+                    except Exception as error:
+                        tickets.append(error)
+            finally:  # whatever comes of it, what was begun goes on
+                run.flush()
+                self._finish(keeps)
+        newest, at = self.newest, self._address
+        return [
+            flag if isinstance(flag, Exception) else newest if flag is None else HalfTicket(newest, at + 8 * flag)
+            for flag in tickets
+        ]
+
+    def _add(self, run: Run, item: Watched, region: Region, flags: Iterator[int], keeps: list[object]) -> int | None:
+        """Begin one copy; the number of its flag, where it has one."""
+        source = item.values()
+        keeps.append(source)
+        if DTYPES[item.dtype].scaled:
+            run.flush()
+            target = bytes_of(region).view(-1, row_elements(item.shape) + SCALE_BYTES)
+            copy_scaled(item.dtype, source, target, self._staging)
+        elif _is_half((item, region)):
+            flag = next(flags)
+            self._flags[flag] = is_unfit(source)
+            run.add_half(source, region, self._flags[flag] != 0)
+            self._halves = range(min(flag, self._halves.start), flag + 1) if self._halves else range(flag, flag + 1)
+            return flag
+        else:
+            run.add(item.dtype, source, region)
+        return None
+
+    def wait(self) -> None:
+        """Have the current stream wait, on the device, for the copies that were begun."""
+        import torch
+
+        torch.cuda.current_stream(self.device).wait_event(self._ended)
+
+    def _take_flags(self, count: int) -> Iterator[int]:
+        """So many flags beside one another."""
+        if count >= NUM_FLAGS:
+            raise ValueError(f"{count} layers as float16 in one push: expected fewer than {NUM_FLAGS}")
+        first = self._next_flag if self._next_flag + count <= NUM_FLAGS else 1
+        self._next_flag = first + count
+        return iter(range(first, first + count))
+
+    def _finish(self, keeps: Sequence[object]) -> None:
+        """Last on the side stream: what the device decided, and then the number that says that all is there."""
+        if self._halves:
+            span = slice(self._halves.start, self._halves.stop)
+            self._host_flags[span].copy_(self._flags[span], non_blocking=True)
+            self._halves = range(0)
+        self._flags[:1].add_(1)
+        self._host_flags[:1].copy_(self._flags[:1], non_blocking=True)
+        self._ended.record(self._stream)
+        self._num_tickets += 1
+        self.newest = Ticket(self._num_tickets, self._address, keeps)
+
+
+def _is_half(target: Target) -> bool:
+    """Whether the device has to decide in which dtype it travels."""
+    item, _ = target
+    return item.dtype == "float16" and item.source_dtype != "float16"
