@@ -57,7 +57,8 @@ class Client:
             not read, for ipc.
 
     Wrong arguments and a wrong environment raise ValueError here; from then on nothing raises (but `strict`), and
-    nothing waits for a daemon. RANKD_MODE=disabled makes every method return at once.
+    nothing waits for a daemon. RANKD_MODE=disabled makes every method return at once;
+    RANKD_MODE=offline spools to the directory RANKD_SPOOL, within RANKD_SPOOL_BYTES, for `rankd sync`.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Client:
         self.run = self.config.run
         self.num_errors = 0
         self._pid = os.getpid()
-        self._off = self.config.mode != "online"
+        self._off = self.config.mode == "disabled"
         self._lock = threading.Lock()
         self._alerts: deque[dict[str, Any]] = deque(maxlen=MAX_ALERTS)
         self._pusher: Pusher | None = None
@@ -108,8 +109,6 @@ class Client:
         self._next_step = 0
         self._attached: dict[int, Attachment] = {}
         """By the model's id."""
-        if self.config.mode == "offline":
-            say("RANKD_MODE=offline: spooling to disk is not there yet; nothing is pushed")
 
     @property
     def connected(self) -> bool:

@@ -44,8 +44,12 @@ def default_url() -> str:
         return url
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         return f"ipc://{runtime}/rankd"
-    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return f"ipc://{state}/rankd"
+    return f"ipc://{state_directory()}/rankd"
+
+
+def state_directory() -> Path:
+    """The user's own, for what programs leave behind: XDG_STATE_HOME, else `~/.local/state`."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
 
 
 def endpoints_of(url: str) -> Endpoints:

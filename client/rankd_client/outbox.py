@@ -238,9 +238,9 @@ class Outbox:
                 self._awaiting[snapshot.key] = snapshot
             self._changed.notify_all()
 
-    def settle(self, layer: str, role: str, step: int) -> bool:
-        """The daemon has dealt with this snapshot for good (recorded, superseded or refused it); False if it is not
-        one that was waited for."""
+    def settle(self, layer: str, role: str, step: int, outcome: str = "recorded") -> bool:
+        """The daemon has dealt with this snapshot for good; `outcome` is "recorded", "superseded", or the code of a
+        refusal. False if it is not one that was waited for."""
         with self._changed:
             key = (layer, role)
             snapshot = self._awaiting.get(key)

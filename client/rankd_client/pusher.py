@@ -19,8 +19,8 @@ from rankd_client.config import Config
 from rankd_client.console import Echo
 from rankd_client.copies.copier import Copier
 from rankd_client.fences import Fence
-from rankd_client.link import Link
 from rankd_client.outbox import Outbox
+from rankd_client.outlet import Outlet, make_outlet
 from rankd_client.plan import Schedule, choose, choose_alike, process_world
 from rankd_client.receipt import PushReceipt
 from rankd_client.shown import Shown
@@ -46,7 +46,7 @@ class Pusher:
         self._copier = Copier(self._outbox)
         self.fence = Fence(self._copier.fence, copies.capturing)
         self._meter = Meter()
-        self._link: Link | None = None
+        self._link: Outlet | None = None
         self._start_line = StartLine(config)
         self._echo = Echo()
         self._shown = Shown()
@@ -229,7 +229,7 @@ class Pusher:
             agent = f"rankd-client python/{platform.python_version()}"
             version = DTYPES[self._config.dtype].version
             hello = Hello(self._config.run, self._session, version, agent, process_rank, world_size)
-            link = Link(self._config.address, hello, self._outbox, self._take_alert(), self._config.key)
+            link = make_outlet(self._config, hello, self._outbox, self._take_alert())
             link.tell = partial(_tell, weakref.ref(self))
             link.start()
             weakref.finalize(self, link.stop).atexit = False

@@ -260,7 +260,7 @@ class Link:
                 self._flow.earn(message.credit_bytes)
                 if message.state != "received":
                     self._retry_seconds = RETRY_SECONDS
-                    self._outbox.settle(message.layer, message.role, message.step)
+                    self._outbox.settle(message.layer, message.role, message.step, message.state)
             case Refusal():
                 self._refused(message)
             case AlertNotice():
@@ -294,7 +294,7 @@ class Link:
         if refusal.layer is not None and refusal.step is not None:
             if refusal.code in LASTING:
                 self.refused[refusal.layer] = refusal.code
-            self._outbox.settle(refusal.layer, refusal.role, refusal.step)
+            self._outbox.settle(refusal.layer, refusal.role, refusal.step, refusal.code)
             self._faults.once(f"refused-{refusal.code}", f"the daemon refused {escape(refusal.layer, 200)} ({why})")
             return
         self._faults.refused(refusal.code, f"the daemon refused the connection ({why})")

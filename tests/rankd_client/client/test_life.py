@@ -69,12 +69,16 @@ def test_importing_brings_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "set()\n"
 
 
-def test_offline_says_so_and_does_nothing(
-    make: Make, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_offline_spools_and_says_where(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RANKD_MODE", "offline")
-    assert make().push(model_of()).num_queued == 0
-    assert capfd.readouterr().err.count("\n") == 1
+    monkeypatch.setenv("RANKD_SPOOL", str(tmp_path / "spool"))
+    with make() as client:
+        assert client.push(model_of()).num_queued == 4
+        assert client.flush(30.0) and not client.connected
+    told = capfd.readouterr().err
+    assert f"4 snapshots of run (1.1 kB) spooled; ship them with: rankd sync {tmp_path}/spool" in told
 
 
 def test_close_ends_the_thread_and_later_calls_do_nothing(make: Make) -> None:

@@ -1,0 +1,169 @@
+"""The outlet of a client with no route to the daemon: a thread writes what the outbox holds to a disk."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rankd_client.console import describe, say, show_bytes
+from rankd_client.link.living import CLOSE_SECONDS, living
+from rankd_client.outbox import Outbox, Snapshot
+from rankd_client.spool.session import Session
+from rankd_client.spool.thinning import BLIND_BELOW
+from rankd_client.text import escape
+from rankd_client.wire import Hello, Plan, encode
+from rankd_client.wire.messages import Payload
+
+_ARRIVAL_POLL_SECONDS = 0.005
+"""A GPU's copies take some milliseconds, and nobody is woken by them."""
+
+
+class _Done:
+    """Of a snapshot that is on disk: nobody reads its memory any more."""
+
+    done = True
+
+
+class TooLateError(Exception):
+    """A close() has run out of time."""
+
+
+class Spool:
+    """An outlet, as a Link is: start it once, `wake` it when the outbox has something, `stop` it.
+
+    What cannot be written is dropped and counted, with one line on stderr for each kind of fault. A disk that hangs
+    holds up this thread alone; the outbox's newest wins goes on.
+    """
+
+    path = "spool"
+    connected = False
+
+    def __init__(self, root: Path, max_bytes: int, hello: Hello, outbox: Outbox) -> None:
+        self.plan = Plan()
+        self.tell: Callable[[], Mapping[str, Any]] = dict  # there is nobody to hear it
+        self.refused: dict[str, str] = {}
+        self.num_dropped = 0
+        self._root = root
+        self._run_name = hello.run
+        self._outbox = outbox
+        self._session = Session(root, max_bytes, hello)
+        self._max_bytes = max_bytes
+        self._faults: Counter[str] = Counter()
+        self._awake = threading.Event()
+        self._stop_at: float | None = None
+        self._pid = os.getpid()
+        self._thread = threading.Thread(target=self._run, name="rankd-spool", daemon=True)
+
+    # Any thread ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._thread.start()
+        living.add(self)
+
+    def wake(self) -> None:
+        self._awake.set()
+
+    def stop(self, timeout_seconds: float = CLOSE_SECONDS) -> None:
+        """Ask the thread to write what is pending and end, within `timeout_seconds`; do not wait for it."""
+        if os.getpid() == self._pid and self._stop_at is None:
+            self._stop_at = time.monotonic() + timeout_seconds
+            self.wake()
+
+    def join(self, timeout_seconds: float) -> None:
+        """Wait for the end of a stopped thread. Nothing in a forked child, which has no such thread."""
+        if os.getpid() == self._pid and self._thread.is_alive():
+            self._thread.join(timeout_seconds)
+            living.discard(self)
+            if self._thread.is_alive():
+                num_left = self._outbox.num_unsent
+                say(f"the disk of {self._shown} does not answer: {num_left} snapshots are not written")
+
+    # The spool's own thread ----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._finished():
+                self._awake.wait(self._wait_seconds())
+                self._awake.clear()
+                self._drain()
+            self._session.close()
+            self._say_what_is_there()
+        except Exception as error:  # ours: the training process must not hear of it but once
+            say(f"nothing more is spooled, training goes on: {describe(error)}")
+        finally:
+            living.discard(self)
+
+    def _finished(self) -> bool:
+        if self._stop_at is None:
+            return False
+        return self._outbox.num_unsent == 0 or time.monotonic() >= self._stop_at
+
+    def _wait_seconds(self) -> float | None:
+        if self._outbox.has_arriving:
+            return _ARRIVAL_POLL_SECONDS
+        return None if self._stop_at is None else min(0.01, max(0.0, self._stop_at - time.monotonic()))
+
+    def _drain(self) -> None:
+        while (snapshot := self._outbox.next_unsent()) is not None:
+            try:
+                whole = snapshot.next_chunk(snapshot.num_bytes)
+                self._keep(snapshot.key, snapshot.step, bytes(encode(whole)[0]), whole.payload)
+            except TooLateError:
+                return
+            finally:
+                self._done(snapshot)
+
+    def _done(self, snapshot: Snapshot) -> None:
+        self._outbox.sent(snapshot, snapshot.num_bytes, _Done())
+        self._outbox.settle(snapshot.layer, snapshot.role, snapshot.step)
+
+    def _keep(self, key: tuple[str, str], step: int, header: bytes, body: Payload) -> None:
+        """On disk, or counted."""
+        try:
+            if not self._session.keep(key, step, header, body, self._on_time):
+                why = f"RANKD_SPOOL_BYTES={self._max_bytes} are used up; `rankd sync` makes room"
+                self._drop("the spool is full", why)
+        except TooLateError:
+            self._drop("late", "a close() did not leave it the time to write all")
+            raise
+        except OSError as error:
+            self._drop(error.strerror or f"errno {error.errno}", describe(error))
+        except Exception as error:  # ours: it costs this snapshot, and no other
+            self._drop(type(error).__name__, describe(error))
+
+    def _on_time(self) -> None:
+        if self._stop_at is not None and time.monotonic() >= self._stop_at:
+            raise TooLateError
+
+    def _drop(self, kind: str, why: str) -> None:
+        self.num_dropped += 1
+        self._faults[kind] += 1
+        if self._faults[kind] == 1:
+            say(f"{self._shown}: {escape(why, 300)}; what cannot be written is dropped, training goes on")
+
+    @property
+    def _shown(self) -> str:
+        return escape(str(self._root), 500)
+
+    def _say_what_is_there(self) -> None:
+        """One line at the end: what is there, what is not, and what to do with it."""
+        session = self._session
+        run = escape(self._run_name)
+        words = [f"{session.num_kept} snapshots of {run} ({show_bytes(session.kept_bytes)}) spooled"]
+        if session.num_thinned:
+            words.append(
+                f"{session.num_thinned} thinned out, to {2**session.finest} of a layer in each doubling of step"
+            )
+        if session.num_thinned and session.finest < BLIND_BELOW:
+            words[-1] += " (too few for the default rule: give RANKD_SPOOL_BYTES more)"
+        num_overtaken = self._outbox.num_replaced + self._outbox.num_dropped
+        if num_overtaken:
+            words.append(f"{num_overtaken} overtaken by newer ones before they could be written")
+        if self.num_dropped:
+            words.append(f"{self.num_dropped} dropped ({', '.join(self._faults)})")
+        say(f"{', '.join(words)}; ship them with: rankd sync {self._shown}")
