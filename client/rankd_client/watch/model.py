@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rankd_client.naming import clashes, clean_names
 from rankd_client.text import escape
+from rankd_client.watch.masters import Masters
 from rankd_client.watch.place import Adapter, Place
-from rankd_client.watch.unfit import no_tensor, unfit, unfit_name
+from rankd_client.watch.source import Source, source_of
+from rankd_client.watch.unfit import unfit, unfit_name
 from rankd_client.watch.watched import Selection, Watched, matches
 from rankd_client.wire import DTYPES
 
@@ -26,8 +30,8 @@ Found = tuple[list[Watched], dict[str, str]]
 def watch(model: Any, selection: Selection, adapters: Sequence[Adapter] = ()) -> Found:
     """The watched tensors of a module, or of a mapping of name -> tensor, in its order; and why the others are not.
 
-    Watched is every parameter of two or more dimensions in a floating dtype. Tied weights count once, under their
-    first name. Raises TypeError if `model` is neither.
+    Watched is every parameter of two or more dimensions in a floating dtype, or quantised. Tied weights count once,
+    under their first name. Raises TypeError if `model` is neither.
     """
     tensors = list(_tensors(model))
     clean = clean_names(name for name, _ in tensors if isinstance(name, str))
@@ -35,16 +39,21 @@ def watch(model: Any, selection: Selection, adapters: Sequence[Adapter] = ()) ->
     watched: dict[str, Watched] = {}  # by the name that the model has
     skipped: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}  # identity of a tensor's memory -> what it was called first
+    masters = Masters(selection.optimizers) if selection.masters else None
     for raw_name, tensor in tensors:
         if not isinstance(raw_name, str):
             skipped[escape(raw_name)] = "name is not a string"
             continue
         name = clean[raw_name]
-        found = _look(name, tensor, selection, adapters, seen)
+        found = _look(
+            name, partial(source_of, tensor, masters, partial(_owner, model, raw_name)), selection, adapters, seen
+        )
         if isinstance(found, Watched):
             watched[raw_name] = found
         else:
             skipped[name if num_called[name] == 1 else raw_name] = found
+    if not tensors:
+        skipped = _packed(model)
     clashing = clashes({raw_name: item.name for raw_name, item in watched.items()})
     return [item for raw_name, item in watched.items() if raw_name not in clashing], skipped | clashing
 
@@ -57,21 +66,37 @@ def _tensors(model: Any) -> Iterator[tuple[Any, Any]]:
     raise TypeError(f"model={type(model).__name__}: expected a torch.nn.Module or a mapping of name -> tensor")
 
 
+def _owner(model: Any, name: str) -> Any:
+    """The module that has a parameter of this name; None in a mapping."""
+    return None if isinstance(model, Mapping) else model.get_submodule(name.rpartition(".")[0])
+
+
+def _packed(model: Any) -> dict[str, str]:
+    """Of a model without parameters, the modules whose weights are where nobody can read them."""
+    modules = model.named_modules() if callable(getattr(model, "named_modules", None)) else ()
+    return {name: "packed by torch.ao.quantization" for name, module in modules if hasattr(module, "_packed_params")}
+
+
 def _look(
-    name: str, tensor: Any, selection: Selection, adapters: Sequence[Adapter], seen: dict[tuple[Any, ...], str]
+    name: str,
+    find: Callable[[], Source | str],
+    selection: Selection,
+    adapters: Sequence[Adapter],
+    seen: dict[tuple[Any, ...], str],
 ) -> Watched | str:
-    """The tensor as it is watched, or the reason why not. One that breaks as it is looked at, such as a nested one,
-    costs the others nothing."""
+    """The tensor that `find` gives as it is watched, or the reason why not. One that breaks as it is looked at, such as
+    a nested one, costs the others nothing."""
     try:
-        place = _place(name, tensor, adapters)
+        source = find()
+        place = source if isinstance(source, str) else _place(name, source, adapters)
         called = name if isinstance(place, str) else place.name
         if (reason := unfit_name(called) or ("excluded" if selection.refuses(called) else None)) is not None:
             return reason
-        if isinstance(place, str):
-            return place
-        if (reason := unfit(place.tensor, place.shape)) is not None:
+        if isinstance(place, str) or isinstance(source, str):
+            return str(place)
+        if (reason := unfit(place.tensor, place.shape, source.quantised is not None)) is not None:
             return reason
-        item, identity = _watched(place, selection), _identity(place.tensor)
+        item, identity = _watched(place, source, selection), _identity(place.tensor)
         if identity in seen:
             return f"tied to {seen[identity]}"
         seen[identity] = name
@@ -80,18 +105,21 @@ def _look(
         return f"cannot be read: {type(error).__name__}"
 
 
-def _place(name: str, tensor: Any, adapters: Sequence[Adapter]) -> Place | str:
+def _place(name: str, source: Source, adapters: Sequence[Adapter]) -> Place | str:
     """What the first adapter says that knows this tensor; without one it is the whole, and every process has it."""
     for adapter in adapters:
-        if (found := adapter.place(name, tensor)) is not None:
-            return found
-    if (reason := no_tensor(tensor)) is not None:
-        return reason
-    return Place(name, tensor, tuple(tensor.shape))
+        if (found := adapter.place(name, source.parameter)) is not None:
+            if isinstance(found, str) or source.parameter is source.tensor:
+                return found
+            return replace(found, tensor=source.tensor.view(found.tensor.shape))
+    return Place(
+        name, source.tensor, tuple(source.tensor.shape) if source.quantised is None else source.quantised.shape
+    )
 
 
-def _watched(place: Place, selection: Selection) -> Watched:
-    source, shape = str(place.tensor.dtype).removeprefix("torch."), place.shape
+def _watched(place: Place, of: Source, selection: Selection) -> Watched:
+    kept = of.quantised
+    source, shape = str(place.tensor.dtype).removeprefix("torch.") if kept is None else kept.carrier, place.shape
     num_elements = place.shard.num_elements(shape)
     # As it is where that takes no more bytes, as of rows so short that their scales outweigh them: it loses nothing.
     sizes = {dtype: DTYPES[dtype].num_bytes(math.prod(shape), shape) for dtype in (source, selection.dtype, COARSEST)}
@@ -102,7 +130,7 @@ def _watched(place: Place, selection: Selection) -> Watched:
         place.name,
         place.tensor,
         shape,
-        source,
+        source if kept is None else kept.source_dtype,
         dtype,
         DTYPES[dtype].num_bytes(num_elements, shape),
         place.tensor.is_cuda,
@@ -110,6 +138,10 @@ def _watched(place: Place, selection: Selection) -> Watched:
         shard=place.shard,
         turn_bytes=-(-sizes[dtype] // place.num_shards),
         replica=place.replica,
+        decode=None if kept is None else kept.decode,
+        decoded_bytes=0 if kept is None else kept.decoded_bytes,
+        is_master=of.is_master,
+        note=of.note,
     )
 
 

@@ -28,8 +28,9 @@ def no_tensor(value: Any) -> str | None:
     return "not initialised yet" if torch.nn.parameter.is_lazy(value) else None
 
 
-def unfit(tensor: Any, shape: tuple[int, ...]) -> str | None:
-    """Why `tensor`, which is all or a part of a matrix of this `shape`, is not one to watch; None if it is."""
+def unfit(tensor: Any, shape: tuple[int, ...], decodes: bool = False) -> str | None:
+    """Why `tensor`, which is all or a part of a matrix of this `shape`, is not one to watch; None if it is. `decodes`:
+    its elements are not the values, which something else makes of them."""
     import torch
 
     if hasattr(tensor, "device_mesh") and hasattr(tensor, "placements"):
@@ -42,7 +43,7 @@ def unfit(tensor: Any, shape: tuple[int, ...]) -> str | None:
             reason
             for wrong, reason in (
                 (len(shape) < 2, "fewer than 2 dimensions"),
-                (dtype.removeprefix("torch.") not in SOURCE_DTYPES, f"dtype {dtype}"),
+                (not decodes and dtype.removeprefix("torch.") not in SOURCE_DTYPES, f"dtype {dtype}"),
                 (tensor.layout is not torch.strided, "sparse"),
                 (tensor.is_meta, "meta"),
                 (tensor.numel() == 0, "empty"),

@@ -38,6 +38,8 @@ class Watched:
     decode: Callable[[Any], torch.Tensor] | None = field(default=None, repr=False)
     decoded_bytes: int = 0
     is_master: bool = False
+    note: str = ""
+    """Why it is not, though there is one."""
 
     @property
     def label(self) -> str:
@@ -52,14 +54,15 @@ class Watched:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which names are wanted, as globs on cleaned names, and in which dtype they travel. `masters`: of a weight that an
-    optimizer keeps a float32 copy of, that copy."""
+    """Which names are wanted, as globs on cleaned names, and in which dtype they travel. `masters`: of a weight that
+    one of the `optimizers` keeps a float32 copy of, that copy."""
 
     dtype: str = "bfloat16"
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     priority: tuple[str, ...] = ()
     masters: bool = False
+    optimizers: tuple[Any, ...] = field(default=(), repr=False)
 
     def refuses(self, name: str) -> bool:
         included = self.include is None or matches(name, self.include)
