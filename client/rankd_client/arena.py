@@ -1,5 +1,8 @@
 """Preallocated memory for snapshots: blocks that are cut into regions, first fit, bounded once and for all.
 
+In front of each block's regions is its header, whose epoch tells a daemon that was lent the block whether what it
+copied is whole (docs/protocol.md, Lent memory).
+
 Under load fresh buffers made a copy 3–4 times slower than preallocated ones, and a bound that is allocated is a bound
 that holds. Pure: what a block is made of is the caller's choice. Not thread-safe; the outbox locks around it.
 """
@@ -11,24 +14,42 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from rankd_client.wire import BLOCK_HEADER_BYTES
+
 ALIGNMENT_BYTES = 64
 """A cache line: no two regions share one, and every element type is aligned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes, and the object that owns them in the form that the copier likes (a torch tensor of uint8)."""
+    """Bytes, and the object that owns them in the form that the copier likes (a torch tensor of uint8). `fd` is that of
+    the sealed memfd that it is, by which another process can read it; -1: it is none."""
 
     view: memoryview
     owner: Any = None
+    fd: int = -1
 
 
 @dataclass(slots=True, eq=False)
 class Block:
+    """`num_bytes` for regions, behind the header."""
+
     memory: Memory
     num_bytes: int
-    free: list[tuple[int, int]] = field(default_factory=list)
+    free: list[tuple[int, int]] = field(init=False)
     """Free spans [start, end), sorted, never touching one another."""
+
+    def __post_init__(self) -> None:
+        self.free = [(BLOCK_HEADER_BYTES, BLOCK_HEADER_BYTES + self.num_bytes)]
+
+    @property
+    def size(self) -> int:
+        """With the header."""
+        return BLOCK_HEADER_BYTES + self.num_bytes
+
+    def set_epoch(self, epoch: int) -> None:
+        """In one store of 8 bytes: a reader sees the old number or the new one."""
+        self.memory.view[:8].cast("Q")[0] = epoch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +71,8 @@ def aligned(num_bytes: int) -> int:
 
 
 class Arena:
-    """At most `max_bytes` of memory, taken from `allocate(num_bytes)` block by block and never given back."""
+    """At most `max_bytes` of memory for regions, taken from `allocate(num_bytes)` block by block and never given back.
+    `blocks` grows alone, so that any thread may read it."""
 
     def __init__(self, max_bytes: int, allocate: Callable[[int], Memory]) -> None:
         self.max_bytes = max_bytes
@@ -59,7 +81,7 @@ class Arena:
         self.free_bytes = 0
         """Of it, in no region; not necessarily in one piece."""
         self.allocate = allocate
-        self._blocks: list[Block] = []
+        self.blocks: list[Block] = []
 
     def grow(self, wanted_bytes: int, smallest_bytes: int = 0) -> bool:
         """Have `wanted_bytes` in all, or as much as `max_bytes` allows; True if a block was allocated.
@@ -75,7 +97,7 @@ class Arena:
             num_bytes = aligned(smallest_bytes)
             if num_bytes > room:
                 return False
-        self._blocks.append(Block(self.allocate(num_bytes), num_bytes, [(0, num_bytes)]))
+        self.blocks.append(Block(self.allocate(BLOCK_HEADER_BYTES + num_bytes), num_bytes))
         self.num_bytes += num_bytes
         self.free_bytes += num_bytes
         return True
@@ -85,7 +107,7 @@ class Arena:
         needed = aligned(max(num_bytes, 1))
         if needed > self.free_bytes:
             return None
-        for block in self._blocks:
+        for block in self.blocks:
             for index, (start, end) in enumerate(block.free):
                 if end - start >= needed:
                     block.free[index : index + 1] = [(start + needed, end)] if end - start > needed else []

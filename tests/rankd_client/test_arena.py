@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rankd_client.arena import ALIGNMENT_BYTES, Arena, Memory, Region, aligned
+from rankd_client.wire import BLOCK_HEADER_BYTES
 
 
 def allocate(num_bytes: int) -> Memory:
@@ -24,7 +26,7 @@ def test_regions_are_aligned_and_as_long_as_asked() -> None:
     arena = arena_of(4096)
     first, second = arena.reserve(100), arena.reserve(1)
     assert first is not None and second is not None
-    assert (first.start, second.start) == (0, 128)
+    assert (first.start, second.start) == (64, 192)  # behind the header
     assert (len(first.view), len(second.view)) == (100, 1)
 
 
@@ -46,7 +48,7 @@ def test_full_means_none_and_released_memory_joins() -> None:
         assert region is not None
         arena.release(region)
     whole = arena.reserve(3 * 64)
-    assert whole is not None and whole.start == 0
+    assert whole is not None and whole.start == 64
 
 
 def test_growth_stops_at_the_bound() -> None:
@@ -80,6 +82,18 @@ def test_no_two_regions_overlap_and_nothing_is_lost(actions: list[tuple[bool, in
         assert all(block != other or end <= start for (block, _, end), (other, start, _) in pairs)
         assert arena.free_bytes + sum(region.reserved_bytes for region in held) == 4096
         assert all(region.start % ALIGNMENT_BYTES == 0 for region in held)
+        assert all(region.start >= BLOCK_HEADER_BYTES for region in held)
     for region in held:
         arena.release(region)
     assert arena.reserve(2048) is not None and arena.reserve(2048) is not None
+
+
+def test_the_epoch_is_in_the_header_alone() -> None:
+    arena = arena_of(128)
+    region = arena.reserve(128)
+    assert region is not None
+    region.view[:] = b"x" * 128
+    (block,) = arena.blocks
+    block.set_epoch((1 << 63) - 1)
+    assert bytes(block.memory.view) == ((1 << 63) - 1).to_bytes(8, sys.byteorder) + bytes(56) + b"x" * 128
+    assert block.size == len(block.memory.view)
