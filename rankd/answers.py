@@ -33,24 +33,29 @@ class Answers:
         counters: Counter[str],
         reading: Reading | None = None,
         plan: Callable[[], dict[str, Any]] = dict,
+        trainers: Callable[[], list[dict[str, Any]]] = list,
     ) -> None:
-        """`plan`: what is measured and how far behind, as `rankd.plan` describes it."""
+        """`plan`: what is measured and how far behind, as `rankd.plan` describes it. `trainers`: what pushing costs, as
+        `rankd.trainers` sums it up."""
         self.current = current
         self.counters = counters
         self.reading = reading
         self.plan = plan
+        self.trainers = trainers
 
     @property
     def stream_id(self) -> str:
         return self.current.streams.stream_id
 
     async def state(self, run: str | None, grant: Grant) -> dict[str, Any]:
-        """What a late joiner needs, as far as `grant` covers it. Counters and plan are of all, hence only for
-        admins."""
+        """What a late joiner needs, as far as `grant` covers it. Counters, plan and trainers are of all, hence
+        only for admins."""
         namespace = None if grant.may("admin") else grant.namespace
         streams = await self._streams()
         state = {**self.current.state(run, grant.covers), "namespace": namespace, **streams}
-        return {**state, "counters": dict(self.counters), "plan": self.plan()} if grant.may("admin") else state
+        if not grant.may("admin"):
+            return state
+        return {**state, "counters": dict(self.counters), "plan": self.plan(), "trainers": self.trainers()}
 
     async def _streams(self) -> dict[str, list[str]]:
         """The newest streams of the history in their order, the current one last, which may not be on disk. Who joins

@@ -127,6 +127,10 @@ class Current:
         newest = islice((alert for alert in reversed(self._firing.values()) if alert["run"] == run), MAX_FIRING_TOLD)
         return list(newest)[::-1]
 
+    def all_firing(self) -> list[dict[str, Any]]:
+        """The alerts that are on in any run, as they were published."""
+        return list(self._firing.values())
+
     def forget(self, run: str) -> None:
         """Give up the memory of a run long silent. Its numbers stay, so that they never go back."""
         self._runs.pop(run, None)

@@ -26,10 +26,12 @@ from rankd.history import History
 from rankd.judge import Key
 from rankd.mailbox import Mailbox
 from rankd.openness import Openness
+from rankd.pacing import Pacing
 from rankd.plan import Planner, keep_reviewed
 from rankd.presence import Presence, Ready
 from rankd.query import QueryServer
 from rankd.quota import Quota, share
+from rankd.race import Lost
 from rankd.records import LayerStep, Snapshot
 from rankd.sockets import Sockets
 from rankd.stages.assemble import Assemble
@@ -40,6 +42,7 @@ from rankd.stages.receive import Receive
 from rankd.stages.record import Outcome, Record
 from rankd.store.errors import StoreError
 from rankd.supervise import Stall, stop_with_stdin
+from rankd.trainers import GRACE_SECONDS, Gone, Trainers
 from rankd.web.listener import HttpListener
 from rankd_client.wire import Ack, AlertNotice, Refusal, WireError
 
@@ -88,9 +91,12 @@ class Daemon:
         cleanup.callback(self.sockets.close)
         self.current = Current(streams, limits, counters)
         doors, quota = self.sockets.doors, self._quota
+        self.trainers, self.pacing = Trainers(), Pacing(limits.heartbeat_seconds)
+        self.gone = Gone(secrets.token_hex(8), time.time)
         self.receive = Receive(
-            self.sockets.push, limits, streams, time.monotonic, counters, self.current.firing, doors["push"]
-        )
+            self.sockets.push, limits, streams, time.monotonic, counters, self.current.firing, doors["push"],
+            self.trainers, self.pacing.plan,
+        )  # fmt: skip
         self.assemble = Assemble(limits, counters, quota)
         self.mailbox = Mailbox(limits.max_mailbox_bytes, self.executor.num_slots, counters, quota, self.receive.runs)
         gauges, num_workers = self._gauges(), self.executor.num_workers
@@ -100,7 +106,7 @@ class Daemon:
         on_fault, patience_seconds = partial(self._fault, "history"), config.history.patience_seconds
         self.record = Record(streams, self.current, counters, self.history.writer, patience_seconds, on_fault=on_fault)
         self.publish = Publish(self.sockets.alerts, streams, time.time, counters, doors["alerts"])
-        answers = Answers(self.current, counters, self.history.reading, self.planner.describe)
+        answers = Answers(self.current, counters, self.history.reading, self.planner.describe, self.trainers.summary)
         self.query = QueryServer(self.sockets.query, answers, counters, doors["query"])
         self.health = Health(self.stop, self.presence, self.faults, gauges, counters)
         self.http = HttpListener(config, self.authority.http_token, self.health, counters)
@@ -116,6 +122,7 @@ class Daemon:
             "num_unwritten": lambda: self.record.num_pending,
             "lag_seconds": lambda: round(self.mailbox.lag_seconds, 3),
             "plan": lambda: self.planner.describe(),
+            "trainers": lambda: self.trainers.summary(),
         }
 
     async def intake(self) -> None:
@@ -127,14 +134,19 @@ class Daemon:
                 assembled = self.assemble.add(peer.run, peer.session, chunk, time.monotonic(), last_steps)
             except WireError as error:
                 self.receive.refuse_chunk(peer, chunk, error)
+                self._lose(self.assemble.take_lost())
                 continue
+            self.trainers.pushed(peer.session, chunk.step)
             self.receive.give_credit(peer, chunk)
+            self._lose(self.assemble.take_lost())
             if assembled.settled:
                 self.receive.acknowledge([peer.session], Ack("recorded", chunk.layer, chunk.step, chunk.role))
             if assembled.snapshot is not None:
                 self.planner.arrived(assembled.snapshot, time.monotonic())
+                self.pacing.whole(peer.run, chunk.step)
                 for displaced in self.mailbox.put(assembled.snapshot):
                     old = displaced.snapshot
+                    self.pacing.displaced(old.run, old.step)
                     self.record.superseded(*old.key)
                     self._settle((*old.key, old.step), "superseded", displaced.by_step)
 
@@ -178,7 +190,7 @@ class Daemon:
             await asyncio.sleep(self.config.limits.heartbeat_seconds)
             now = time.monotonic()
             self.publish.heartbeat()
-            self.receive.heartbeat()
+            self._look_after_trainers(now)
             self.record.watch()
             if revoked := self.authority.refresh():
                 self.receive.drop(revoked)
@@ -189,10 +201,16 @@ class Daemon:
             self._fault("stalled", self.health.stalled)
             for alert in self.faults.expire():
                 self.record.alert(alert)
-            for (_, layer, role, step), sessions in self.assemble.expire(now):
-                self.receive.acknowledge(sessions, Refusal("timed_out", "not all shards came", layer, step, role))
             if not self.record.num_pending and (run := self.assemble.idle_run(now, self.receive.runs())) is not None:
-                for memory in (self.assemble, self.detect, self.current, self.planner):
+                for memory in (
+                    self.assemble,
+                    self.detect,
+                    self.current,
+                    self.planner,
+                    self.trainers,
+                    self.gone,
+                    self.pacing,
+                ):
                     memory.forget(run)
             openness.look(now)
 
@@ -237,6 +255,7 @@ class Daemon:
             on_fault=partial(self.crossing.call, self._history_fault),
         )
         self.faults.restore(self.current.firing(DAEMON_RUN))
+        self.gone.restore(self.current.all_firing())
         if (file := self.history.moved_aside) is not None:
             self._fault("history_moved", f"the history was damaged; it is now {file.name}, and a new one was begun")
         for alert in self.faults.settle():
@@ -258,6 +277,29 @@ class Daemon:
         self._deliver(self.record.take_outcome())
         self.publish.heartbeat(state="stopping")
         self.receive.goodbye()
+
+    def _look_after_trainers(self, now: float) -> None:
+        """Who lives, who is gone, what will not be whole without them, and how often the others are to push."""
+        for session in self.receive.heartbeat():
+            self.assemble.lose(session)
+        gone = (t.session for t in self.trainers.gone() if now - (t.gone_at or now) >= GRACE_SECONDS)
+        self._lose(self.assemble.expire(now, frozenset(gone), self.receive.runs()))
+        for alert in self.gone.look(self.trainers, now):
+            self.record.alert(alert)
+        for run, plan in self.pacing.review(self.trainers, now).items():
+            self.receive.announce(run, plan)
+
+    def _lose(self, lost: list[Lost]) -> None:
+        """What will not be whole: its trainers hear so, and push less often where they are too far apart."""
+        for item in lost:
+            run, layer, role, step = item.key
+            message: Ack | Refusal = Ack("superseded", layer, step, role, by_step=item.by_step)
+            if item.why in ("timed_out", "process_gone"):
+                detail = "not all shards came" if item.why == "timed_out" else "the process that has the rest is gone"
+                message = Refusal("timed_out", detail, layer, step, role)
+            elif not item.is_shard:
+                self.pacing.lost(run, step)
+            self.receive.acknowledge(item.sessions, message)
 
     async def _recall(self, layer: Key) -> None:
         """A layer from before the start goes on where its record ends; one that cannot be read begins anew."""

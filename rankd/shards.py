@@ -68,6 +68,8 @@ class OpenLayer:
     num_bytes: int = 0
     """Of all shards, and how many of them came:"""
     num_received: int = 0
+    is_back: bool = False
+    """Begun by a client that went back to a checkpoint: what others have sent of later steps says nothing about it."""
     _pieces: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 4), np.int64))
     """n × 4, of all shards: rectangles, or flat ranges as rectangles of one row; none of a whole matrix."""
 
@@ -78,6 +80,11 @@ class OpenLayer:
     @property
     def _dtype(self) -> Dtype:
         return DTYPES[self.dtype]
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it takes several clients to make it."""
+        return len(self._pieces) > 0
 
     @property
     def num_pieces(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 from rankd.config import Limits
 from rankd.quota import Quota, Tally, half, namespace_of
@@ -22,11 +22,20 @@ class Unfinished:
         self.pieces = Tally()
         self._quota = quota
         self._layers: dict[LayerStep, OpenLayer] = {}
+        self._steps: dict[tuple[str, str, str], dict[int, OpenLayer]] = {}
+        """The same by layer."""
         self._begun: dict[tuple[str, str, str, bytes], LayerStep] = {}
         """(run, layer, role, session) → where this client has begun a shard that is not whole; it has one at most."""
 
     def get(self, key: LayerStep) -> OpenLayer | None:
         return self._layers.get(key)
+
+    def steps(self, key: LayerStep) -> Mapping[int, OpenLayer]:
+        """All that is unfinished of the layer of `key`, by step."""
+        return self._steps.get(key[:3], {})
+
+    def items(self) -> Iterable[tuple[LayerStep, OpenLayer]]:
+        return self._layers.items()
 
     def check_room(self, key: LayerStep, chunk: Chunk) -> None:
         """Raises WireError where there is none for the shard that begins with `chunk`."""
@@ -62,7 +71,7 @@ class Unfinished:
         self._count(key[0], layer, -1)
         layer.open(session, chunk)
         self._count(key[0], layer, 1)
-        self._layers[key] = layer
+        self._layers[key] = self._steps.setdefault(key[:3], {})[key[3]] = layer
         self._begun[(*key[:3], session)] = key
         return layer
 
@@ -78,33 +87,46 @@ class Unfinished:
         """A client that starts a shard has given up the one that it had begun of that layer, at whatever step (it sends
         newest only), and what it sent of that step before."""
         for other in {self._begun.get((*key[:3], session), key), key}:
-            layer = self._layers.get(other)
-            if layer is None or session not in layer.shards:
-                continue
-            self._begun.pop((*key[:3], session), None)
-            self._count(key[0], layer, -1)
-            layer.drop(session)
-            self._count(key[0], layer, 1)
-            if not layer.shards:
-                del self._layers[other]
+            self.drop(other, session)
+
+    def drop(self, key: LayerStep, session: bytes) -> None:
+        """Give up what `session` sent of a layer at a step, if it did."""
+        layer = self._layers.get(key)
+        if layer is None or session not in layer.shards:
+            return
+        if self._begun.get((*key[:3], session)) == key:
+            del self._begun[(*key[:3], session)]
+        self._count(key[0], layer, -1)
+        layer.drop(session)
+        self._count(key[0], layer, 1)
+        if not layer.shards:
+            self._remove(key)
 
     def close(self, key: LayerStep) -> OpenLayer:
         """Hand out a layer that is complete, or given up."""
-        layer = self._layers.pop(key)
+        layer = self._remove(key)
         self._count(key[0], layer, -1)
         for session, shard in layer.shards.items():
             if not shard.complete:
                 del self._begun[(*key[:3], session)]
         return layer
 
+    def _remove(self, key: LayerStep) -> OpenLayer:
+        steps = self._steps[key[:3]]
+        del steps[key[3]]
+        if not steps:
+            del self._steps[key[:3]]
+        return self._layers.pop(key)
+
     def _count(self, run: str, layer: OpenLayer, sign: int) -> None:
         self.layers.add(run, sign * bool(layer.shards))
         self.bytes.add(run, sign * layer.num_bytes)
         self.pieces.add(run, sign * layer.num_pieces)
 
-    def silent_since(self, limit: float) -> list[LayerStep]:
-        """Those of which nothing came since `limit`."""
-        return [key for key, layer in self._layers.items() if layer.heard_at < limit]
+    def later_in_run(self, key: LayerStep) -> list[LayerStep]:
+        """What waits for further clients at a later step of the same run, the latest first."""
+        later = (other for other in self._layers if other[0] == key[0] and other[3] > key[3])
+        return sorted((other for other in later if self._layers[other].is_shared), key=lambda other: -other[3])
 
     def of_run(self, run: str) -> list[LayerStep]:
         return [key for key in self._layers if key[0] == run]

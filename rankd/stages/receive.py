@@ -15,6 +15,7 @@ from rankd.door import Door, Source
 from rankd.quota import half, namespace_of
 from rankd.sockets import let_others_run, send_now
 from rankd.streams import Streams
+from rankd.trainers import Trainers, read_stats
 from rankd_client.wire import (
     MIN_CHUNK_BYTES,
     SCALED_VERSION,
@@ -25,6 +26,7 @@ from rankd_client.wire import (
     Heartbeat,
     Hello,
     Message,
+    Plan,
     Refusal,
     Welcome,
     WireError,
@@ -68,6 +70,7 @@ class Peer:
     granted_bytes: int
     seen_at: float
     version: int
+    world_size: int = 1
     crowded_out: tuple[str, str, int] | None = None
     """(layer, role, step) of the snapshot that was refused last for want of room: more of it may be on its way."""
 
@@ -87,7 +90,10 @@ class Receive:
         counters: Counter[str],
         firing: Callable[[str], Iterable[Mapping[str, Any]]],
         door: Door,
+        trainers: Trainers | None = None,
+        plan: Callable[[str, int], Plan] = lambda run, world_size: Plan(),
     ) -> None:
+        """`plan`: of a run, for a client of a job of so many processes."""
         self.socket = socket
         self.limits = limits
         self.streams = streams
@@ -95,6 +101,8 @@ class Receive:
         self.clock = clock
         self.counters = counters
         self.firing = firing
+        self.trainers = Trainers() if trainers is None else trainers
+        self.plan = plan
         self._peers: dict[bytes, Peer] = {}
         self._sessions: dict[bytes, Peer] = {}
         self._num_faults: Counter[bytes] = Counter()
@@ -158,15 +166,28 @@ class Receive:
             if peer.run == run:
                 self._send(peer.identity, notice)
 
-    def heartbeat(self) -> None:
-        """Once an interval: forget connections that fell silent, tell the others that we live."""
-        now = self.clock()
+    def announce(self, run: str, plan: Plan) -> None:
+        """Tell the processes of a job when to push from now on."""
+        for peer in self._peers.values():
+            if peer.run == run and peer.world_size > 1:
+                self._send(peer.identity, plan)
+
+    def heartbeat(self) -> list[bytes]:
+        """Once an interval: forget connections that broke or fell silent, tell the others that we live. Returns the
+        sessions of those that are gone."""
+        now, gone = self.clock(), []
         for peer in list(self._peers.values()):
+            why = ""
             if now - peer.seen_at > self.limits.peer_timeout_seconds:
                 log.info("peer silent run=%r peer=%s", peer.run, peer.identity.hex())
+                why = f"silent for {self.limits.peer_timeout_seconds:g} s"
+            elif not self._send(peer.identity, Heartbeat()):
+                why = "its connection broke" if peer.source.has_left else "it reads no answers"
+            if why:
                 self._forget(peer)
-            elif not self._send(peer.identity, Heartbeat()):  # its connection is gone, or it reads nothing
-                self._forget(peer)
+                if peer.session not in self._sessions:  # else it is here by another connection
+                    self.trainers.lost(peer.session, why, now)
+                    gone.append(peer.session)
         for source, fault in self._ending.values():
             self.door.cut(source, fault)
         self._ending.clear()
@@ -174,17 +195,18 @@ class Receive:
         self._num_faults.clear()
         self._num_hellos.clear()
         self._told.clear()
+        return gone
 
     def drop(self, keys: Set[str]) -> None:
         """End the connections made with one of these keys."""
         for peer in list(self._peers.values()):
             if peer.source.grant is not None and peer.source.grant.name in keys:
-                self._forget(peer)
+                self._dismiss(peer)
 
     def goodbye(self) -> None:
         for peer in list(self._peers.values()):
             self._send(peer.identity, Bye())
-            self._forget(peer)
+            self._dismiss(peer)
 
     def _refuse(self, identity: bytes, refusal: Refusal) -> None:
         code = f"num_refused_{refusal.code}"
@@ -205,7 +227,7 @@ class Receive:
         elif fault in CUT_FOR_ONE:
             self._ending[identity] = source, fault
         if (too_many or fault in CUT_FOR_ONE) and (peer := self._peers.get(identity)) is not None:
-            self._forget(peer)
+            self._dismiss(peer)
 
     def _handle(self, identity: bytes, source: Source, peer: Peer | None, message: Message) -> Chunk | None:
         """The chunk to hand on, or None when `message` needed no more than this stage."""
@@ -223,7 +245,7 @@ class Receive:
                 peer.seen_at = self.clock()
                 num_bytes = len(message.payload)
                 if num_bytes > peer.credit_bytes:
-                    self._forget(peer)
+                    self._dismiss(peer)
                     raise WireError("credit_exceeded", f"{num_bytes} bytes; credit left {peer.credit_bytes}")
                 peer.credit_bytes -= num_bytes
                 self.counters["num_received_bytes"] += num_bytes
@@ -231,10 +253,14 @@ class Receive:
             case Heartbeat():
                 assert peer is not None
                 peer.seen_at = self.clock()
+                if message.stats:
+                    stats, num_bad = read_stats(message.stats)
+                    self.counters["num_bad_stats"] += num_bad
+                    self.trainers.told(peer.session, stats, peer.seen_at)
             case Bye():
                 assert peer is not None
                 self._log_greeting("peer left run=%r peer=%s", peer.run, identity.hex())
-                self._forget(peer)
+                self._dismiss(peer)
             case _:
                 raise WireError("wrong_direction", f"a {type(message).__name__} from a client")
         return None
@@ -245,10 +271,13 @@ class Receive:
         session = hello.session + source.grant.public_key.encode()
         before = self._peers.get(identity)
         for known in (before, self._sessions.get(session)):
-            if known is not None:
+            if known is not None and known.session != session:
+                self._dismiss(known)
+            elif known is not None:
                 self._forget(known)
-        credit = self._grant(run)
-        peer = Peer(identity, session, source, run, credit, credit, self.clock(), hello.version)
+        credit, now = self._grant(run), self.clock()
+        peer = Peer(identity, session, source, run, credit, credit, now, hello.version, hello.world_size)
+        self.trainers.greeted(session, run, hello.process_rank, hello.world_size, now)
         self._peers[identity] = self._sessions[session] = peer
         self.counters["num_hellos"] += 1
         self._log_greeting(
@@ -257,7 +286,8 @@ class Receive:
         )  # fmt: skip
         chunk_bytes = min(self.limits.chunk_bytes, credit)
         seconds = self.limits.heartbeat_seconds
-        self._send(identity, Welcome(self.streams.stream_id, credit, chunk_bytes, seconds, hello.version))
+        plan = self.plan(run, hello.world_size)
+        self._send(identity, Welcome(self.streams.stream_id, credit, chunk_bytes, seconds, hello.version, plan))
         is_back = before is None or (before.session, before.run) != (session, run)
         if is_back and identity not in self._told:
             self._told.add(identity)
@@ -274,6 +304,12 @@ class Receive:
         if left < MIN_CHUNK_BYTES:
             raise WireError("too_many_connections", f"{len(self._peers)} connections hold all credit that there is")
         return min(self.limits.credit_bytes, max(MIN_CHUNK_BYTES, left // LAST_SHARES))
+
+    def _dismiss(self, peer: Peer) -> None:
+        """It said bye, or is sent away: nobody misses it."""
+        self._forget(peer)
+        if peer.session not in self._sessions:
+            self.trainers.left(peer.session)
 
     def _forget(self, peer: Peer) -> None:
         self._peers.pop(peer.identity, None)

@@ -7,6 +7,7 @@ import pytest
 from chunks import A, B, assembler, chunk, cut, ones, steps_taken
 
 from rankd.config import Limits
+from rankd.race import Lost
 from rankd.stages.assemble import Assemble
 from rankd.waiting import MAX_WAITING
 from rankd_client.wire import MIN_CHUNK_BYTES, Shard, WireError
@@ -120,8 +121,8 @@ def test_what_does_not_come_in_time_is_given_up_and_may_come_again() -> None:
     upper = chunk(ones(2), (2, 2), shard=Shard(ranges=((0, 2),)))
     lower = chunk(ones(2), (2, 2), shard=Shard(ranges=((2, 4),)))
     assemble.add("r", A, upper, 100.0)
-    assert list(assemble.expire(110.0)) == []
-    assert list(assemble.expire(110.1)) == [(("r", "w", "weight", 1), {A})]
+    assert assemble.expire(110.0) == []
+    assert assemble.expire(110.1) == [Lost(("r", "w", "weight", 1), frozenset([A]), "timed_out")]
     assert assemble.num_bytes == 0 and assemble.counters["dropped_timed_out"] == 1
     assert steps_taken(assemble, [lower], B) == []
     assert steps_taken(assemble, [upper], A) == [1]
@@ -131,7 +132,7 @@ def test_a_slow_link_is_not_given_up_while_it_brings_something() -> None:
     assemble = Assemble(Limits(assembly_timeout_seconds=10.0), Counter())
     for number in range(3):
         assemble.add("r", A, chunk(ones(1), (2, 2), offset=4 * number), 9.0 * number)
-        assert list(assemble.expire(9.0 * number + 9.9)) == []
+        assert assemble.expire(9.0 * number + 9.9) == []
 
 
 def test_a_chunk_as_large_as_the_wire_allows_it() -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -169,7 +170,7 @@ def test_pieces_of_unfinished_layers_are_counted_and_a_namespace_has_half() -> N
     with pytest.raises(WireError, match="assembly_full"):
         assemble.add("r", B, one, 0.0)
     assemble.forget("@ns/a")
-    assemble.add("@ns/b", A, one, 0.0)
+    assemble.add("@ns/b", A, replace(one, step=2), 0.0)  # the refused step would be of no use without what was refused
     assemble.add("r", A, chunk(ones(1), (1, 8), layer="whole"), 0.0)
     assemble.add("r", B, chunk(ones(1), (1, 8), layer="v", step=2), 0.0)
     with pytest.raises(WireError, match="assembly_full"):

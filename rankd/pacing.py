@@ -1,0 +1,208 @@
+"""How often the processes of a job push: one plan for all, from what pushing costs and what becomes of it. Pure.
+
+In a job of several processes none may choose by itself, or they would push different steps, and no layer would ever be
+whole. So the daemon hands out an interval, and the step from which it holds: one that no process has reached yet.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rankd.trainers import Trainer, Trainers
+from rankd_client.wire import MAX_STEP, Plan
+
+log = logging.getLogger("rankd.pacing")
+
+MAX_EVERY = 1 << 16
+"""Steps; what a client tells must not silence its job for ever."""
+
+MAX_LOST = 0.05
+"""Share of a review's layers that may be lost before it counts as too much."""
+
+MIN_OUTCOMES = 8
+"""Layers; of fewer nothing is concluded."""
+
+MAX_DISPLACED = 0.5
+"""Share of the whole layers that may give way to newer ones, unmeasured. More are pushed for nothing."""
+
+LEAD_HEARTBEATS = 3.0
+"""A plan is on its way at once, but a process may be busy, and what is known of its step a heartbeat old."""
+
+MAX_LEAD = 100_000
+"""Steps; a client may tell that it makes a million a second."""
+
+JOIN_HEARTBEATS = 3.0
+"""After a process came, until what gets lost is taken for too much: it and the others began at different steps."""
+
+LAGGARD_SECONDS = 30.0
+"""A client remembers the plan before the newest and no other: the next one waits for the slowest process to get to the
+first step of the last, but for so long only: it may be frozen."""
+
+CALM_SECONDS = 20.0
+"""Without losses, before the interval is shortened again; twice as long each time that this proved too short."""
+
+MAX_CALM_SECONDS = 1280.0
+
+
+def round_up(every: float) -> int:
+    """To 1, 2, 3, 4, 6, 8, 12, 16, …: costs are never quite the same, and a plan that changes costs a few layers."""
+    power = 1 << max(0, math.ceil(math.log2(max(1.0, every))))
+    return power * 3 // 4 if power >= 4 and every <= power * 3 / 4 else power
+
+
+def next_shorter(every: int) -> int:
+    """The interval before `every` in the same row."""
+    return max(1, max((n for n in (round_up(every / 2), round_up(every * 0.6)) if n < every), default=1))
+
+
+def every_by_cost(trainers: Sequence[Trainer]) -> int:
+    """The interval that keeps each process within its `max_overhead`; 0 where that is any."""
+    needed = 0.0
+    for stats in (trainer.stats for trainer in trainers):
+        if stats.max_overhead and stats.push_seconds is not None and stats.step_seconds:
+            needed = max(needed, stats.push_seconds / (stats.max_overhead * stats.step_seconds))
+    return 0 if needed <= 1.0 else min(MAX_EVERY, round_up(needed))
+
+
+@dataclass(slots=True)
+class Pacer:
+    """One run. Counts are of steps for which the plan holds and all processes were there, since they were weighed."""
+
+    plan: Plan = field(default_factory=Plan)
+    num_whole: int = 0
+    num_lost: int = 0
+    num_displaced: int = 0
+    _counts_from: int = 0
+    """The first step that counts."""
+    _issued_at: float = 0.0
+    _issued_step: int = 0
+    """The newest at that moment."""
+    _seen: tuple[int, float] | None = None
+    """The newest step at the last review, and when that was."""
+    _cost: int = 0
+    _congested: int = 0
+    """The intervals that costs and losses ask for; 0: they ask for none."""
+    _was_lossy: bool = False
+    _calm_since: float | None = None
+    _calm_seconds: float = CALM_SECONDS
+    _eased_at: float | None = None
+    """When the interval was shortened last, if that was not undone yet."""
+
+    def counts(self, step: int) -> bool:
+        return step >= self._counts_from
+
+    def review(self, trainers: Sequence[Trainer], now: float, heartbeat_seconds: float) -> Plan | None:
+        """A new plan for the job whose processes are `trainers`, or None: the old one holds."""
+        steps = [trainer.newest_step for trainer in trainers if trainer.newest_step is not None]
+        if not steps:
+            return None
+        newest = max(steps)
+        lead = self._lead(trainers, newest, now, heartbeat_seconds)
+        if newest < self._issued_step and newest + lead < self.plan.first_step:  # they went back to a checkpoint
+            return self._issue(self.plan.every_steps, newest, lead, now)
+        if min(steps) < self.plan.first_step and now - self._issued_at < LAGGARD_SECONDS:
+            return None
+        if now - max(trainer.since for trainer in trainers) < JOIN_HEARTBEATS * heartbeat_seconds:
+            self._begin(newest + 1)  # who came late pushed other steps than the others
+            return None
+        self._weigh(max([1, self.plan.every_steps, *(t.stats.every_steps or 0 for t in trainers)]), now)
+        cost = every_by_cost(trainers)
+        if not self._cost // 2 < cost <= self._cost:  # shorter only where it may be half, as costs waver
+            self._cost = cost
+        every = max(self._cost, self._congested)
+        return None if every == self.plan.every_steps else self._issue(every, newest, lead, now)
+
+    def _lead(self, trainers: Sequence[Trainer], newest: int, now: float, heartbeat_seconds: float) -> int:
+        """Steps that the fastest makes until the slowest has heard."""
+        rates = [1.0 / trainer.stats.step_seconds for trainer in trainers if trainer.stats.step_seconds]
+        if self._seen is not None and now > self._seen[1]:
+            rates.append((newest - self._seen[0]) / (now - self._seen[1]))
+        self._seen = newest, now
+        return 2 + min(MAX_LEAD, math.ceil(LEAD_HEARTBEATS * heartbeat_seconds * max([0.0, *rates])))
+
+    def _weigh(self, in_force: int, now: float) -> None:
+        """Whether layers get lost, and what interval that asks for."""
+        num_whole, num_outcomes = self.num_whole, self.num_whole + self.num_lost
+        if num_outcomes >= MIN_OUTCOMES:
+            is_lossy = self.num_lost > MAX_LOST * num_outcomes or self.num_displaced > MAX_DISPLACED * num_whole
+            if is_lossy and self._was_lossy:  # once may be a process that stood still for a moment
+                # Where three in four are lost, four times the interval at once.
+                times = 2 ** min(3, max(1, math.ceil(math.log2(num_outcomes / max(1, num_whole)))))
+                self._back_off(min(MAX_EVERY, round_up(in_force * times)), now)
+            elif is_lossy:
+                self._calm_since = now
+            self._was_lossy = is_lossy
+            self._begin(self._counts_from)
+        if self._calm_since is None:
+            self._calm_since = now
+        if self._congested and now - self._calm_since >= self._calm_seconds:
+            shorter = next_shorter(self._congested)
+            self._congested = 0 if shorter <= 1 else shorter
+            self._eased_at = self._calm_since = now
+
+    def _back_off(self, every: int, now: float) -> None:
+        if self._eased_at is not None and now - self._eased_at < self._calm_seconds:
+            self._calm_seconds = min(MAX_CALM_SECONDS, 2 * self._calm_seconds)
+        self._congested, self._eased_at, self._calm_since = every, None, now
+
+    def _begin(self, counts_from: int) -> None:
+        self._counts_from = counts_from
+        self.num_whole = self.num_lost = self.num_displaced = 0
+
+    def _issue(self, every: int, newest: int, lead: int, now: float) -> Plan:
+        self.plan = Plan(self.plan.plan_id + 1, min(MAX_STEP, newest + lead), every)
+        self._issued_at, self._issued_step, self._was_lossy = now, newest, False
+        self._begin(self.plan.first_step)
+        return self.plan
+
+
+class Pacing:
+    """The plans of all runs that have several processes; those that have one pace themselves."""
+
+    def __init__(self, heartbeat_seconds: float) -> None:
+        self._heartbeat_seconds = heartbeat_seconds
+        self._pacers: dict[str, Pacer] = {}
+
+    def plan(self, run: str, world_size: int) -> Plan:
+        """What a client of a job of `world_size` processes is told when it connects."""
+        pacer = self._pacers.get(run)
+        return Plan() if pacer is None or world_size == 1 else pacer.plan
+
+    def whole(self, run: str, step: int) -> None:
+        """A layer was assembled."""
+        if (pacer := self._pacers.get(run)) is not None:
+            pacer.num_whole += pacer.counts(step)
+
+    def lost(self, run: str, step: int) -> None:
+        """A layer will not be, because processes pushed different steps of it, or for want of room."""
+        if (pacer := self._pacers.get(run)) is not None:
+            pacer.num_lost += pacer.counts(step)
+
+    def displaced(self, run: str, step: int) -> None:
+        """A whole layer gave way to a newer one before it was measured."""
+        if (pacer := self._pacers.get(run)) is not None:
+            pacer.num_displaced += pacer.counts(step)
+
+    def review(self, trainers: Trainers, now: float) -> dict[str, Plan]:
+        """To be called once a heartbeat, `now` in monotonic seconds: the new plans, by run."""
+        plans = {}
+        for run in trainers.runs():
+            job = [trainer for trainer in trainers.of(run) if trainer.world_size > 1]
+            # One that was taken something of has its run known, of which there are so many; others may tell any step.
+            if all(trainer.step is None for trainer in job):
+                continue
+            plan = self._pacers.setdefault(run, Pacer()).review(job, now, self._heartbeat_seconds)
+            if plan is not None:
+                plans[run] = plan
+                log.info("plan run=%r every_steps=%d first_step=%d", run, plan.every_steps, plan.first_step)
+        return plans
+
+    def forget(self, run: str) -> None:
+        self._pacers.pop(run, None)
+
+    def describe(self) -> dict[str, int]:
+        """Of each run that has a plan, its interval."""
+        return {run: pacer.plan.every_steps for run, pacer in self._pacers.items() if pacer.plan.plan_id}
