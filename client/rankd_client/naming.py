@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-__all__ = ["clashes", "clean_names"]
+__all__ = ["clashes", "clean_names", "label_of"]
 
 
 def clean_names(names: Iterable[str]) -> dict[str, str]:
@@ -19,6 +19,11 @@ def clean_names(names: Iterable[str]) -> dict[str, str]:
     while clean and all(name.startswith("module.") and name != "module." for name in clean.values()):
         clean = {name: shorter.removeprefix("module.") for name, shorter in clean.items()}
     return clean
+
+
+def label_of(name: str, role: str) -> str:
+    """What receipts and alerts call a tensor: its gradient has a weight's own name."""
+    return name if role == "weight" else f"{name} ({role})"
 
 
 def clashes(clean: Mapping[str, str]) -> dict[str, str]:

@@ -23,6 +23,7 @@ from rankd_client.keys import Key
 from rankd_client.link.dealer import Dealer
 from rankd_client.link.flow import Flow
 from rankd_client.link.living import CLOSE_SECONDS, living
+from rankd_client.naming import label_of
 from rankd_client.outbox import Outbox
 from rankd_client.text import escape
 from rankd_client.wire import (
@@ -293,7 +294,7 @@ class Link:
             why += f"; {TOO_OLD}"
         if refusal.layer is not None and refusal.step is not None:
             if refusal.code in LASTING:
-                self.refused[refusal.layer] = refusal.code
+                self.refused[label_of(refusal.layer, refusal.role)] = refusal.code
             self._outbox.settle(refusal.layer, refusal.role, refusal.step, refusal.code)
             self._faults.once(f"refused-{refusal.code}", f"the daemon refused {escape(refusal.layer, 200)} ({why})")
             return

@@ -73,9 +73,9 @@ def _unwrapped(optimizers: Iterable[Any]) -> list[Any]:
 
 def _pairs(optimizer: Any) -> Iterator[tuple[Any, Any]]:
     for ours, theirs in PAIRED:
-        groups = getattr(optimizer, ours, None), getattr(optimizer, theirs, None)
-        if all(isinstance(group, list | tuple) for group in groups):
-            yield from zip(chain.from_iterable(groups[0]), chain.from_iterable(groups[1]), strict=False)
+        groups, copies = getattr(optimizer, ours, None), getattr(optimizer, theirs, None)
+        if isinstance(groups, list | tuple) and isinstance(copies, list | tuple):
+            yield from zip(chain.from_iterable(groups), chain.from_iterable(copies), strict=False)
     masters = getattr(optimizer, "param_groups_master", None)  # apex's FusedAdam
     if isinstance(masters, list | tuple):
         for group, of_masters in zip(getattr(optimizer, "param_groups", ()), masters, strict=False):

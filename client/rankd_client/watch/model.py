@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from rankd_client.naming import clashes, clean_names
 from rankd_client.text import escape
+from rankd_client.watch.frameworks import adapters_of, tensors_of
 from rankd_client.watch.masters import Masters
+from rankd_client.watch.parametrised import ParametrisedAdapter
 from rankd_client.watch.place import Adapter, Place
 from rankd_client.watch.source import Source, source_of
 from rankd_client.watch.unfit import unfit, unfit_name
@@ -40,14 +42,14 @@ def watch(model: Any, selection: Selection, adapters: Sequence[Adapter] = ()) ->
     skipped: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}  # identity of a tensor's memory -> what it was called first
     masters = Masters(selection.optimizers) if selection.masters else None
+    adapters = [*adapters, *_built_in(model)]
     for raw_name, tensor in tensors:
         if not isinstance(raw_name, str):
             skipped[escape(raw_name)] = "name is not a string"
             continue
         name = clean[raw_name]
-        found = _look(
-            name, partial(source_of, tensor, masters, partial(_owner, model, raw_name)), selection, adapters, seen
-        )
+        find = partial(source_of, tensor, masters, partial(_owner, model, raw_name))
+        found = look(name, find, selection, adapters, seen)
         if isinstance(found, Watched):
             watched[raw_name] = found
         else:
@@ -62,8 +64,15 @@ def _tensors(model: Any) -> Iterator[tuple[Any, Any]]:
     if isinstance(model, Mapping):
         return iter(model.items())
     if callable(getattr(model, "named_parameters", None)):
-        return iter(model.named_parameters(remove_duplicate=False))
+        return tensors_of(model) or iter(model.named_parameters(remove_duplicate=False))
     raise TypeError(f"model={type(model).__name__}: expected a torch.nn.Module or a mapping of name -> tensor")
+
+
+def _built_in(model: Any) -> Iterator[Adapter]:
+    """What is known of this model without anybody's help."""
+    if (parametrised := ParametrisedAdapter.of(model)) is not None:
+        yield parametrised
+    yield from adapters_of(model)
 
 
 def _owner(model: Any, name: str) -> Any:
@@ -77,7 +86,7 @@ def _packed(model: Any) -> dict[str, str]:
     return {name: "packed by torch.ao.quantization" for name, module in modules if hasattr(module, "_packed_params")}
 
 
-def _look(
+def look(
     name: str,
     find: Callable[[], Source | str],
     selection: Selection,
@@ -96,6 +105,8 @@ def _look(
             return str(place)
         if (reason := unfit(place.tensor, place.shape, source.quantised is not None)) is not None:
             return reason
+        if (reason := _too_large(source, selection)) is not None:
+            return reason
         item, identity = _watched(place, source, selection), _identity(place.tensor)
         if identity in seen:
             return f"tied to {seen[identity]}"
@@ -105,22 +116,29 @@ def _look(
         return f"cannot be read: {type(error).__name__}"
 
 
+def _too_large(source: Source, selection: Selection) -> str | None:
+    limit, kept = selection.max_decoded_bytes, source.quantised
+    if kept is None or limit is None or kept.decoded_bytes <= limit:
+        return None
+    return f"{kept.source_dtype} takes {kept.decoded_bytes} bytes decoded, more than max_push_bytes"
+
+
 def _place(name: str, source: Source, adapters: Sequence[Adapter]) -> Place | str:
     """What the first adapter says that knows this tensor; without one it is the whole, and every process has it."""
     for adapter in adapters:
         if (found := adapter.place(name, source.parameter)) is not None:
             if isinstance(found, str) or source.parameter is source.tensor:
                 return found
-            return replace(found, tensor=source.tensor.view(found.tensor.shape))
-    return Place(
-        name, source.tensor, tuple(source.tensor.shape) if source.quantised is None else source.quantised.shape
-    )
+            if found.tensor.shape != source.tensor.shape:
+                return "its part has another order than that of its float32 copy"
+            return replace(found, tensor=source.tensor)
+    return Place(name, source.tensor, source.shape)
 
 
 def _watched(place: Place, of: Source, selection: Selection) -> Watched:
     kept = of.quantised
     source, shape = str(place.tensor.dtype).removeprefix("torch.") if kept is None else kept.carrier, place.shape
-    num_elements = place.shard.num_elements(shape)
+    num_elements = place.shard.num_elements(shape) if place.tensor.numel() else 0
     # As it is where that takes no more bytes, as of rows so short that their scales outweigh them: it loses nothing.
     sizes = {dtype: DTYPES[dtype].num_bytes(math.prod(shape), shape) for dtype in (source, selection.dtype, COARSEST)}
     dtype = source if sizes[source] <= sizes[selection.dtype] else selection.dtype
@@ -137,12 +155,17 @@ def _watched(place: Place, of: Source, selection: Selection) -> Watched:
         matches(place.name, selection.priority),
         shard=place.shard,
         turn_bytes=-(-sizes[dtype] // place.num_shards),
+        group=place.group,
         replica=place.replica,
-        decode=None if kept is None else kept.decode,
-        decoded_bytes=0 if kept is None else kept.decoded_bytes,
+        decode=place.decode if kept is None else kept.decode,
+        decoded_bytes=_decoded_bytes(place) if kept is None else kept.decoded_bytes,
         is_master=of.is_master,
         note=of.note,
     )
+
+
+def _decoded_bytes(place: Place) -> int:
+    return 0 if place.decode is None else place.tensor.numel() * place.tensor.element_size()
 
 
 def _identity(tensor: torch.Tensor) -> tuple[Any, ...]:

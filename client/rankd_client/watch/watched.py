@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+from rankd_client.naming import label_of
 from rankd_client.wire import Shard
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ class Watched:
     """One tensor that is watched, or this process's part of it.
 
     `shape` is the whole tensor's, `dtype` its dtype on the wire. `num_bytes` is what this process sends of it,
-    `turn_bytes` what each process of the job reckons with where all have to choose alike. `decode`, of a quantised
+    nothing where others have all of it; `turn_bytes` what each process of the job reckons with where all have to choose
+    alike, and `group` which of them those are. `decode`, of a quantised
     tensor, gives its values, in `decoded_bytes` of memory in passing. `is_master`: `tensor` is an optimizer's float32
     copy of the weight.
     """
@@ -34,6 +36,7 @@ class Watched:
     role: str = "weight"
     shard: Shard = field(default_factory=Shard)
     turn_bytes: int = 0
+    group: str = ""
     replica: int | None = None
     decode: Callable[[Any], torch.Tensor] | None = field(default=None, repr=False)
     decoded_bytes: int = 0
@@ -63,14 +66,12 @@ class Selection:
     priority: tuple[str, ...] = ()
     masters: bool = False
     optimizers: tuple[Any, ...] = field(default=(), repr=False)
+    max_decoded_bytes: int | None = None
+    """Of memory that decoding one quantised tensor may take."""
 
     def refuses(self, name: str) -> bool:
         included = self.include is None or matches(name, self.include)
         return not included or matches(name, self.exclude)
-
-
-def label_of(name: str, role: str) -> str:
-    return name if role == "weight" else f"{name} ({role})"
 
 
 def matches(name: str, patterns: tuple[str, ...]) -> bool:
