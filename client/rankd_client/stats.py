@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
@@ -57,7 +57,7 @@ class Stats:
 
     def summary(self) -> dict[str, Any]:
         """What a heartbeat tells: without the single layers."""
-        told = {name: value for name, value in asdict(self).items() if name != "ages_steps"}
+        told = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "ages_steps"}
         return told | {
             "num_layers": self.num_layers,
             "num_never": self.num_never,
