@@ -59,11 +59,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "rankd.reading",
         "rankd.stages.measure",
         "rankd.stages.record",
+        "rankd.stages.reports",
         "rankd.supervise",
         "rankd_client.subscriber",
     ),
     "rankd.stages": ("rankd.daemon",),
-    "rankd_client": CLI,
+    "rankd_client": (*CLI, "rankd.sync"),
 }
 # What the daemon shares with its client: the protocol, the names of layers, what a URL stands for, key files.
 SHARED = ("rankd_client.wire", "rankd_client.naming", "rankd_client.endpoints", "rankd_client.keys")

@@ -17,6 +17,7 @@ from rankd.cli.replay import replay
 from rankd.cli.run import run
 from rankd.cli.runs import runs
 from rankd.cli.serve import serve
+from rankd.cli.sync import sync
 from rankd.cli.tail import tail
 from rankd.version import version_line
 
@@ -36,6 +37,7 @@ app.command()(runs)
 app.command()(query)
 app.command()(export)
 app.command()(replay)
+app.command()(sync)
 app.command()(doctor)
 app.add_typer(keys, name="keys")
 

@@ -1,0 +1,58 @@
+"""The outbox of a sync: each snapshot's memory is its own, and what becomes of it is told."""
+
+from __future__ import annotations
+
+import queue
+from dataclasses import dataclass
+from typing import NoReturn
+
+from rankd_client.arena import Arena, Block, Memory, Region
+from rankd_client.outbox import Outbox, Snapshot
+from rankd_client.wire import Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a snapshot: `word` is "recorded", "superseded" or the code of a refusal. It was sent `num_again`
+    times more than once."""
+
+    key: tuple[str, str, bool]
+    step: int
+    word: str
+    num_again: int
+
+
+class Cargo(Outbox):
+    """Holds one snapshot of each (layer, role): whoever puts one in has heard what became of the one before it."""
+
+    def __init__(self) -> None:
+        super().__init__(Arena(0, _nothing))
+        self.outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        self._num_again: dict[tuple[str, str], int] = {}
+
+    def put(self, chunk: Chunk, body: bytearray) -> None:
+        """A whole matrix, as its first chunk has it, and its bytes."""
+        region = Region(Block(Memory(memoryview(body)), len(body)), 0, len(body), len(body))
+        snapshot = Snapshot(
+            chunk.layer, chunk.step, region, chunk.shape, chunk.dtype, chunk.source_dtype, chunk.role, written=True
+        )
+        with self._changed:
+            self._queue[snapshot.key] = snapshot
+
+    def settle(self, layer: str, role: str, step: int, outcome: str = "recorded") -> bool:
+        known = super().settle(layer, role, step, outcome)
+        if known:
+            num_again = self._num_again.pop((layer, role), 0)
+            self.outcomes.put(Outcome((layer, role, False), step, outcome, num_again))
+        return known
+
+    def rewind(self) -> None:
+        with self._changed:
+            begun = {*self._awaiting, *([self._sending.key] if self._sending is not None else [])}
+            for key in begun:
+                self._num_again[key] = self._num_again.get(key, 0) + 1
+        super().rewind()
+
+
+def _nothing(num_bytes: int) -> NoReturn:
+    raise MemoryError("a sync's snapshots bring their own memory")

@@ -1,0 +1,209 @@
+"""In which order the snapshots of a job go: each layer by itself, from step to step, the parts of a step together."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from heapq import merge
+from itertools import groupby
+from pathlib import Path
+
+from rankd.sync.found import Life
+from rankd.sync.progress import Progress
+from rankd_client.spool.format import SUFFIX, Log, Message, Record, SpoolError
+from rankd_client.spool.room import files_of
+from rankd_client.wire import DTYPES, LOCAL_VERSION, Reported
+
+MAX_OPEN = 64
+"""Files open at once, of what may be thousands."""
+
+Key = tuple[str, str, bool]
+"""(layer, role, whether it is numbers that the trainer computed)."""
+
+Order = tuple[int, int]
+"""(how often the layer had gone back, step)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Of a record: its session, by its place in the life, its number there, its file's class and its offset."""
+
+    session: int
+    number: int
+    thinning_class: int
+    at: int
+
+
+@dataclass(slots=True)
+class Lines:
+    """The records of one session that were not dealt with, by key."""
+
+    places: dict[Key, array[int]] = field(default_factory=dict)
+    """Five numbers each: how often the layer had gone back, the step; the record's number, its file's class and its
+    offset there."""
+    num_done: int = 0
+    num_left: int = 0
+    faults: list[SpoolError] = field(default_factory=list)
+
+
+class Index:
+    """Of one life. Keeps 40 bytes a record."""
+
+    def __init__(self, life: Life) -> None:
+        """Reads the heads of all records. Raises SpoolError where what was shipped cannot be told."""
+        self.life = life
+        self.version = 1
+        """Of the protocol, the first that carries all of it."""
+        self.progress: list[Progress] = []
+        self.logs = Logs(life)
+        self.lines: list[Lines] = []
+        try:
+            for session, found in enumerate(life):
+                self.progress.append(Progress(found.path))
+                self.lines.append(self._read(session))
+        except BaseException:
+            self.close()
+            raise
+
+    def keys(self) -> set[Key]:
+        return {key for lines in self.lines for key in lines.places}
+
+    def steps(self, key: Key) -> Iterator[tuple[Order, list[Place]]]:
+        """The steps of a layer in their order, each with all that the processes have of it."""
+        lines = [self._orders(session, key) for session in range(len(self.lines))]
+        for order, places in groupby(merge(*lines, key=lambda line: line[0]), key=lambda line: line[0]):
+            yield order, [place for _, place in places]
+
+    def may_come(self, key: Key, order: Order, places: list[Place]) -> bool:
+        """Whether a process that lives may have yet to write a part of this step, of which these are there."""
+        if not any(found.live for found in self.life):
+            return False
+        if len(self.life) < self.life[0].origin.hello.world_size:
+            return True
+        waiting = {session for session, found in enumerate(self.life) if found.live}
+        waiting -= {place.session for place in places}
+        return any(self._last(session, key) <= order for session in waiting)
+
+    def close(self) -> None:
+        for progress in self.progress:
+            progress.close()
+        self.logs.close()
+
+    def _orders(self, session: int, key: Key) -> Iterator[tuple[Order, Place]]:
+        line = self.lines[session].places.get(key, array("Q"))
+        for at in range(0, len(line), 5):
+            times, step, number, thinning_class, offset = line[at : at + 5]
+            yield (times, step), Place(session, number, thinning_class, offset)
+
+    def _last(self, session: int, key: Key) -> Order:
+        line = self.lines[session].places.get(key)
+        return (line[-5], line[-4]) if line else (-1, -1)
+
+    def _read(self, session: int) -> Lines:
+        lines, rows = Lines(), _Rows()
+        for path in self._files(session):
+            try:
+                self._read_file(session, path, rows, lines.faults)
+            except SpoolError as error:
+                if path.exists():  # else it was thinned out just now
+                    lines.faults.append(error)
+        done = self.progress[session].numbers
+        for key, line in rows.ordered():
+            # Not only what was dealt with itself: nothing goes that is older than what went.
+            last = max((place for place, row in enumerate(line) if row[2] in done), default=-1)
+            lines.num_done += last + 1
+            lines.num_left += len(line) - last - 1
+            if last + 1 < len(line):
+                lines.places[key] = array("Q", [number for row in line[last + 1 :] for number in row])
+        return lines
+
+    def _files(self, session: int) -> list[Path]:
+        """The one that was written to last comes first: see _read_file."""
+        files = []
+        for kept in files_of(str(self.life[session].path)):
+            with suppress(FileNotFoundError):
+                files.append((Path(kept.path).stat().st_mtime_ns, kept.path))
+        return [Path(path) for _, path in sorted(files, reverse=True)]
+
+    def _read_file(self, session: int, path: Path, rows: _Rows, faults: list[SpoolError]) -> None:
+        """Where the trainer lives, records that it writes after the first file was read may be in one file and missing
+        in another that was read before: nothing is taken that is newer than the last one in the first."""
+        thinning_class = int(path.stem)
+        log = self.logs.open(session, thinning_class)
+        newest = -1
+        for record in log.records():
+            newest = record.number
+            if rows.newest is not None and record.number > rows.newest:
+                break
+            try:
+                message = log.message(record)
+            except SpoolError as error:
+                faults.append(error)
+                continue
+            self._need(message)
+            key = (message.layer, message.role, isinstance(message, Reported))
+            rows.add(key, message.step, record.number, thinning_class, record.at)
+        if rows.newest is None and self.life[session].live:
+            rows.newest = newest
+
+    def _need(self, message: Message) -> None:
+        needed = LOCAL_VERSION if isinstance(message, Reported) else DTYPES[message.dtype].version
+        self.version = max(self.version, needed)
+
+
+class _Rows:
+    """What is read of a session. `newest`: the number of the last record to take, where there is a bound."""
+
+    def __init__(self) -> None:
+        self.newest: int | None = None
+        self._by_key: dict[Key, list[tuple[int, int, int, int]]] = {}
+
+    def add(self, key: Key, step: int, number: int, thinning_class: int, at: int) -> None:
+        self._by_key.setdefault(key, []).append((number, step, thinning_class, at))
+
+    def ordered(self) -> Iterator[tuple[Key, list[tuple[int, int, int, int, int]]]]:
+        """Each layer's in the order in which they were written, with how often it had gone back."""
+        for key, found in self._by_key.items():
+            line, times, previous = [], 0, -1
+            for number, step, thinning_class, at in sorted(found):
+                times += step <= previous
+                previous = step
+                line.append((times, step, number, thinning_class, at))
+            yield key, line
+
+
+class Logs:
+    """The files of a life's sessions, of which MAX_OPEN are open."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self._open: OrderedDict[tuple[int, int], Log] = OrderedDict()
+
+    def open(self, session: int, thinning_class: int) -> Log:
+        """Raises SpoolError."""
+        place = (session, thinning_class)
+        if place not in self._open:
+            found = self._life[session]
+            if len(self._open) >= MAX_OPEN:
+                self._open.popitem(last=False)[1].close()
+            path = found.path / f"{thinning_class:02}{SUFFIX}"
+            self._open[place] = Log(path, found.origin.hello.session)
+        self._open.move_to_end(place)
+        return self._open[place]
+
+    def record(self, place: Place) -> tuple[Log, Record]:
+        """Raises SpoolError."""
+        log = self.open(place.session, place.thinning_class)
+        record = log.record(place.at)
+        if record is None or record.number != place.number or record.end > os.fstat(log.fd).st_size:
+            raise SpoolError(log.path, "it has changed", place.at)
+        return log, record
+
+    def close(self) -> None:
+        for log in self._open.values():
+            log.close()
+        self._open.clear()
