@@ -27,7 +27,7 @@ MAX_ALERTS = 1000
 """Alerts kept for alerts(); the oldest go first."""
 
 LOCK_SECONDS = 1.0
-"""How long a push waits for one of another thread; one in a signal handler within a push must not wait for ever."""
+"""How long a push waits for one of another thread."""
 
 
 FLUSH_SECONDS, CLOSE_SECONDS = 5.0, 2.0
@@ -100,6 +100,8 @@ class Client:
         self._pid = os.getpid()
         self._off = self.config.mode == "disabled"
         self._lock = threading.Lock()
+        self._pushing: int | None = None
+        """The thread that has the lock."""
         self._alerts: deque[dict[str, Any]] = deque(maxlen=MAX_ALERTS)
         self._pusher: Pusher | None = None
         if not self._off:
@@ -176,12 +178,15 @@ class Client:
             return PushReceipt(step)
         started = time.perf_counter()
         try:
-            if not self._lock.acquire(timeout=LOCK_SECONDS):
+            own = self._pushing == threading.get_ident()  # in a signal handler, or a hook of what is being copied
+            if own or not self._lock.acquire(timeout=LOCK_SECONDS):
                 return PushReceipt(step, skipped={"*": "another push is under way"})
             try:
+                self._pushing = threading.get_ident()
                 step = self._checked_step(step)
                 return self._push(model, step, started)
             finally:
+                self._pushing = None
                 self._lock.release()
         except Exception as error:
             self._fault(error)
