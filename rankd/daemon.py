@@ -32,19 +32,20 @@ from rankd.presence import Presence, Ready
 from rankd.query import QueryServer
 from rankd.quota import Quota, share
 from rankd.race import Lost
-from rankd.records import LayerStep, Snapshot
+from rankd.records import LayerStep, Measurement, Snapshot
 from rankd.sockets import Sockets
 from rankd.stages.assemble import Assemble
 from rankd.stages.detect import Detect
 from rankd.stages.measure import Measure
 from rankd.stages.publish import Publish
-from rankd.stages.receive import Receive
+from rankd.stages.receive import Peer, Receive
 from rankd.stages.record import Outcome, Record
+from rankd.stages.reports import Report, Reports
 from rankd.store.errors import StoreError
 from rankd.supervise import Stall, stop_with_stdin
 from rankd.trainers import GRACE_SECONDS, Gone, Trainers
 from rankd.web.listener import HttpListener
-from rankd_client.wire import Ack, AlertNotice, Refusal, WireError
+from rankd_client.wire import Ack, AlertNotice, Refusal, Reported, WireError
 
 __all__ = ["Daemon", "Ready"]
 
@@ -102,7 +103,7 @@ class Daemon:
         gauges, num_workers = self._gauges(), self.executor.num_workers
         self.planner = Planner(config.measure, num_workers, gauges["device"], gauges["lag_seconds"], limits.max_layers)
         self.measure = Measure(self.executor, time.time, self.planner, counters, settings)
-        self.detect = Detect(config.detect)
+        self.detect, self.reports = Detect(config.detect), Reports(counters, time.time)
         on_fault, patience_seconds = partial(self._fault, "history"), config.history.patience_seconds
         self.record = Record(streams, self.current, counters, self.history.writer, patience_seconds, on_fault=on_fault)
         self.publish = Publish(self.sockets.alerts, streams, time.time, counters, doors["alerts"])
@@ -129,6 +130,9 @@ class Daemon:
         """Chunks in, whole snapshots into the mailbox. Never waits for analysis."""
         while True:
             peer, chunk = await self.receive.next()
+            if isinstance(chunk, Reported):
+                await self._take_report(peer, chunk)
+                continue
             try:
                 last_steps = await self.history.last_steps(peer.run) if self.assemble.asks(peer.run, chunk) else None
                 assembled = self.assemble.add(peer.run, peer.session, chunk, time.monotonic(), last_steps)
@@ -142,10 +146,12 @@ class Daemon:
             if assembled.settled:
                 self.receive.acknowledge([peer.session], Ack("recorded", chunk.layer, chunk.step, chunk.role))
             if assembled.snapshot is not None:
+                self.reports.put(assembled.snapshot)
                 self.planner.arrived(assembled.snapshot, time.monotonic())
                 self.pacing.whole(peer.run, chunk.step)
                 for displaced in self.mailbox.put(assembled.snapshot):
                     old = displaced.snapshot
+                    self.reports.over(old)
                     self.pacing.displaced(old.run, old.step)
                     self.record.superseded(*old.key)
                     self._settle((*old.key, old.step), "superseded", displaced.by_step)
@@ -162,11 +168,26 @@ class Daemon:
         except MeasureError as error:
             self._give_up(snapshot, error)
         else:
-            for measurement in measurements:
-                for layer in self.detect.unknown(measurement):
-                    await self._recall(layer)
-            self.record.together([(m, self.detect(m), self.detect.due(m)) for m in measurements])
+            await self._judge(measurements)
+        self.reports.over(snapshot)
         self.mailbox.done(snapshot)
+
+    async def reporting(self) -> None:
+        """What trainers report, each once nothing of its layer is before it: straight to the detectors."""
+        async with asyncio.TaskGroup() as judging:
+            while True:
+                judging.create_task(self._judge_report(await self.reports.next()))
+
+    async def _judge_report(self, report: Report) -> None:
+        await self._judge([report.measurement])
+        report.taken()
+        self.reports.over(report)
+
+    async def _judge(self, measurements: list[Measurement]) -> None:
+        for measurement in measurements:
+            for layer in self.detect.unknown(measurement):
+                await self._recall(layer)
+        self.record.together([(m, self.detect(m), self.detect.due(m)) for m in measurements])
 
     async def delivery(self) -> None:
         """What is recorded goes out, and its trainers hear so."""
@@ -226,7 +247,13 @@ class Daemon:
             async with asyncio.TaskGroup() as tasks:
                 analysis = tasks.create_task(self.analysis())
                 intake = tasks.create_task(self.intake())
-                side = [self.delivery(), self.housekeeping(), self.query.serve(), self.publish.watch_subscriptions()]
+                side = [
+                    self.delivery(),
+                    self.reporting(),
+                    self.housekeeping(),
+                    self.query.serve(),
+                    self.publish.watch_subscriptions(),
+                ]
                 # That this loop turns is what is told: a layer may take minutes. A loop that fails ends the process.
                 side += [self.crossing.watch(), self.presence.notifier.keep_alive(lambda: True)]
                 side.append(keep_reviewed(self.planner, self.config.limits.heartbeat_seconds))
@@ -311,6 +338,23 @@ class Daemon:
         """What its keys say, else a share. The common namespace, the only one where there are no keys, has all."""
         quota = self.authority.quota(namespace)
         return share(quota, self.config.limits) if namespace else quota
+
+    async def _take_report(self, peer: Peer, message: Reported) -> None:
+        """Credit comes back once it is judged: what waits is bounded by it."""
+        try:
+            last_steps = await self.history.last_steps(peer.run) if self.assemble.asks(peer.run, message) else None
+            measurement = self.reports.read(peer.run, message)
+            taken = self.assemble.report(peer.run, peer.session, message, time.monotonic(), last_steps)
+        except WireError as error:
+            self.receive.refuse_chunk(peer, message, error)
+            return
+        self.trainers.pushed(peer.session, message.step)
+        if taken.is_new:
+            self.reports.put(Report(measurement, partial(self.receive.give_credit, peer, message)))
+            return
+        self.receive.give_credit(peer, message)
+        if taken.settled:
+            self.receive.acknowledge([peer.session], Ack("recorded", message.layer, message.step, message.role))
 
     def _settle(self, key: LayerStep, state: str, by_step: int | None = None) -> None:
         _, layer, role, step = key

@@ -9,6 +9,7 @@ from rankd.records.matrices import LayerStep, Snapshot, Spectrum
 from rankd.records.measured import (
     CONTRACT_METRICS,
     METRIC_NAMES,
+    REPORTED,
     TIERS,
     Measurement,
     Reading,
@@ -20,6 +21,7 @@ __all__ = [
     "ALERT_SCHEMA",
     "CONTRACT_METRICS",
     "METRIC_NAMES",
+    "REPORTED",
     "SEVERITIES",
     "TIERS",
     "Alert",

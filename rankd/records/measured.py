@@ -25,6 +25,10 @@ at the end (`rankd.store.columns`)."""
 CONTRACT_METRICS = ("stable_rank", "effective_rank", "spectral_norm")
 """Those that every row has."""
 
+REPORTED = "reported"
+"""The method of a row whose numbers the trainer computed. Of a matrix whose shape it did not tell, rows and cols are 0.
+"""
+
 Tier = Literal["norms", "estimate", "exact"]
 TIERS: tuple[Tier, ...] = get_args(Tier)
 """From the cheapest to the dearest."""

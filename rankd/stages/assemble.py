@@ -17,7 +17,7 @@ from rankd.records import LayerStep, Snapshot
 from rankd.shards import OpenLayer
 from rankd.unfinished import Unfinished
 from rankd.waiting import Waiting
-from rankd_client.wire import Chunk, WireError
+from rankd_client.wire import Chunk, Reported, WireError
 
 MAX_OPEN_STEPS = 16
 """Of a layer that several clients make. Processes of a job wait for one another; those that are further apart than so
@@ -32,6 +32,8 @@ class Assembled:
 
     snapshot: Snapshot | None = None
     settled: bool = False
+    is_new: bool = False
+    """Of what a trainer reports: it was not taken before."""
 
 
 class Assemble:
@@ -59,12 +61,14 @@ class Assemble:
         """Of unfinished layers."""
         return self._unfinished.bytes.total
 
-    def asks(self, run: str, chunk: Chunk) -> bool:
-        """Whether `add` needs `last_steps`, which are dear to get: of no run twice, and not for a chunk that is refused
-        whatever they are. Raises WireError for such a one."""
+    def asks(self, run: str, chunk: Chunk | Reported) -> bool:
+        """Whether `add` or `report` needs `last_steps`, which are dear to get: of no run twice, and not for a chunk
+        that is refused whatever they are. Raises WireError for such a one."""
         if run in self._known:
             return False
         self._known.check_run(run)
+        if isinstance(chunk, Reported):
+            return True
         if chunk.shard.replica != 0:
             return False
         if chunk.offset:
@@ -103,6 +107,33 @@ class Assemble:
         for step in self._race.whole(key, layer.shards, self._unfinished.steps(key)):
             self._give_up((*key[:3], step), "overtaken", now, chunk.step)
         return Assembled(snapshot=layer.snapshot(key))
+
+    def report(
+        self,
+        run: str,
+        session: bytes,
+        message: Reported,
+        now: float,
+        last_steps: Mapping[LayerRole, int] | None = None,
+    ) -> Assembled:
+        """Take what a trainer reports of a layer and step, which counts as much as a snapshot of it: arguments as for
+        `add`. A client has several on the way, and sends all of them again over a new connection: an earlier step is a
+        return only where it is sent for the first time. Raises WireError."""
+        key, layer_role = (run, message.layer, message.role, message.step), (message.layer, message.role)
+        if run not in self._known:
+            self._known.check_run(run)
+        if run in self._known or last_steps:
+            self._known.enter(run, last_steps or {}, now)
+        self._known.check_layer(run, layer_role)
+        newest = self._known.newest(run, layer_role)
+        if newest is not None and (newest == message.step or (message.again and message.step < newest)):
+            self.counters["num_repeats"] += 1
+            self._waiting.repeated(key, session)
+            return Assembled(settled=key not in self._waiting)
+        self._known.enter(run, {}, now)
+        self._known.take(run, layer_role, message.step)
+        self._waiting.taken(key, [session])
+        return Assembled(is_new=True)
 
     def take_lost(self) -> list[Lost]:
         """What was given up since the last call; to be asked after each `add`, whether it raised or not."""

@@ -17,8 +17,8 @@ from rankd.sockets import let_others_run, send_now
 from rankd.streams import Streams
 from rankd.trainers import Trainers, read_stats
 from rankd_client.wire import (
+    LOCAL_VERSION,
     MIN_CHUNK_BYTES,
-    SCALED_VERSION,
     Ack,
     AlertNotice,
     Bye,
@@ -28,6 +28,7 @@ from rankd_client.wire import (
     Message,
     Plan,
     Refusal,
+    Reported,
     Welcome,
     WireError,
     decode,
@@ -117,8 +118,8 @@ class Receive:
         """Runs with a connected client."""
         return {peer.run for peer in self._peers.values()}
 
-    async def next(self) -> tuple[Peer, Chunk]:
-        """The next chunk of a greeted peer that kept within its credit; everything else is dealt with here."""
+    async def next(self) -> tuple[Peer, Chunk | Reported]:
+        """The next chunk or report of a greeted peer that kept within its credit; what else there is, is dealt with."""
         while True:
             await let_others_run()
             identity, *frames = await self.socket.recv_multipart(copy=False)
@@ -128,7 +129,7 @@ class Receive:
                 if source.grant is None or not source.grant.may("push"):
                     raise WireError("not_allowed", "this key may not push")
                 # What a stranger sends is read in any version, to be answered that it has to say hello.
-                version = SCALED_VERSION if peer is None else peer.version
+                version = LOCAL_VERSION if peer is None else peer.version
                 message = decode([frame.buffer for frame in frames], version)
                 chunk = self._handle(identity.bytes, source, peer, message)
             except WireError as error:
@@ -138,15 +139,15 @@ class Receive:
             if chunk is not None and peer is not None:
                 return peer, chunk
 
-    def give_credit(self, peer: Peer, chunk: Chunk) -> None:
+    def give_credit(self, peer: Peer, chunk: Chunk | Reported) -> None:
         """Tell `peer` that `chunk` was taken: its bytes may be sent again."""
-        num_bytes = len(chunk.payload)
+        num_bytes = _cost(chunk)
         peer.credit_bytes += num_bytes
         self._send(peer.identity, Ack("received", chunk.layer, chunk.step, chunk.role, num_bytes))
 
-    def refuse_chunk(self, peer: Peer, chunk: Chunk, error: WireError) -> None:
+    def refuse_chunk(self, peer: Peer, chunk: Chunk | Reported, error: WireError) -> None:
         """Tell `peer` which rule it broke. The snapshot that `chunk` belongs to is dropped; its credit comes back."""
-        num_bytes, snapshot = len(chunk.payload), (chunk.layer, chunk.role, chunk.step)
+        num_bytes, snapshot = _cost(chunk), (chunk.layer, chunk.role, chunk.step)
         peer.credit_bytes += num_bytes
         self._refuse(peer.identity, Refusal(error.code, error.detail, chunk.layer, chunk.step, chunk.role, num_bytes))
         if error.code in NO_ROOM:
@@ -229,7 +230,7 @@ class Receive:
         if (too_many or fault in CUT_FOR_ONE) and (peer := self._peers.get(identity)) is not None:
             self._dismiss(peer)
 
-    def _handle(self, identity: bytes, source: Source, peer: Peer | None, message: Message) -> Chunk | None:
+    def _handle(self, identity: bytes, source: Source, peer: Peer | None, message: Message) -> Chunk | Reported | None:
         """The chunk to hand on, or None when `message` needed no more than this stage."""
         match message:
             case Hello():
@@ -237,13 +238,13 @@ class Receive:
                 self._num_hellos[identity] += 1
                 if self._num_hellos[identity] > MAX_HELLOS:
                     self._count_fault(identity, source, "many_hellos")
-            case Chunk() | Heartbeat() | Bye() if peer is None:
+            case Chunk() | Reported() | Heartbeat() | Bye() if peer is None:
                 if not isinstance(message, Bye):
                     raise WireError("no_hello", "this connection has not said hello")
-            case Chunk():
+            case Chunk() | Reported():
                 assert peer is not None
                 peer.seen_at = self.clock()
-                num_bytes = len(message.payload)
+                num_bytes = _cost(message)
                 if num_bytes > peer.credit_bytes:
                     self._dismiss(peer)
                     raise WireError("credit_exceeded", f"{num_bytes} bytes; credit left {peer.credit_bytes}")
@@ -326,3 +327,8 @@ class Receive:
         sent = send_now(self.socket, [identity, *encode(message)])
         self.counters["dropped_answers"] += not sent
         return sent
+
+
+def _cost(message: Chunk | Reported) -> int:
+    """In bytes of credit."""
+    return message.num_bytes if isinstance(message, Reported) else len(message.payload)
