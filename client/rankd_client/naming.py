@@ -6,16 +6,19 @@ from collections.abc import Iterable, Mapping
 
 __all__ = ["clashes", "clean_names", "label_of"]
 
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""What torch.compile, FSDP1 and activation checkpointing put between a module's name and those of its parameters."""
+
 
 def clean_names(names: Iterable[str]) -> dict[str, str]:
     """Each of a model's names with what to call it: without the components that wrappers add.
 
-    `_orig_mod` goes anywhere, as torch.compile wraps any submodule. A leading `module` goes where all names have it, as
+    Those of WRAPPERS go anywhere, as any submodule may be wrapped. A leading `module` goes where all names have it, as
     DDP and DataParallel wrap the whole model: a submodule that is called so beside others keeps its name. It goes as
     often as all names have it, so that a model whose only submodule is called `module` has the same names with and
     without DDP. A name of nothing but such components stays as it is.
     """
-    clean = {name: _without_compile(name) for name in names}
+    clean = {name: _unwrapped(name) for name in names}
     while clean and all(name.startswith("module.") and name != "module." for name in clean.values()):
         clean = {name: shorter.removeprefix("module.") for name, shorter in clean.items()}
     return clean
@@ -38,7 +41,7 @@ def clashes(clean: Mapping[str, str]) -> dict[str, str]:
     return reasons
 
 
-def _without_compile(name: str) -> str:
-    if "_orig_mod" not in name:
+def _unwrapped(name: str) -> str:
+    if not any(wrapper in name for wrapper in WRAPPERS):
         return name
-    return ".".join(part for part in name.split(".") if part != "_orig_mod") or name
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS) or name

@@ -69,6 +69,8 @@ class Layer(Protocol):
     @property
     def turn_bytes(self) -> int: ...
     @property
+    def group(self) -> str: ...
+    @property
     def priority(self) -> bool: ...
 
 
@@ -82,28 +84,39 @@ def choose(layers: Sequence[Layer], max_bytes: int, last_steps: Mapping[str, int
 
 
 def choose_alike(layers: Sequence[Layer], max_bytes: int, turn: int) -> list[str]:
-    """The same for jobs of several processes: a function of the model's layers and the number of the turn alone.
+    """The same for jobs of several processes: a function of the layers' names and sizes and the number of the turn.
 
-    The layers without priority are cut into groups of what fits, in the model's order; the groups take turns. A layer
-    counts as `turn_bytes`, the same in all processes, whatever their own part of it is.
+    A layer counts as `turn_bytes`, the same in all processes, whatever their own part of it is. Where all fit into one
+    push, all go. Else the groups take turns, because a group is known to the same processes, and what else one of them
+    knows (such as its own experts) is no common ground: how a group is cut into what fits depends on it alone, and
+    whoever takes all at every turn takes what the others do, too.
     """
+    fitting = [layer for layer in layers if layer.turn_bytes <= max_bytes]
+    if sum(layer.turn_bytes for layer in fitting) <= max_bytes:
+        return [layer.name for layer in fitting]
+    groups = sorted({layer.group for layer in fitting})
+    own = groups[turn % len(groups)]
+    return _turn_of([layer for layer in fitting if layer.group == own], max_bytes, turn // len(groups))
+
+
+def _turn_of(layers: Sequence[Layer], max_bytes: int, turn: int) -> list[str]:
+    """Those of priority, and one part of the others, which are cut in their order into what fits beside those."""
     first = []
-    left_bytes = max_bytes
     for layer in layers:
-        if layer.priority and layer.turn_bytes <= left_bytes:
+        if layer.priority and layer.turn_bytes <= max_bytes:
             first.append(layer.name)
-            left_bytes -= layer.turn_bytes
-    groups: list[list[str]] = [[]]
-    group_bytes = 0
+            max_bytes -= layer.turn_bytes
+    parts: list[list[str]] = [[]]
+    part_bytes = 0
     for layer in layers:
-        if layer.name in first or layer.turn_bytes > left_bytes:
+        if layer.name in first or layer.turn_bytes > max_bytes:
             continue
-        if group_bytes + layer.turn_bytes > left_bytes:
-            groups.append([])
-            group_bytes = 0
-        groups[-1].append(layer.name)
-        group_bytes += layer.turn_bytes
-    return first + groups[turn % len(groups)]
+        if part_bytes + layer.turn_bytes > max_bytes:
+            parts.append([])
+            part_bytes = 0
+        parts[-1].append(layer.name)
+        part_bytes += layer.turn_bytes
+    return first + parts[turn % len(parts)]
 
 
 def _fill(layers: Sequence[Layer], max_bytes: int) -> list[str]:

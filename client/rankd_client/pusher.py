@@ -30,6 +30,8 @@ from rankd_client.watch import Selection, Watched, Watcher
 from rankd_client.wire import DTYPES, Hello
 
 CAPTURING = "a CUDA graph is being captured"
+REPLICA = "replica"
+"""Another process pushes the same."""
 
 
 class Pusher:
@@ -84,12 +86,12 @@ class Pusher:
             self._schedule.adopt(self._link.plan)
         reason = self._reason_to_pass(step, now, world_size)
         if reason is None and self._elsewhere == (id(model), process_rank):
-            reason = "replica"
+            reason = REPLICA
         if reason == CAPTURING:
             self._look_once(model)
         max_bytes = self._affordable_bytes(now, world_size) if reason is None else None
         if max_bytes is None:
-            if reason not in ("not due", "replica"):
+            if reason not in ("not due", REPLICA):
                 self._meter.skipped()
             return self._pass(step, reason or "budget"), None
         self._set_up_seconds, wire_bytes = 0.0, 0
@@ -168,7 +170,7 @@ class Pusher:
             copied, error = self._copier.copy(mine, step, skipped)
             self.fence.pushed(model)
         self._copied = [item.name for item in copied]
-        if process_rank and not any(self._is_mine(item, process_rank) for item in watched):
+        if process_rank and all(_whose(item, process_rank) == REPLICA for item in watched):
             self._elsewhere = id(model), process_rank
         self._num_pushes += 1
         self._last_push |= dict.fromkeys(self._copied, self._num_pushes)
@@ -196,7 +198,9 @@ class Pusher:
             refused = self._link.refused if self._link is not None else {}
             names = choose([item for item in watched if item.name not in refused], max_bytes, self._last_push)
         by_name = {item.name: item for item in watched}
-        skipped |= dict.fromkeys(by_name.keys() - set(names), "budget")
+        for name in by_name.keys() - set(names):
+            num_bytes = by_name[name].turn_bytes if world_size > 1 else by_name[name].num_bytes
+            skipped[name] = "larger than max_push_bytes" if num_bytes > self._config.max_push_bytes else "budget"
         return [by_name[name] for name in names]
 
     def _mine(self, chosen: list[Watched], skipped: dict[str, str], process_rank: int) -> list[Watched]:
@@ -206,15 +210,11 @@ class Pusher:
         for item in chosen:
             if item.name in refused:
                 skipped[item.name] = f"refused: {refused[item.name]}"
-            elif not self._is_mine(item, process_rank):
-                skipped[item.name] = "replica"
+            elif (reason := _whose(item, process_rank)) is not None:
+                skipped[item.name] = reason
             else:
                 mine.append(item)
         return mine
-
-    @staticmethod
-    def _is_mine(item: Watched, process_rank: int) -> bool:
-        return (process_rank if item.replica is None else item.replica) == 0
 
     def _set_up(self, watched: list[Watched], process_rank: int, world_size: int) -> None:
         """Memory for this model, and the link. Adds to _set_up_seconds what no later push will take."""
@@ -261,6 +261,13 @@ class Pusher:
         others = [item for item in fitting if not item.priority]
         turn = min(others, key=lambda item: self._last_push.get(item.name, -1), default=None)
         self._least_bytes = min(first_bytes + (turn.num_bytes if turn else 0), self._whole_bytes)
+
+
+def _whose(item: Watched, process_rank: int) -> str | None:
+    """Why this process does not send it; None: it does."""
+    if (process_rank if item.replica is None else item.replica) != 0:
+        return REPLICA
+    return None if item.num_bytes else "other processes hold all of it"
 
 
 def _tell(pusher: weakref.ref[Pusher]) -> dict[str, Any]:

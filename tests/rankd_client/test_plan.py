@@ -19,6 +19,7 @@ class Layer:
     name: str
     num_bytes: int
     priority: bool = False
+    group: str = ""
 
     @property
     def turn_bytes(self) -> int:
@@ -116,6 +117,44 @@ def test_alike_is_a_function_of_the_turn() -> None:
     turns = [choose_alike(layers, 7, turn) for turn in range(4)]
     assert turns == [["head", "a"], ["head", "b"], ["head", "c"], ["head", "a"]]
     assert choose_alike([], 7, 3) == []
+
+
+def one_process(dense: list[int], experts: list[int], process: int) -> list[Layer]:
+    """The layers that one process of a job knows: dense ones, all of them sharded over the job, and its own experts."""
+    own = [Layer(f"expert.{process}.{i}", size) for i, size in enumerate(experts)]
+    return [*own[:1], *(Layer(f"dense.{i}", size, group="mesh") for i, size in enumerate(dense)), *own[1:]]
+
+
+BYTES = st.lists(st.integers(1, 20), max_size=10)
+
+
+@given(BYTES, BYTES, BYTES, st.integers(20, 60))
+def test_processes_that_know_other_layers_too_agree_on_the_shared_ones(
+    dense: list[int], mine: list[int], theirs: list[int], max_bytes: int
+) -> None:
+    if not mine or not theirs:
+        mine = theirs = []
+    here, there = one_process(dense, mine, 0), one_process(dense, theirs, 1)
+    together: Counter[str] = Counter()
+    turns = 2 * len(dense) + 2 * max(len(mine), len(theirs)) + 2
+    all_fit = [sum(layer.num_bytes for layer in layers) <= max_bytes for layers in (here, there)]
+    for turn in range(turns):
+        chosen = [set(choose_alike(layers, max_bytes, turn)) for layers in (here, there)]
+        shared = [{name for name in names if name.startswith("dense")} for names in chosen]
+        if all_fit[0] == all_fit[1]:
+            assert shared[0] == shared[1]
+        else:  # who takes all takes what the others do, too
+            assert shared[all_fit[0]] <= shared[all_fit[1]]
+        together.update(chosen[0] & chosen[1])
+        for layers, names in zip((here, there), chosen, strict=True):
+            assert sum(layer.num_bytes for layer in layers if layer.name in names) <= max_bytes
+    assert set(together) == {f"dense.{i}" for i in range(len(dense))}
+
+
+def test_of_a_group_priority_goes_at_each_of_its_turns() -> None:
+    layers = [Layer("e", 7), Layer("a", 4, group="mesh"), Layer("b", 4, group="mesh"), Layer("head", 2, True, "mesh")]
+    turns = [choose_alike(layers, 7, turn) for turn in range(4)]
+    assert turns == [["e"], ["head", "a"], ["e"], ["head", "b"]]
 
 
 @pytest.mark.parametrize(

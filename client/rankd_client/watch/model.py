@@ -14,7 +14,7 @@ from rankd_client.text import escape
 from rankd_client.watch.frameworks import adapters_of, tensors_of
 from rankd_client.watch.masters import Masters
 from rankd_client.watch.parametrised import ParametrisedAdapter
-from rankd_client.watch.place import Adapter, Place
+from rankd_client.watch.place import Adapter, CheckedAdapter, Place
 from rankd_client.watch.source import Source, source_of
 from rankd_client.watch.unfit import unfit, unfit_name
 from rankd_client.watch.watched import Selection, Watched, matches
@@ -42,7 +42,7 @@ def watch(model: Any, selection: Selection, adapters: Sequence[Adapter] = ()) ->
     skipped: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}  # identity of a tensor's memory -> what it was called first
     masters = Masters(selection.optimizers) if selection.masters else None
-    adapters = [*adapters, *_built_in(model)]
+    adapters = [*map(CheckedAdapter, adapters), *_built_in(model)]
     for raw_name, tensor in tensors:
         if not isinstance(raw_name, str):
             skipped[escape(raw_name)] = "name is not a string"
@@ -127,6 +127,8 @@ def _place(name: str, source: Source, adapters: Sequence[Adapter]) -> Place | st
     """What the first adapter says that knows this tensor; without one it is the whole, and every process has it."""
     for adapter in adapters:
         if (found := adapter.place(name, source.parameter)) is not None:
+            if isinstance(found, Place) and source.quantised is not None:
+                return replace(found, shape=source.shape) if found.shard.whole else "quantised and sharded"
             if isinstance(found, str) or source.parameter is source.tensor:
                 return found
             if found.tensor.shape != source.tensor.shape:
@@ -138,7 +140,7 @@ def _place(name: str, source: Source, adapters: Sequence[Adapter]) -> Place | st
 def _watched(place: Place, of: Source, selection: Selection) -> Watched:
     kept = of.quantised
     source, shape = str(place.tensor.dtype).removeprefix("torch.") if kept is None else kept.carrier, place.shape
-    num_elements = place.shard.num_elements(shape) if place.tensor.numel() else 0
+    num_elements = place.shard.num_elements(shape)
     # As it is where that takes no more bytes, as of rows so short that their scales outweigh them: it loses nothing.
     sizes = {dtype: DTYPES[dtype].num_bytes(math.prod(shape), shape) for dtype in (source, selection.dtype, COARSEST)}
     dtype = source if sizes[source] <= sizes[selection.dtype] else selection.dtype

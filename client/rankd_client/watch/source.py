@@ -28,7 +28,7 @@ class Source:
 def source_of(tensor: Any, masters: Masters | None, owner: Callable[[], Any]) -> Source | str:
     """Of one parameter (or anything else that has a name), which `owner` gives the module of; or why there is none."""
     if isinstance(tensor, FlatPart):
-        return Source(tensor, tensor)
+        return Source(tensor, tensor.shape, tensor)
     if (reason := no_tensor(tensor)) is not None:
         return reason
     master = None if masters is None else masters.of(tensor)

@@ -46,7 +46,7 @@ def unfit(tensor: Any, shape: tuple[int, ...], decodes: bool = False) -> str | N
                 (not decodes and dtype.removeprefix("torch.") not in SOURCE_DTYPES, f"dtype {dtype}"),
                 (tensor.layout is not torch.strided, "sparse"),
                 (tensor.is_meta, "meta"),
-                (tensor.numel() == 0, "empty"),
+                (0 in shape, "empty"),
                 (len(shape) > MAX_DIMENSIONS, f"more than {MAX_DIMENSIONS} dimensions"),
                 (math.prod(shape) >= MAX_ELEMENTS, "too many elements"),
             )
