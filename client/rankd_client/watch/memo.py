@@ -62,7 +62,7 @@ class Watcher:
             for name, parameter in module._parameters.items():
                 if parameter is None:
                     continue
-                if type(parameter) not in plain:
+                if type(parameter) not in plain or hasattr(parameter, "ds_tensor"):
                     return None
                 memory = parameter.data_ptr(), parameter.shape, parameter.stride(), parameter.dtype
                 found.append((name, id(parameter), *memory))
