@@ -12,11 +12,15 @@ if TYPE_CHECKING:
     from rankd_client.receipt import PushReceipt
     from rankd_client.sink import on_alert
     from rankd_client.subscriber import asubscribe, subscribe
+    from rankd_client.watch import Adapter, MegatronAdapter, Place
 
-__all__ = ["Client", "PushReceipt", "asubscribe", "on_alert", "subscribe"]
+__all__ = ["Adapter", "Client", "MegatronAdapter", "Place", "PushReceipt", "asubscribe", "on_alert", "subscribe"]
 
 _HOMES = {
+    "Adapter": "watch",
     "Client": "client",
+    "MegatronAdapter": "watch",
+    "Place": "watch",
     "PushReceipt": "receipt",
     "asubscribe": "subscriber",
     "on_alert": "sink",

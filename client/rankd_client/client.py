@@ -22,6 +22,7 @@ from rankd_client.wire import MAX_STEP
 
 if TYPE_CHECKING:
     from rankd_client.pusher import Pusher
+    from rankd_client.watch import Adapter
 
 MAX_ALERTS = 1000
 """Alerts kept for alerts(); the oldest go first."""
@@ -55,6 +56,9 @@ class Client:
         echo: print each alert on stderr, one line each; RANKD_ECHO=0 turns that off.
         key: path of a key file made by `rankd keys`, for a daemon on TCP that asks for one; RANKD_KEY. Not needed, and
             not read, for ipc.
+        adapters: tell what is global of a parameter (its name, its place) where each process has its own numbers for
+            layers or experts, or a way to shard of its own: MegatronAdapter, or any Adapter. DTensors, FSDP, ZeRO-3
+            and DDP need none.
 
     Wrong arguments and a wrong environment raise ValueError here; from then on nothing raises (but `strict`), and
     nothing waits for a daemon. RANKD_MODE=disabled makes every method return at once;
@@ -78,6 +82,7 @@ class Client:
         strict: bool = False,
         echo: bool | None = None,
         key: str | os.PathLike[str] | None = None,
+        adapters: Iterable[Adapter] = (),
     ) -> None:
         self.config: Config = read_config(
             run=run,
@@ -94,6 +99,7 @@ class Client:
             strict=strict,
             echo=echo,
             key=key,
+            adapters=adapters,
         )
         self.run = self.config.run
         self.num_errors = 0

@@ -46,6 +46,7 @@ class Config:
     spool: str = ""
     """Directory of the spool, an absolute path, and the bytes of all that may be in it; of mode offline alone."""
     spool_bytes: int = 0
+    adapters: tuple[Any, ...] = ()
     key: Key | None = None
     """Who we are to a daemon on TCP; None on ipc, where a daemon has no keys, and where nothing is sent."""
 
@@ -65,6 +66,7 @@ def read_config(
     strict: bool,
     echo: bool | None,
     key: str | os.PathLike[str] | None = None,
+    adapters: Iterable[Any] = (),
 ) -> Config:
     """The settings that these arguments and the environment give. Raises ValueError naming key, value, expectation."""
     mode = os.environ.get("RANKD_MODE") or "online"
@@ -94,6 +96,7 @@ def read_config(
         echo=_echo(echo),
         spool=str(spool_directory()) if mode == "offline" else "",
         spool_bytes=_spool_bytes() if mode == "offline" else 0,
+        adapters=_adapters(adapters),
         key=find_key(key, address) if mode == "online" else None,
     )
 
@@ -212,6 +215,16 @@ def _patterns(key: str, value: Patterns) -> tuple[str, ...]:
     if not all(isinstance(pattern, str) for pattern in patterns):
         raise _wrong(key, value, "a glob pattern of layer names, or several")
     return patterns
+
+
+def _adapters(value: Any) -> tuple[Any, ...]:
+    adapters = tuple(value) if isinstance(value, Iterable) else (value,)
+    for adapter in adapters:
+        if isinstance(adapter, type) or not callable(getattr(adapter, "place", None)):
+            raise _wrong(
+                "adapters", adapter, "objects with a method place(name, tensor), as rankd_client.Adapter has it"
+            )
+    return adapters
 
 
 def _wrong(key: str, value: object, expected: str) -> ValueError:

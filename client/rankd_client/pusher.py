@@ -41,7 +41,7 @@ class Pusher:
         self._config = config
         self._session = session
         self._alerts = alerts
-        self._watcher = Watcher(Selection(config.dtype, config.include, config.exclude, config.priority))
+        self._watcher = Watcher(Selection(config.dtype, config.include, config.exclude, config.priority), config.adapters)
         self._schedule = Schedule(config.every_steps, config.min_interval_seconds)
         self._budget = Budget(config.max_overhead, time.monotonic())
         self._outbox = Outbox(Arena(config.max_memory_bytes, copies.allocate))
