@@ -1,0 +1,174 @@
+"""Numbers that a trainer computed, on their way to the daemon. Unlike snapshots each of them counts: first in, first out.
+
+unsent ──sent──▶ awaiting (sent, not recorded yet) ──recorded──▶ gone
+   ▲                │
+   └──── rewind ────┘   a new connection: all of them again, in their order
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from rankd_client.wire import Reported
+
+MAX_BYTES = 4 << 20
+"""Of bodies, with OVERHEAD_BYTES for each: some 10,000 measurements, 50 steps of 200 layers, while nobody takes them."""
+
+OVERHEAD_BYTES = 256
+
+MAX_UNDER_WAY = 256
+"""Sent, and not yet taken by the daemon. It gives credit back when it has judged one, and takes 1,024 of a run."""
+
+MAX_LINES = 10_000
+"""Layers of which the step is known that was reported last: as many as a run may have."""
+
+Name = tuple[str, str, int]
+"""(layer, role, step)"""
+
+
+@dataclass(slots=True, eq=False)
+class Report:
+    """`body` is packed. `is_return`: its step is no later one of its layer, as far as this process knows; sent once
+    more it is one still, while others are `again`."""
+
+    layer: str
+    role: str
+    step: int
+    body: bytes
+    is_return: bool
+    again: bool = False
+    under_way: bool = False
+
+    @property
+    def name(self) -> Name:
+        return self.layer, self.role, self.step
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.body) + OVERHEAD_BYTES
+
+    def message(self) -> Reported:
+        return Reported(self.layer, self.step, msgpack.unpackb(self.body), self.role, self.again, len(self.body))
+
+
+class Reports:
+    """Within MAX_BYTES; the oldest go, counted in `num_dropped`. `changed` is the outbox's, and the lock of all this."""
+
+    def __init__(self, changed: threading.Condition) -> None:
+        self.num_dropped = 0
+        self._changed = changed
+        self._unsent: deque[Report] = deque()
+        self._awaiting: deque[Report] = deque()
+        self._num_bytes = 0
+        self._num_under_way = 0
+        self._last_steps: OrderedDict[tuple[str, str], int] = OrderedDict()
+
+    # The training thread's side ------------------------------------------------------------------------------------
+
+    def put(self, layer: str, role: str, step: int, body: Mapping[str, Any]) -> None:
+        """Take one. Raises what packing raises."""
+        packed: bytes = msgpack.packb(body)
+        with self._changed:
+            line = (layer, role)
+            last_step = self._last_steps.pop(line, None)
+            self._last_steps[line] = step
+            if len(self._last_steps) > MAX_LINES:
+                self._last_steps.popitem(last=False)
+            report = Report(layer, role, step, packed, is_return=last_step is None or step <= last_step)
+            self._unsent.append(report)
+            self._num_bytes += report.num_bytes
+            while self._num_bytes > MAX_BYTES:
+                self._drop_oldest()
+
+    # The outlet's side ---------------------------------------------------------------------------------------------
+
+    def next(self) -> Report | None:
+        """The next to be sent, if one may be; call `sent` once it is."""
+        with self._changed:
+            return self._unsent[0] if self._unsent and self._num_under_way < MAX_UNDER_WAY else None
+
+    def sent(self, report: Report) -> None:
+        with self._changed:
+            if self._unsent and self._unsent[0] is report:  # else it was dropped meanwhile
+                self._awaiting.append(self._unsent.popleft())
+                report.under_way = True
+                self._num_under_way += 1
+
+    def received(self, name: Name) -> bool:
+        """The daemon has taken it; False if none of that name is under way."""
+        with self._changed:
+            found = next((report for report in self._awaiting if report.under_way and report.name == name), None)
+            if found is not None:
+                self._land(found)
+            return found is not None
+
+    def settle(self, name: Name) -> bool:
+        """It is recorded, or was refused for good; False if none of that name is awaited."""
+        with self._changed:
+            for at, report in enumerate(self._awaiting):
+                if report.name == name:
+                    del self._awaiting[at]
+                    self._forget(report)
+                    self._changed.notify_all()
+                    return True
+            return False
+
+    def rewind(self) -> None:
+        """A new connection: whatever is not recorded goes once more, and says so: the daemon may have it, and newer
+        ones of its layer. Not so a return that it may not have, nor what came after that."""
+        with self._changed:
+            returned: set[tuple[str, str]] = set()
+            for report in self._awaiting:
+                self._land(report)
+                line = (report.layer, report.role)
+                if report.is_return:
+                    returned.add(line)
+                report.again = line not in returned
+            self._unsent.extendleft(reversed(self._awaiting))
+            self._awaiting.clear()
+
+    def give_up(self) -> None:
+        """This daemon takes none."""
+        with self._changed:
+            while self._unsent or self._awaiting:
+                self._drop_oldest()
+            self._changed.notify_all()
+
+    # Both ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def num_unsent(self) -> int:
+        return len(self._unsent)
+
+    @property
+    def settled(self) -> bool:
+        return not self._unsent and not self._awaiting
+
+    # Under the lock ------------------------------------------------------------------------------------------------
+
+    def _drop_oldest(self) -> None:
+        waiting = self._awaiting or self._unsent
+        report = waiting.popleft()
+        self.num_dropped += 1
+        self._forget(report)
+        if report.is_return:  # the next one of its layer is it now
+            line = (report.layer, report.role)
+            later = (other for other in (*self._awaiting, *self._unsent) if (other.layer, other.role) == line)
+            if (heir := next(later, None)) is not None:
+                heir.is_return = True
+            else:
+                self._last_steps.pop(line, None)
+
+    def _forget(self, report: Report) -> None:
+        self._land(report)
+        self._num_bytes -= report.num_bytes
+
+    def _land(self, report: Report) -> None:
+        self._num_under_way -= report.under_way
+        report.under_way = False
