@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from rankd_client.arena import Arena, Region
+from rankd_client.reports import Reports
 from rankd_client.wire import Chunk, Shard
 
 Key = tuple[str, str]
@@ -101,6 +102,7 @@ class Outbox:
         self.num_replaced = 0
         self.num_dropped = 0
         self._changed = threading.Condition()
+        self.reports = Reports(self._changed)
         self._queue: dict[Key, Snapshot] = {}
         """Writing and pending; a newer snapshot keeps the place of the one it replaces, so that no layer starves."""
         self._sending: Snapshot | None = None
@@ -239,17 +241,18 @@ class Outbox:
             self._changed.notify_all()
 
     def settle(self, layer: str, role: str, step: int, outcome: str = "recorded") -> bool:
-        """The daemon has dealt with this snapshot for good; `outcome` is "recorded", "superseded", or the code of a
+        """The daemon has dealt with this snapshot or report for good; `outcome` is "recorded", "superseded", or the code of a
         refusal. False if it is not one that was waited for."""
         with self._changed:
             key = (layer, role)
+            was_reported = self.reports.settle((layer, role, step))
             snapshot = self._awaiting.get(key)
             if snapshot is not None and snapshot.step == step:
                 del self._awaiting[key]
             elif self._sending is not None and (self._sending.key, self._sending.step) == (key, step):
                 snapshot, self._sending = self._sending, None
             else:
-                return False
+                return was_reported
             self._free(snapshot)
             self._changed.notify_all()
             return True
@@ -257,6 +260,7 @@ class Outbox:
     def rewind(self) -> None:
         """A new connection: whatever is not recorded is sent again, from its first byte, before what came later."""
         with self._changed:
+            self.reports.rewind()
             again = [*self._awaiting.values(), *([self._sending] if self._sending else [])]
             self._awaiting.clear()
             self._sending = None
@@ -271,7 +275,7 @@ class Outbox:
 
     @property
     def num_unsent(self) -> int:
-        return len(self._queue) + (self._sending is not None)
+        return len(self._queue) + (self._sending is not None) + self.reports.num_unsent
 
     @property
     def has_retired(self) -> bool:
@@ -286,7 +290,7 @@ class Outbox:
     @property
     def settled(self) -> bool:
         """Nothing waits to be sent or recorded."""
-        return not self._queue and self._sending is None and not self._awaiting
+        return not self._queue and self._sending is None and not self._awaiting and self.reports.settled
 
     def wait_settled(self, timeout_seconds: float) -> bool:
         with self._changed:
