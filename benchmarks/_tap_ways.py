@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from rankd_client import Client
 
 EVERY = 10
 """Steps between two looks: the cadence at which all ways are compared."""
+
+CONNECT_SECONDS = 15.0
+"""On a busy host a daemon may have stood still for so long that the client has to connect again."""
 
 
 class Way:
@@ -83,9 +87,11 @@ class Ours(Way):
     def close(self) -> None:
         """Raises RuntimeError where the daemon got nothing: a push to nobody is no match for the others."""
         os.kill(self._daemon.pid, signal.SIGCONT)
-        was_connected = self.client.connected
+        until = time.monotonic() + CONNECT_SECONDS
+        while not (connected := self.client.connected) and time.monotonic() < until:
+            time.sleep(0.05)
         self.client.close()
-        if not was_connected:
+        if not connected:
             raise RuntimeError(f"{self.name}: no daemon at the end")
 
 
