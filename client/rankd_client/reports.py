@@ -1,6 +1,6 @@
-"""Numbers that a trainer computed, on their way to the daemon. Unlike snapshots each of them counts: first in, first out.
+"""Numbers that a trainer computed, on their way to the daemon. Unlike snapshots each counts: first in, first out.
 
-unsent ──sent──▶ awaiting (sent, not recorded yet) ──recorded──▶ gone
+unsent ──sent──▶ awaiting (not recorded yet) ──recorded──▶ gone
    ▲                │
    └──── rewind ────┘   a new connection: all of them again, in their order
 """
@@ -18,7 +18,7 @@ import msgpack
 from rankd_client.wire import Reported
 
 MAX_BYTES = 4 << 20
-"""Of bodies, with OVERHEAD_BYTES for each: some 10,000 measurements, 50 steps of 200 layers, while nobody takes them."""
+"""Of bodies, with OVERHEAD_BYTES for each: 10,000 measurements, or 50 steps of 200 layers, while nobody takes them."""
 
 OVERHEAD_BYTES = 256
 
@@ -58,7 +58,7 @@ class Report:
 
 
 class Reports:
-    """Within MAX_BYTES; the oldest go, counted in `num_dropped`. `changed` is the outbox's, and the lock of all this."""
+    """Within MAX_BYTES; the oldest go, counted in `num_dropped`. `changed` is the outbox's, and locks all this."""
 
     def __init__(self, changed: threading.Condition) -> None:
         self.num_dropped = 0
