@@ -127,10 +127,14 @@ class Outbox:
         with self._changed:
             key = (layer, role)
             old = self._queue.get(key)
+            region = None
             if old is not None:  # unsent: its memory is the best place for its successor, which keeps its turn
                 old.written = False
-                self._free(old)
-            region = self.arena.reserve(num_bytes) or self._make_room(key, step, num_bytes)
+                if old.num_bytes == num_bytes and not old.held():
+                    region = old.region
+                else:
+                    self._free(old)
+            region = region or self.arena.reserve(num_bytes) or self._make_room(key, step, num_bytes)
             if region is None:
                 self.num_dropped += self._queue.pop(key, None) is not None
                 return None
@@ -241,8 +245,8 @@ class Outbox:
             self._changed.notify_all()
 
     def settle(self, layer: str, role: str, step: int, outcome: str = "recorded") -> bool:
-        """The daemon has dealt with this snapshot or report for good; `outcome` is "recorded", "superseded", or the code of a
-        refusal. False if it is not one that was waited for."""
+        """The daemon has dealt with this snapshot or report for good; `outcome` is "recorded", "superseded", or the code
+        of a refusal. False if it is not one that was waited for."""
         with self._changed:
             key = (layer, role)
             was_reported = self.reports.settle((layer, role, step))

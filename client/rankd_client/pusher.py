@@ -41,11 +41,12 @@ class Pusher:
         self._config = config
         self._session = session
         self._alerts = alerts
-        self._watcher = Watcher(Selection(config.dtype, config.include, config.exclude, config.priority), config.adapters)
         self._schedule = Schedule(config.every_steps, config.min_interval_seconds)
         self._budget = Budget(config.max_overhead, time.monotonic())
         self._outbox = Outbox(Arena(config.max_memory_bytes, copies.allocate))
         self._copier = Copier(self._outbox)
+        selection = Selection(config.dtype, config.include, config.exclude, config.priority)
+        self._watcher = Watcher(selection, config.adapters, on_gone=self._copier.forget)
         self.fence = Fence(self._copier.fence, copies.capturing)
         self._meter = Meter()
         self._link: Outlet | None = None
@@ -67,7 +68,9 @@ class Pusher:
         """Layers that are watched; None until the model was looked at."""
         self._passed: dict[str, Mapping[str, str]] = {}
         """What receipts say is skipped where a push leaves everything out, by the reason."""
-        self._whole_bytes = self._least_bytes = 0
+        self._total_bytes = self._whole_bytes = self._least_bytes = 0
+        self._roomy_bytes = config.max_memory_bytes // 2
+        """A push of no more than these always finds memory."""
 
     @property
     def connected(self) -> bool:
@@ -164,10 +167,10 @@ class Pusher:
             watched, skipped = self._watcher.look(model)
             self._start_line.watching(watched, skipped)
             chosen = self._choose(watched, skipped, step, max_bytes, world_size)
-            mine = self._mine(chosen, skipped, process_rank)
+            mine = self._mine(chosen, skipped, process_rank, world_size)
             if mine:
                 self._set_up(watched, process_rank, world_size)
-            copied, error = self._copier.copy(mine, step, skipped)
+            copied, error = self._copier.copy(mine, step, skipped, self._watcher.again)
             self.fence.pushed(model)
         self._copied = [item.name for item in copied]
         if process_rank and all(_whose(item, process_rank) == REPLICA for item in watched):
@@ -192,6 +195,8 @@ class Pusher:
         self, watched: list[Watched], skipped: dict[str, str], step: int, max_bytes: int, world_size: int
     ) -> list[Watched]:
         """What goes now, in its order; the others get their reason in `skipped`."""
+        if self._watcher.again and world_size == 1 and self._total_bytes <= min(max_bytes, self._roomy_bytes):
+            return watched  # nothing has to wait its turn
         if world_size > 1:
             names = choose_alike(watched, max_bytes, step // self._schedule.interval_at(step))
         else:
@@ -203,9 +208,13 @@ class Pusher:
             skipped[name] = "larger than max_push_bytes" if num_bytes > self._config.max_push_bytes else "budget"
         return [by_name[name] for name in names]
 
-    def _mine(self, chosen: list[Watched], skipped: dict[str, str], process_rank: int) -> list[Watched]:
+    def _mine(
+        self, chosen: list[Watched], skipped: dict[str, str], process_rank: int, world_size: int
+    ) -> list[Watched]:
         """What this process sends of it: not what the daemon would refuse again, nor what another process sends."""
         refused = self._link.refused if self._link is not None else {}
+        if not refused and world_size == 1:
+            return chosen
         mine = []
         for item in chosen:
             if item.name in refused:
@@ -251,12 +260,16 @@ class Pusher:
     def _remember(self, watched: list[Watched]) -> None:
         """What the cheap ways through push() need of the model."""
         max_bytes = min(self._config.max_push_bytes, self._config.max_memory_bytes)
+        if not self._watcher.again or self._names is None:
+            names = tuple(item.name for item in watched)
+            if names != self._names:
+                self._names, self._passed = names, {}
+                self._meter.watching(names)
+            self._total_bytes = sum(item.num_bytes for item in watched)
+            self._whole_bytes = min(sum(item.num_bytes for item in watched if item.num_bytes <= max_bytes), max_bytes)
+        if self._config.max_overhead is None:
+            return
         fitting = [item for item in watched if item.num_bytes <= max_bytes]
-        names = tuple(item.name for item in watched)
-        if names != self._names:
-            self._names, self._passed = names, {}
-            self._meter.watching(names)
-        self._whole_bytes = min(sum(item.num_bytes for item in fitting), max_bytes)
         first_bytes = sum(item.num_bytes for item in fitting if item.priority)
         others = [item for item in fitting if not item.priority]
         turn = min(others, key=lambda item: self._last_push.get(item.name, -1), default=None)

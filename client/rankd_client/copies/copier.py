@@ -31,10 +31,10 @@ class Copier:
         return sum(copier.device_bytes for copier in self._devices.values())
 
     def copy(
-        self, items: Iterable[Watched], step: int, skipped: dict[str, str]
+        self, items: Iterable[Watched], step: int, skipped: dict[str, str], again: bool = False
     ) -> tuple[list[Watched], Exception | None]:
         """Those that were copied, or are as soon as their GPU gets to it; the others have their reason in `skipped`.
-        And the first fault."""
+        And the first fault. `again`: the items are those of before, object for object."""
         copied: list[Watched] = []
         faults: list[Exception] = []
         on_devices: dict[torch.device, list[Pair]] = {}
@@ -42,7 +42,7 @@ class Copier:
             for item in items:
                 target = self._outbox.reserve(item.name, step, item.num_bytes, item.shape, item.role, item.shard)
                 if target is None:
-                    skipped[item.name] = "memory"
+                    skipped[item.label] = "memory"
                     continue
                 target.dtype, target.source_dtype = item.dtype, item.source_dtype
                 if item.is_cuda:
@@ -51,15 +51,20 @@ class Copier:
                     copied.append(item)
                 else:
                     faults.append(fault)
-                    skipped[item.name] = f"copy failed: {type(fault).__name__}"
+                    skipped[item.label] = f"copy failed: {type(fault).__name__}"
             while on_devices:
                 device, pairs = on_devices.popitem()
-                faults += self._copy_device(device, pairs, copied, skipped)
+                faults += self._copy_device(device, pairs, copied, skipped, again)
         finally:  # after Ctrl-C: what was not begun
             for pairs in on_devices.values():
                 for _, target in pairs:
                     self._outbox.abandon(target)
         return copied, faults[0] if faults else None
+
+    def forget(self) -> None:
+        """Nothing of a model that is gone is kept alive."""
+        for copier in self._devices.values():
+            copier.forget()
 
     def fence(self) -> None:
         """Have the current streams wait, on their devices, for copies that still go on."""
@@ -78,18 +83,18 @@ class Copier:
         return None
 
     def _copy_device(
-        self, device: torch.device, pairs: Sequence[Pair], copied: list[Watched], skipped: dict[str, str]
+        self, device: torch.device, pairs: Sequence[Pair], copied: list[Watched], skipped: dict[str, str], again: bool
     ) -> list[Exception]:
         begun = False
         faults: list[Exception] = []
         copier: DeviceCopier | None = None
         try:
             copier = self._copier(device)
-            tickets = copier.copy([(item, target.region) for item, target in pairs])
+            tickets = copier.copy([(item, target.region) for item, target in pairs], again)
             begun = True
         except Exception as error:
             faults = [error]
-            skipped |= {item.name: f"copy failed: {type(error).__name__}" for item, _ in pairs}
+            skipped |= {item.label: f"copy failed: {type(error).__name__}" for item, _ in pairs}
         finally:
             if copier is not None:
                 self._pending.add(device)
@@ -101,7 +106,7 @@ class Copier:
         for (item, target), ticket in zip(pairs, tickets, strict=True):
             if isinstance(ticket, Exception):
                 self._outbox.abandon(target, copier.newest)
-                skipped[item.name] = f"copy failed: {type(ticket).__name__}"
+                skipped[item.label] = f"copy failed: {type(ticket).__name__}"
                 faults.append(ticket)
             else:
                 self._outbox.commit(target, ticket)

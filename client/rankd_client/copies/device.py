@@ -11,8 +11,8 @@ needs no call into CUDA: asking an event from another thread would break a graph
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rankd_client.arena import Region
 from rankd_client.copies.halves import is_unfit
@@ -32,6 +32,9 @@ bfloat16 is eight of them."""
 NUM_FLAGS = 8192
 """Of 8 bytes in pinned memory: the number, then for layers whose dtype is decided on the device whether it is the other
 one, in turn: far more than are pushed while nobody looks."""
+
+MAX_KNOWN = 4
+"""Layouts of the arena that are remembered."""
 
 Target = tuple[Watched, Region]
 
@@ -91,6 +94,8 @@ class DeviceCopier:
         self._memory = allocate(8 * NUM_FLAGS, pinned=True)
         self._host_flags = self._memory.owner.view(torch.int64)
         self._address = self._memory.owner.data_ptr()
+        self._known: dict[tuple[tuple[int, int, int], ...], list[Callable[[], Any]]] = {}
+        """What was done for these tensors and regions: an arena that is filled in turn has two or three layouts."""
         self._next_flag = 1
         self._halves = range(0)
         """Flags that this push has used so far."""
@@ -98,9 +103,10 @@ class DeviceCopier:
         self.newest = Ticket(0, self._address, ())
         """Done when everything that was begun is."""
 
-    def copy(self, targets: Sequence[Target]) -> list[Ticket | HalfTicket | Exception]:
+    def copy(self, targets: Sequence[Target], again: bool = False) -> list[Ticket | HalfTicket | Exception]:
         """Begin to copy each tensor into its region; they are as they are now on the current stream. The tickets tell
-        when all are whole. Before what is copied changes, `wait` has to be called.
+        when all are whole. Before what is copied changes, `wait` has to be called. `again`: what is watched is the same
+        as last time, object for object.
 
         In the place of a tensor that could not be copied is the fault; its region is written to until `newest` is done.
         """
@@ -108,25 +114,48 @@ class DeviceCopier:
 
         self._begun.record(torch.cuda.current_stream(self.device))
         self._stream.wait_event(self._begun)
-        flags = self._take_flags(sum(map(_is_half, targets)))
-        keeps: list[object] = [self._memory]  # which a ticket may outlive this object by
-        tickets: list[int | Exception | None] = []
+        if not again:
+            self._known.clear()
+        keeps: list[object] = [self._memory, targets]  # the first is what a ticket may outlive this object by
         with torch.cuda.device(self.device), torch.cuda.stream(self._stream):
-            run = Run(self._staging)
             try:
-                for item, region in targets:
-                    try:
-                        tickets.append(self._add(run, item, region, flags, keeps))
-                    except Exception as error:
-                        tickets.append(error)
+                key = tuple((id(item), id(region.block), region.start) for item, region in targets)
+                if (steps := self._known.get(key)) is not None:
+                    flags: list[int | Exception | None] = [None] * len(targets)
+                    for step in steps:
+                        step()
+                else:
+                    flags, steps = self._begin(targets, keeps)
+                    if again and steps:
+                        self._known[key] = steps
+                        while len(self._known) > MAX_KNOWN:
+                            del self._known[next(iter(self._known))]
             finally:  # whatever comes of it, what was begun goes on
-                run.flush()
                 self._finish(keeps)
         newest, at = self.newest, self._address
         return [
             flag if isinstance(flag, Exception) else newest if flag is None else HalfTicket(newest, at + 8 * flag)
-            for flag in tickets
+            for flag in flags
         ]
+
+    def _begin(
+        self, targets: Sequence[Target], keeps: list[object]
+    ) -> tuple[list[int | Exception | None], list[Callable[[], Any]]]:
+        """Of each copy the fault, or the number of its flag where it has one; and what would do the same again, where
+        that can be said."""
+        flags = self._take_flags(sum(map(_is_half, targets)))
+        found: list[int | Exception | None] = []
+        run = Run(self._staging)
+        try:
+            for item, region in targets:
+                try:
+                    found.append(self._add(run, item, region, flags, keeps))
+                except Exception as error:
+                    found.append(error)
+        finally:
+            run.flush()
+        is_plain = all(item.decode is None and not DTYPES[item.dtype].scaled for item, _ in targets)
+        return found, run.steps if is_plain and not any(found) else []
 
     def _add(self, run: Run, item: Watched, region: Region, flags: Iterator[int], keeps: list[object]) -> int | None:
         """Begin one copy; the number of its flag, where it has one."""
@@ -145,6 +174,10 @@ class DeviceCopier:
         else:
             run.add(item.dtype, source, region)
         return None
+
+    def forget(self) -> None:
+        """What was remembered of a model: its tensors go with it."""
+        self._known.clear()
 
     def wait(self) -> None:
         """Have the current stream wait, on the device, for the copies that were begun."""

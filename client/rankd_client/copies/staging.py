@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from rankd_client.arena import ALIGNMENT_BYTES, Region, aligned
 from rankd_client.copies.halves import cast_half
@@ -14,10 +15,15 @@ if TYPE_CHECKING:
 
 class Run:
     """What is cast into the staging piece (uint8, on the GPU) before it is copied out: many tensors at once, by few
-    launches. On the current stream."""
+    launches. On the current stream.
+
+    `steps` are what it did, to be done again for the same tensors and regions: a fifth of the work.
+    """
 
     def __init__(self, staging: torch.Tensor) -> None:
+        self.steps: list[Callable[[], Any]] = []
         self._staging = staging
+        self._num_bytes = len(staging)  # which torch takes its time to tell
         self._casts: dict[object, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
         """Targets and sources, by their dtypes and layout: alike they take one launch, else one each."""
         self._spans: list[tuple[torch.Tensor, int, int, int]] = []
@@ -30,7 +36,7 @@ class Run:
         as_dtype: torch.dtype = getattr(torch, dtype)
         position = region.start
         block: torch.Tensor = region.block.memory.owner
-        for piece in pieces(source, len(self._staging) // as_dtype.itemsize):
+        for piece in pieces(source, self._num_bytes // as_dtype.itemsize):
             num_bytes = piece.numel() * as_dtype.itemsize
             start = self._place(block, position, num_bytes)
             target = self._staging[start : start + num_bytes].view(as_dtype).view(piece.shape)
@@ -45,7 +51,7 @@ class Run:
 
         position = region.start
         block: torch.Tensor = region.block.memory.owner
-        for piece in pieces(source, len(self._staging) // 2):
+        for piece in pieces(source, self._num_bytes // 2):
             start = self._place(block, position, 2 * piece.numel())
             target = self._staging[start : start + 2 * piece.numel()].view(torch.int16).view(piece.shape)
             cast_half(piece, unfit, target)
@@ -57,12 +63,12 @@ class Run:
             last_block, last_position, last_start, last_bytes = self._spans[-1]
             gap = position - (last_position + last_bytes)
             start = last_start + last_bytes + gap
-            if last_block is block and 0 <= gap < ALIGNMENT_BYTES and start + num_bytes <= len(self._staging):
+            if last_block is block and 0 <= gap < ALIGNMENT_BYTES and start + num_bytes <= self._num_bytes:
                 self._spans[-1] = block, last_position, last_start, last_bytes + gap + num_bytes
                 self._at = start + num_bytes
                 return start
         start = aligned(self._at)
-        if start + num_bytes > len(self._staging):
+        if start + num_bytes > self._num_bytes:
             self.flush()
             start = 0
         self._spans.append((block, position, start, num_bytes))
@@ -72,11 +78,13 @@ class Run:
     def flush(self) -> None:
         import torch
 
-        for targets, sources in self._casts.values():
-            torch._foreach_copy_(targets, sources)
+        steps: list[Callable[[], Any]] = [partial(torch._foreach_copy_, *cast) for cast in self._casts.values()]
         for block, position, start, num_bytes in self._spans:
-            source = self._staging[start : start + num_bytes]
-            block[position : position + num_bytes].copy_(source, non_blocking=True)
+            source, target = self._staging[start : start + num_bytes], block[position : position + num_bytes]
+            steps.append(partial(target.copy_, source, non_blocking=True))
+        for step in steps:
+            step()
+        self.steps += steps
         self._casts, self._spans, self._at = {}, [], 0
 
 
