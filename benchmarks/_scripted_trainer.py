@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import torch
 from _scripted import ScriptedModel, step_of
 
-import rankd_client.link.loop as loop
+import rankd_client.link.conversation as conversation
 from rankd_client import Client
 from rankd_client.wire import Ack
 
@@ -29,7 +29,7 @@ BURST = (7, 8)
 
 def log_acknowledgements(log: TextIO) -> None:
     """Write down what the client is told, before it acts on it. Nothing is changed on the way."""
-    decode = loop.decode
+    decode = conversation.decode
 
     def listen(frames: Sequence[Any]) -> Any:
         message = decode(frames)
@@ -37,7 +37,7 @@ def log_acknowledgements(log: TextIO) -> None:
             log.write(f"{message.state} {message.step} {message.layer}\n")
         return message
 
-    loop.decode = listen
+    conversation.decode = listen
 
 
 def main() -> None:

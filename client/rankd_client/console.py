@@ -33,6 +33,12 @@ def warn(line: str) -> None:
         log.warning("rankd: %s", line)
 
 
+def inform(line: str) -> None:
+    """One line to the log, for whoever looks at its infos."""
+    with contextlib.suppress(Exception):
+        log.info("rankd: %s", line)
+
+
 def describe(error: BaseException) -> str:
     """Type and text of an exception, if it has one that can be read."""
     try:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from rankd_client.config import Config
 from rankd_client.outbox import Outbox
-from rankd_client.wire import Hello, Plan
+from rankd_client.wire import LOCAL_VERSION, Hello, Plan
 
 
 class Outlet(Protocol):
@@ -53,4 +53,4 @@ def make_outlet(config: Config, hello: Hello, outbox: Outbox, on_alert: Callable
         return Spool(Path(config.spool), config.spool_bytes, hello, outbox)
     from rankd_client.link import Link
 
-    return Link(config.address, hello, outbox, on_alert, config.key)
+    return Link(config.address, hello, outbox, on_alert, config.key, LOCAL_VERSION)

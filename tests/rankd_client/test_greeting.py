@@ -17,7 +17,7 @@ from rankd_client.arena import Arena, Memory
 from rankd_client.console import FaultLog
 from rankd_client.greeting import Inquiry, mechanism_at, refusal
 from rankd_client.keys import Key
-from rankd_client.link import Link, loop
+from rankd_client.link import Link, conversation
 from rankd_client.outbox import Outbox
 from rankd_client.wire import Hello, decode
 
@@ -62,8 +62,8 @@ class Lines(logging.Handler):
 
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
-    monkeypatch.setattr(loop, "OPEN_SECONDS", 0.1)
-    monkeypatch.setattr(loop, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(conversation, "OPEN_SECONDS", 0.1)
+    monkeypatch.setattr(conversation, "RETRY_SECONDS", 0.05)
     handler = Lines()
     logging.getLogger("rankd_client").addHandler(handler)
     yield handler

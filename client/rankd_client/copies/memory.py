@@ -55,7 +55,7 @@ def _mapped(num_bytes: int) -> tuple[memfd.Bytes, int]:
 
 
 def _register(array: memfd.Bytes) -> bool:
-    """Lock its pages for the GPUs, as long as the array lives: just those, where torch's pinned memory would round their
+    """Lock its pages for the GPUs, as long as the array lives: just those, where torch would round their
     number up to a power of two."""
     import torch
 

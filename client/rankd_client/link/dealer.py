@@ -115,10 +115,13 @@ class Dealer:
         except zmq.Again:
             return None
 
-    def wait(self, wake_fd: int, to_write: bool, seconds: float) -> bool:
-        """Sleep until `wake_fd` or a message can be read, or (if `to_write`) one sent; whether `wake_fd` is it."""
+    def wait(self, wake_fd: int, to_write: bool, seconds: float, other_fd: int | None = None) -> bool:
+        """Sleep until `wake_fd`, `other_fd` or a message can be read, or (if `to_write`) one sent; whether `wake_fd` is
+        it."""
         poller = zmq.Poller()
         poller.register(wake_fd, zmq.POLLIN)
+        if other_fd is not None:
+            poller.register(other_fd, zmq.POLLIN)
         if self._socket is not None:
             poller.register(self._socket, zmq.POLLIN | (zmq.POLLOUT if to_write else 0))
         return wake_fd in dict(poller.poll(int(1000 * max(0.0, seconds)) + 1))

@@ -1,13 +1,30 @@
-"""What may be sent when: chunks, within the credit that the daemon grants and the places in ZeroMQ's queue."""
+"""What may be sent when: chunks, within the credit that the daemon grants and the places in ZeroMQ's queue; and which
+of them are loans that have not ended yet."""
 
 from __future__ import annotations
 
+from collections import deque
+from dataclasses import replace
+
 from rankd_client.link.dealer import Dealer
-from rankd_client.outbox import Outbox
-from rankd_client.wire import MIN_CHUNK_BYTES
+from rankd_client.link.lender import Lender
+from rankd_client.outbox import Outbox, Snapshot, Tracker
+from rankd_client.wire import MIN_CHUNK_BYTES, Lent
 
 STARVED_SECONDS = 30.0
 """Credit comes back as soon as a chunk is taken; after this long without any, the answer to a chunk was lost."""
+
+Name = tuple[str, str, int]
+"""(layer, role, step) of a snapshot"""
+
+
+class Loan:
+    """A tracker: `done` once the daemon does not read the memory any more."""
+
+    __slots__ = ("done",)
+
+    def __init__(self) -> None:
+        self.done = False
 
 
 class Flow:
@@ -18,6 +35,8 @@ class Flow:
         self.chunk_bytes = MIN_CHUNK_BYTES
         self.congested = False
         self._starved_since: float | None = None
+        self._under_way: deque[tuple[Name, Loan | None]] = deque()
+        """All that costs credit and was not answered, in the order in which it went; None: in a frame."""
 
     def begin(self, credit_bytes: int, chunk_bytes: int) -> None:
         """A new connection grants this much. Chunks are made small enough for it, where they may be."""
@@ -26,24 +45,48 @@ class Flow:
         self.end()
 
     def end(self) -> None:
+        """The connection is over, and (its lender saw to that) all loans with it."""
         self.congested, self._starved_since = False, None
+        self.end_loans()
+        self._under_way.clear()
 
-    def earn(self, credit_bytes: int) -> None:
-        if credit_bytes > 0:
-            self.credit_bytes += credit_bytes
-            self._starved_since = None
+    def end_loans(self) -> None:
+        """To be called once the epoch was raised."""
+        for _, loan in self._under_way:
+            if loan is not None:
+                loan.done = True
+
+    @property
+    def num_loans(self) -> int:
+        return sum(loan is not None and not loan.done for _, loan in self._under_way)
+
+    def earn(self, credit_bytes: int, name: Name | None = None) -> None:
+        """Credit came back. It is the answer to what went first of `name`, and to all before that, whose answers got
+        lost: a daemon answers in the order in which it was sent to."""
+        if credit_bytes <= 0:
+            return
+        self.credit_bytes += credit_bytes
+        self._starved_since = None
+        if name is None or not any(sent == name for sent, _ in self._under_way):
+            return
+        is_answered = False
+        while not is_answered:
+            sent, loan = self._under_way.popleft()
+            is_answered = sent == name
+            if loan is not None:
+                loan.done = True
 
     def patience_ends(self) -> float:
         """When to give the connection up for want of credit, on the clock that pump() is given."""
         return float("inf") if self._starved_since is None else self._starved_since + STARVED_SECONDS
 
-    def pump(self, outbox: Outbox, dealer: Dealer, now_seconds: float) -> None:
+    def pump(self, outbox: Outbox, dealer: Dealer, lender: Lender, now_seconds: float) -> None:
         """Send what is unsent, as far as it goes."""
         self.congested = False
         while (snapshot := outbox.next_unsent()) is not None:
             num_bytes = min(self.chunk_bytes, snapshot.num_bytes - snapshot.sent_bytes)
             starved = num_bytes > self.credit_bytes
-            tracker = None if starved else dealer.send_chunk(snapshot.next_chunk(num_bytes))
+            tracker = None if starved else self._send(snapshot, num_bytes, dealer, lender)
             if tracker is None:
                 outbox.put_back(snapshot)
                 self.congested = not starved
@@ -53,3 +96,19 @@ class Flow:
             self.credit_bytes -= num_bytes
             outbox.sent(snapshot, num_bytes, tracker)
         self._starved_since = None
+
+    def _send(self, snapshot: Snapshot, num_bytes: int, dealer: Dealer, lender: Lender) -> Tracker | None:
+        """The next bytes, lent where their memory is; None: they cannot go now."""
+        chunk, block = snapshot.next_chunk(num_bytes), lender.number_of(snapshot.region.block)
+        name = (snapshot.layer, snapshot.role, snapshot.step)
+        if block is None:
+            tracker = dealer.send_chunk(chunk)
+            if tracker is not None:
+                self._under_way.append((name, None))
+            return tracker
+        at = snapshot.region.start + snapshot.sent_bytes
+        if not dealer.send(Lent(replace(chunk, payload=b""), block, at, num_bytes)):
+            return None
+        loan = Loan()
+        self._under_way.append((name, loan))
+        return loan

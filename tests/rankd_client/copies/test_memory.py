@@ -50,7 +50,9 @@ def test_without_memfds_or_seals_it_is_memory_of_ones_own(missing: str, monkeypa
 
 
 def test_the_interpreter_ends_in_silence_with_the_memory_in_use() -> None:
-    code = "import atexit; from rankd_client.copies import allocate; m = allocate(65536); atexit.register(m.view.tobytes)"
+    code = (
+        "import atexit; from rankd_client.copies import allocate; m = allocate(9999); atexit.register(m.view.tobytes)"
+    )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
 

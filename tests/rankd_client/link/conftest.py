@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from link_ends import PATIENCE_SECONDS, Router, Setup
 
-from rankd_client.link import loop
+from rankd_client.link import conversation
 
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "RETRY_SECONDS", 0.05)
-    monkeypatch.setattr(loop, "HELLO_SECONDS", 2.0)
+    monkeypatch.setattr(conversation, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(conversation, "HELLO_SECONDS", 2.0)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import logging
 import pytest
 from link_ends import MIB, PATIENCE_SECONDS, Router, Setup
 
-from rankd_client.link import loop
+from rankd_client.link import conversation
 from rankd_client.wire import MIN_CHUNK_BYTES, Bye, Chunk, Heartbeat, Hello, Refusal, Welcome
 
 
@@ -60,7 +60,7 @@ def test_both_sides_beat(router: Router, setup: Setup) -> None:
 def test_a_daemon_that_does_not_answer_is_asked_again(
     router: Router, setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    setup.link._hello_seconds = 0.1
+    setup.link._talk.hello_seconds = 0.1
     hello = router.receive()
     assert isinstance(hello, Hello) and router.welcome() == hello
 
@@ -70,7 +70,7 @@ def test_a_refused_connection_is_tried_again_ever_more_rarely(router: Router, se
         assert isinstance(router.receive(), Hello)
         router.send(Refusal("too_many_connections", "full"))
     assert isinstance(router.receive(), Hello)
-    assert setup.link._retry_seconds == pytest.approx(loop.RETRY_SECONDS * 8)
+    assert setup.link._talk.retry_seconds == pytest.approx(conversation.RETRY_SECONDS * 8)
 
 
 def test_stop_sends_what_is_pending_and_says_bye(router: Router, setup: Setup) -> None:
