@@ -4,7 +4,7 @@
     DIR/SESSION/NN.spool     its snapshots of thinning class NN (see thinning): preamble, records, each behind the other
     DIR/SESSION/done         written by `rankd sync`: what was dealt with
 
-A record is a head of 32 bytes, the header of a message of the push connection, and its body: all bytes of a shard. What
+A record is a head of 36 bytes, the header of a message of the push connection, and its body: all bytes of a shard. What
 is there is read like what comes over a network: caps first, then checksums, then the codec. Integers are little-endian.
 """
 
@@ -27,7 +27,7 @@ MAX_CLASS = 63
 
 _PREAMBLE = struct.Struct("<12sHH16s")
 _HEAD = struct.Struct("<dII")
-_RECORD = struct.Struct("<4sIQQI")
+_RECORD = struct.Struct("<4sIQQII")
 _CRC = struct.Struct("<I")
 RECORD_MAGIC = b"snap"
 PREAMBLE_BYTES = _PREAMBLE.size
@@ -92,8 +92,8 @@ def pack_origin(origin: Origin) -> bytes:
 
 def pack_record(number: int, header: bytes, body: bytes | bytearray | memoryview) -> bytes:
     """What stands in front of `body`."""
-    head = _RECORD.pack(RECORD_MAGIC, len(header), len(body), number, zlib.crc32(body))
-    return head + _CRC.pack(zlib.crc32(header, zlib.crc32(head))) + header
+    head = _RECORD.pack(RECORD_MAGIC, len(header), len(body), number, zlib.crc32(header), zlib.crc32(body))
+    return head + _CRC.pack(zlib.crc32(head)) + header
 
 
 def read_origin(path: Path) -> Origin:
@@ -156,16 +156,16 @@ class Log:
         content = os.pread(self.fd, RECORD_BYTES + 512, at)  # most headers are shorter, and come along
         if len(content) < RECORD_BYTES:
             return None
-        magic, header_bytes, body_bytes, number, body_crc = _RECORD.unpack_from(content)
-        if magic != RECORD_MAGIC or header_bytes > MAX_HEADER_BYTES:
+        magic, header_bytes, body_bytes, number, header_crc, body_crc = _RECORD.unpack_from(content)
+        (crc,) = _CRC.unpack_from(content, _RECORD.size)
+        if magic != RECORD_MAGIC or header_bytes > MAX_HEADER_BYTES or zlib.crc32(content[: _RECORD.size]) != crc:
             raise SpoolError(self.path, "expected a record; it is damaged from here on", at)
         header = content[RECORD_BYTES : RECORD_BYTES + header_bytes]
         if len(header) < header_bytes:
             header = os.pread(self.fd, header_bytes, at + RECORD_BYTES)
         if len(header) < header_bytes:
             return None
-        (crc,) = _CRC.unpack_from(content, _RECORD.size)
-        if zlib.crc32(header, zlib.crc32(content[: _RECORD.size])) != crc:
+        if zlib.crc32(header) != header_crc:
             raise SpoolError(self.path, "a record's checksum is wrong; it is damaged from here on", at)
         return Record(at, number, header, body_bytes, body_crc)
 
