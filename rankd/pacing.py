@@ -19,6 +19,9 @@ log = logging.getLogger("rankd.pacing")
 MAX_EVERY = 1 << 16
 """Steps; what a client tells must not silence its job for ever."""
 
+MIN_SECONDS = 1e-9
+"""What a client tells may be as near to nothing as it likes, and is divided by."""
+
 MAX_LOST = 0.05
 """Share of a review's layers that may be lost before it counts as too much."""
 
@@ -63,8 +66,8 @@ def every_by_cost(trainers: Sequence[Trainer]) -> int:
     needed = 0.0
     for stats in (trainer.stats for trainer in trainers):
         if stats.max_overhead and stats.push_seconds is not None and stats.step_seconds:
-            needed = max(needed, stats.push_seconds / (stats.max_overhead * stats.step_seconds))
-    return 0 if needed <= 1.0 else min(MAX_EVERY, round_up(needed))
+            needed = max(needed, stats.push_seconds / max(MIN_SECONDS, stats.max_overhead * stats.step_seconds))
+    return 0 if needed <= 1.0 else round_up(min(MAX_EVERY, needed))
 
 
 @dataclass(slots=True)
@@ -117,11 +120,12 @@ class Pacer:
 
     def _lead(self, trainers: Sequence[Trainer], newest: int, now: float, heartbeat_seconds: float) -> int:
         """Steps that the fastest makes until the slowest has heard."""
-        rates = [1.0 / trainer.stats.step_seconds for trainer in trainers if trainer.stats.step_seconds]
+        told = (trainer.stats.step_seconds for trainer in trainers)
+        rates = [1.0 / max(MIN_SECONDS, seconds) for seconds in told if seconds]
         if self._seen is not None and now > self._seen[1]:
             rates.append((newest - self._seen[0]) / (now - self._seen[1]))
         self._seen = newest, now
-        return 2 + min(MAX_LEAD, math.ceil(LEAD_HEARTBEATS * heartbeat_seconds * max([0.0, *rates])))
+        return 2 + math.ceil(min(MAX_LEAD, LEAD_HEARTBEATS * heartbeat_seconds * max([0.0, *rates])))
 
     def _weigh(self, in_force: int, now: float) -> None:
         """Whether layers get lost, and what interval that asks for."""

@@ -26,7 +26,7 @@ class Trainer:
     world_size: int
     since: float
     step: int | None = None
-    """Of the newest chunk that was taken."""
+    """Of the chunk that was taken last."""
     told_at: float = 0.0
     stats: Stats = NO_STATS
     gone_at: float | None = None
@@ -34,8 +34,8 @@ class Trainer:
 
     @property
     def newest_step(self) -> int | None:
-        """That it is known to have pushed; where it went back to a checkpoint, since then."""
-        return self.step if self.stats.step is None else self.stats.step
+        """That it is known to have pushed: what it tells may be a while on its way behind its chunks."""
+        return max((step for step in (self.step, self.stats.step) if step is not None), default=None)
 
     def to_json(self) -> dict[str, Any]:
         name = {"run": self.run, "process_rank": self.process_rank, "world_size": self.world_size}
@@ -69,8 +69,11 @@ class Trainers:
             trainer.step = step
 
     def told(self, session: bytes, stats: Stats, now: float) -> None:
-        if (trainer := self._here.get(session)) is not None:
-            trainer.stats, trainer.told_at = stats, now
+        if (trainer := self._here.get(session)) is None:
+            return
+        before, trainer.stats, trainer.told_at = trainer.stats.step, stats, now
+        if trainer.step is not None and stats.step is not None and before is not None and stats.step < before:
+            trainer.step = stats.step  # it went back to a checkpoint
 
     def left(self, session: bytes) -> None:
         """It said bye, or was sent away."""

@@ -1,0 +1,117 @@
+"""A job of many processes on one host, with shards as a sharded model has them: children that push, and hold together
+as a job's collectives would hold them."""
+
+from __future__ import annotations
+
+import ctypes
+import inspect
+import multiprocessing
+import os
+import random
+import signal
+import time
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+
+from rankd_client import Client
+from rankd_client.watch import Place
+from rankd_client.wire import Shard
+
+OUT = 1 << 62
+"""The step of a process that the others do not wait for."""
+
+POLL_SECONDS = 0.004
+SLOWER = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """`apart`: steps by which processes may differ. `slow_share` of them take SLOWER times as long for a step."""
+
+    run: str
+    url: str
+    num_processes: int = 64
+    num_layers: int = 24
+    size: int = 512
+    step_seconds: float = 0.05
+    apart: int = 3
+    slow_share: float = 0.05
+    seconds: float = 60.0
+    max_overhead: float | None = 0.05
+
+
+class Rows:
+    """Places each tensor, rows of a matrix that is cut evenly, where it is in the whole."""
+
+    def __init__(self, process_rank: int, world_size: int) -> None:
+        self.process_rank, self.world_size = process_rank, world_size
+
+    def place(self, name: str, tensor: Any) -> Place | str | None:
+        rows, cols = tensor.shape
+        start = self.process_rank * rows
+        shard = Shard(rectangles=((start, start + rows, 0, cols),))
+        return Place(name, tensor, (rows * self.world_size, cols), shard, 0, self.world_size)
+
+
+class Processes:
+    """The children of a job: steps of each, and signals to one of them."""
+
+    def __init__(self, job: Job) -> None:
+        context = multiprocessing.get_context("fork")
+        self.steps = multiprocessing.RawArray(ctypes.c_int64, job.num_processes)
+        self.pushed = multiprocessing.RawArray(ctypes.c_int64, job.num_processes)
+        """Layers that each has given to its client."""
+        self._children: list[BaseProcess] = [
+            context.Process(target=_train, args=(job, number, self.steps, self.pushed), daemon=True)
+            for number in range(job.num_processes)
+        ]
+        for child in self._children:
+            child.start()
+
+    def kill(self, number: int) -> None:
+        self._children[number].kill()
+        self._children[number].join()
+        self.steps[number] = OUT
+
+    def freeze(self, number: int, seconds: float) -> None:
+        pid = self._children[number].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGCONT)
+
+    def join(self) -> None:
+        for child in self._children:
+            child.join()
+            child.close()
+
+
+def _train(job: Job, number: int, steps: Any, pushed: Any) -> None:
+    os.environ |= {"RANK": str(number), "WORLD_SIZE": str(job.num_processes)}
+    torch.set_num_threads(1)
+    chance = random.Random(number)
+    weights = {f"h.{i}.weight": torch.randn(job.size // job.num_processes, job.size) for i in range(job.num_layers)}
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # each would say how it starts
+    rows, options = Rows(number, job.num_processes), {}
+    if "adapters" in inspect.signature(Client).parameters:
+        options["adapters"] = (rows,)
+    client = Client(job.run, job.url, max_overhead=job.max_overhead, echo=False, **options)
+    if not options:
+        pusher: Any = client._pusher
+        pusher._watcher.adapters = (rows,)
+    is_slow = number % max(1, round(1 / job.slow_share)) == 1
+    until = time.monotonic() + job.seconds
+    step = 0
+    while time.monotonic() < until:
+        time.sleep(job.step_seconds * chance.uniform(0.8, 1.2) * (SLOWER if is_slow else 1.0))
+        pushed[number] += client.push(weights, step=step).num_queued
+        step += 1
+        steps[number] = step
+        while min(steps) < step - job.apart and time.monotonic() < until:
+            time.sleep(POLL_SECONDS)
+    steps[number] = OUT
+    client.flush(10.0)
+    client.close()
