@@ -10,9 +10,14 @@ from dataclasses import dataclass, field
 from rankd.gate.bucket import Bucket
 from rankd.gate.framing import SIGNATURE_BYTES, Breach, Framing
 from rankd.gate.limits import MAX_COMMAND_BYTES, GateLimits
+from rankd.gate.pipes import Pipe, Pipes
 
 BUFFER_BYTES = 256 << 10
 """Read at once. What the other side does not take at once is kept, and nothing more is read until it has."""
+
+MIN_SPLICED_BYTES = BUFFER_BYTES // 2
+"""Less of a frame is copied; and so is what follows, until there is much to be read again: who sends in tiny packets
+would have a page of the kernel's memory for each of them, while libzmq does not read."""
 
 SCRATCH_BYTES = 2 * BUFFER_BYTES + MAX_COMMAND_BYTES
 """What was read, behind what was held back of the last time."""
@@ -61,7 +66,9 @@ class Connection:
     Of the gate's thread, but for `user_id` and what `deliver` touches, which `lock` guards.
     """
 
-    def __init__(self, listener: Listener, outer: socket.socket, peer: str, name: str, lock: threading.Lock) -> None:
+    def __init__(
+        self, listener: Listener, outer: socket.socket, peer: str, name: str, lock: threading.Lock, pipes: Pipes
+    ) -> None:
         self.listener = listener
         self.outer: socket.socket | None = outer
         self.inner: socket.socket | None = None
@@ -77,6 +84,11 @@ class Connection:
         """Read, but not to be let through yet."""
         self.to_inner = b""
         self.to_outer = b""
+        self._pipe: Pipe | None = None
+        """With what follows `to_inner`."""
+        self._pipes = pipes
+        self._is_fast = False
+        """The last read brought much: there is more."""
         self.has_ended = False
         """The peer sends no more, or is not listened to any more."""
         self.inner_ended = False
@@ -90,27 +102,49 @@ class Connection:
     def is_readable(self) -> bool:
         """Whether more from the peer could be passed on."""
         stopped = self.has_ended or self.inner_ended or self.framing.breach is not None
-        return self.outer is not None and not (stopped or self.to_inner or self.framing.wants_room)
+        return self.outer is not None and not (stopped or self.waits_inside or self.framing.wants_room)
+
+    @property
+    def waits_inside(self) -> bool:
+        """Whether libzmq has not taken all that was let through."""
+        return bool(self.to_inner or self._pipe is not None)
 
     def read_outer(self, scratch: memoryview) -> None:
         """Pass on what the peer sent, as far as its frames may go and libzmq takes them. Raises OSError if it is
         gone."""
-        if self.framing.wants_room and not self.to_inner:
+        if self.framing.wants_room and not self.waits_inside:
             self._let_through(memoryview(self.held))
         for _ in range(MAX_READS):
             if not self.is_readable:
                 return
             assert self.outer is not None
-            num_held = len(self.held)
-            scratch[:num_held] = self.held
+            goes_unseen = self._is_fast and self.framing.remaining_bytes >= MIN_SPLICED_BYTES
+            pipe = self._pipes.take() if goes_unseen else None
             try:
-                num_read = self.outer.recv_into(scratch[num_held : num_held + BUFFER_BYTES])
+                num_read = self._read(self.outer, scratch) if pipe is None else self._splice(self.outer, pipe)
             except (BlockingIOError, InterruptedError):
                 return
-            if not num_read:
-                self.has_ended = True
-                return
+            self.has_ended |= not num_read
+
+    def _read(self, outer: socket.socket, scratch: memoryview) -> int:
+        num_held = len(self.held)
+        scratch[:num_held] = self.held
+        num_read = outer.recv_into(scratch[num_held : num_held + BUFFER_BYTES])
+        if num_read:
             self._let_through(scratch[: num_held + num_read])
+        self._is_fast = num_read >= MIN_SPLICED_BYTES
+        return num_read
+
+    def _splice(self, outer: socket.socket, pipe: Pipe) -> int:
+        """Of a frame's body."""
+        self._pipe = pipe
+        try:
+            num_read = pipe.fill(outer, self.framing.remaining_bytes)
+            self.framing.skip(num_read)
+        finally:
+            self.flush_inner()
+        self._is_fast = num_read >= MIN_SPLICED_BYTES
+        return num_read
 
     def read_inner(self, scratch: memoryview) -> None:
         """Pass on what libzmq sent."""
@@ -134,8 +168,13 @@ class Connection:
             return
         try:
             self.to_inner = _send(self.inner, memoryview(self.to_inner))
+            if self._pipe is not None and not self.to_inner:
+                self._pipe.drain(self.inner)
         except OSError:  # libzmq refused the peer; what it says about that is still to be read
-            self.held, self.to_inner, self.has_ended = b"", b"", True
+            self.held, self.has_ended = b"", True
+            self._forget_unsent()
+        if self._pipe is not None and not self._pipe.num_bytes:
+            self._forget_unsent()
 
     def flush_outer(self) -> None:
         """Once the peer has room again."""
@@ -152,8 +191,8 @@ class Connection:
     def cut(self) -> None:
         """Hear no more of the peer, not what waits here either. What is whole in libzmq's hands will be delivered."""
         self.leave_outer()
-        sent = self.framing.position - len(self.to_inner)
-        self.to_inner = b""
+        sent = self.framing.position - len(self.to_inner) - (self._pipe.num_bytes if self._pipe is not None else 0)
+        self._forget_unsent()
         ends = self.framing.ends
         with self._lock:
             while ends and ends[-1][0] > sent:
@@ -169,7 +208,7 @@ class Connection:
         with self._lock:
             while ends and not ends[-1][2]:  # of a message that was never finished
                 ends.pop()
-            is_early = bool(self.to_inner or (ends and not anyway))
+            is_early = self.waits_inside or bool(ends and not anyway)
         if not is_early and not self._was_shut and self.inner is not None:
             self._was_shut = True
             with contextlib.suppress(OSError):
@@ -195,8 +234,15 @@ class Connection:
             if end is not None:
                 end.close()
         self.outer = self.inner = None
+        self._forget_unsent()
         if self.listener.limits.max_subscriptions:
             self.listener.subscription_bytes -= self.framing.reserved_bytes
+
+    def _forget_unsent(self) -> None:
+        self.to_inner = b""
+        if self._pipe is not None:
+            self._pipes.give_back(self._pipe)
+            self._pipe = None
 
     def _say(self, data: memoryview) -> None:
         if self.outer is None or self._is_deaf:

@@ -6,7 +6,6 @@ import errno
 import os
 import selectors
 import socket
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -31,7 +30,8 @@ TCP_OPTIONS = tuple(
 
 class Doorman:
     """Accepts for the gate, on its thread. `refused(listener, peer, name, reason, detail)` is told of whom it sends
-    away; `end(connection, reason, detail)` ends one that makes way for another."""
+    away; `end(connection, reason, detail)` ends one that makes way for another; `connect(listener, accepted, peer,
+    name)` makes one of who may come in."""
 
     def __init__(
         self,
@@ -40,14 +40,14 @@ class Doorman:
         on_fault: Callable[[str, str | None], None],
         refused: Callable[[Listener, str, str, str, str], None],
         end: Callable[[Connection, str, str], None],
-        lock: threading.Lock,
+        connect: Callable[[Listener, socket.socket, str, str], Connection],
     ) -> None:
         self._selector = selector
         self._any_fd = any_fd
         self._on_fault = on_fault
         self._refused = refused
         self._end = end
-        self._lock = lock
+        self._connect = connect
         self._listeners: list[Listener] = []
         self._paused_until: float | None = None
 
@@ -142,7 +142,7 @@ class Doorman:
             self._refused(listener, peer, name, reason, detail)
             accepted.close()
             return None
-        connection = Connection(listener, accepted, peer, name, self._lock)
+        connection = self._connect(listener, accepted, peer, name)
         connection.is_counted = True
         listener.connections[connection] = None
         listener.num_present += 1

@@ -67,6 +67,18 @@ class Framing:
         """Whether a message has begun and not ended."""
         return self._remaining > 0 or self._frames_in_message > 0
 
+    @property
+    def remaining_bytes(self) -> int:
+        """Of the body of the message frame under way. They may go on without being seen."""
+        return self._remaining
+
+    def skip(self, num_bytes: int) -> None:
+        """So many of `remaining_bytes` went on."""
+        self._remaining -= num_bytes
+        self.position += num_bytes
+        if not self._remaining:
+            self._end_frame()
+
     def feed(self, data: memoryview, room_bytes: int) -> int:
         """How many bytes of `data` may go on. The rest is to be given again, in front of what follows: an incomplete
         header or command, or (`wants_room`) a frame for which `room_bytes` or `window_frames` leave no place."""
@@ -77,10 +89,7 @@ class Framing:
             while taken < len(data):
                 if self._remaining:
                     step = min(self._remaining, len(data) - taken)
-                    self._remaining -= step
-                    self.position += step
-                    if not self._remaining:
-                        self._end_frame()
+                    self.skip(step)
                 elif step := self._take(data[taken:], limit):
                     self.position += step
                 else:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Set
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from rankd.gate.errands import Errands
 from rankd.gate.inside import Inside
 from rankd.gate.limits import GateLimits
 from rankd.gate.patience import Patience
+from rankd.gate.pipes import Pipes
 
 log = logging.getLogger("rankd.gate")
 
@@ -59,7 +61,9 @@ class Gate:
         self._errands = Errands(self._selector)
         self._lock = threading.Lock()
         any_fd = self._errands.fileno()
-        self._doorman = Doorman(self._selector, any_fd, on_fault, self._cuts.count, self._end, self._lock)
+        self._pipes = Pipes()
+        admit = partial(Connection, lock=self._lock, pipes=self._pipes)
+        self._doorman = Doorman(self._selector, any_fd, on_fault, self._cuts.count, self._end, admit)
         self._patience: dict[Connection, Patience] = {}
         self._waiting: dict[Connection, None] = {}
         self._made_room: deque[Connection] = deque()
@@ -224,7 +228,7 @@ class Gate:
         inner_open = not connection.inner_ended
         self._watch(
             connection, connection.inner, inner_open and not connection.to_outer,
-            inner_open and bool(connection.to_inner),
+            inner_open and connection.waits_inside,
         )  # fmt: skip
         if connection.framing.wants_room and not connection.has_ended:
             self._waiting.setdefault(connection)
@@ -293,3 +297,4 @@ class Gate:
             self._drop(connection)
         self._selector.close()
         self._errands.close()
+        self._pipes.close()

@@ -15,6 +15,9 @@ from rankd.gate.connection import Connection
 MAX_LET_IN = 10_000
 """Addresses and users of which it is remembered when they were let in last."""
 
+SEND_BUFFER_BYTES = 1 << 20
+"""What may wait in the kernel for libzmq to read it; the kernel gives what it has. Smaller ones cost more turns."""
+
 
 class Inside:
     """Each connection has a name of its own in `directory`, there for a moment. It is what `getpeername` says at
@@ -36,6 +39,7 @@ class Inside:
         inner = socket.socket(socket.AF_UNIX)
         try:
             inner.setblocking(False)
+            inner.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
             inner.bind(name)
             inner.connect(connection.listener.inner_path)
         except BlockingIOError:

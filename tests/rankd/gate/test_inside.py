@@ -15,6 +15,7 @@ from served_gate import LIMITS, SIGNATURE
 
 from rankd.gate.connection import Connection, Listener
 from rankd.gate.inside import Inside
+from rankd.gate.pipes import Pipes
 
 
 def test_each_message_tells_its_connection(make: Any) -> None:
@@ -48,7 +49,9 @@ def test_a_descriptor_that_libzmq_closed_by_itself_comes_to_name_another_connect
     listener.socket.listen()
     end, connections = socket.socket(socket.AF_UNIX), []
     for name in ("a", "b"):
-        connections.append(Connection(listener, socket.socket(socket.AF_UNIX), "uid 0", name, threading.Lock()))
+        connections.append(
+            Connection(listener, socket.socket(socket.AF_UNIX), "uid 0", name, threading.Lock(), Pipes())
+        )
         assert inside.connect(connections[-1])
         accepted, _ = listener.socket.accept()
         os.dup2(accepted.fileno(), end.fileno())
