@@ -13,6 +13,7 @@ from rankd.doctor.files import open_files_of
 from rankd.doctor.finding import Finding, ok, problem
 from rankd.doctor.plan import check_plan
 from rankd.doctor.probe import Probe
+from rankd.doctor.trainers import check_trainers
 from rankd_client.endpoints import EndpointError, Endpoints, NotThereYet, check_owner, endpoints_of
 from rankd_client.keys import Key, KeyFileError, find_key, needs_key
 from rankd_client.wire import (
@@ -35,6 +36,7 @@ SLOW_SECONDS = 1.0
 """An answer comes from memory, in a millisecond; a daemon that takes so long is starved of its core."""
 
 CLOCK_SECONDS = 5.0
+BY_DESIGN = {f"dropped_{why}" for why in ("superseded", "overtaken", "late", "late_shards", "process_gone")}
 REACHABLE = "the daemon's URL: --url or RANKD_URL"
 
 
@@ -142,10 +144,11 @@ def _compare_clocks(told: Any) -> Finding:
 
 
 def _check_drops(dropped: Any) -> Finding:
-    """Newest wins is by design, and says that measuring is slower than pushing; anything else was lost."""
+    """Newest wins is by design, here and in the clients, and trainers that end are no fault of the daemon; anything
+    else was lost."""
     counts = {name: n for name, n in dropped.items() if n} if isinstance(dropped, Mapping) else {}
     text = ", ".join(f"{name}={n}" for name, n in sorted(counts.items())) or "nothing was dropped"
-    if set(counts) <= {"dropped_superseded"}:
+    if set(counts) <= BY_DESIGN:
         return ok("drops", text)
     return problem("drops", text, "look at its log for when; what the counters mean stands in docs/operations.md")
 
@@ -164,6 +167,8 @@ def _check_state(state: Mapping[str, Any]) -> Iterator[Finding]:
         yield ok("fault", "the daemon reports none of its own")
     if isinstance(plan := state.get("plan"), Mapping):
         yield check_plan(plan)
+    if "trainers" in state:
+        yield from check_trainers(state["trainers"])
 
 
 def _answered(check: str, address: str, seconds: float) -> Finding:
