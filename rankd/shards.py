@@ -12,16 +12,17 @@ from rankd.records import LayerStep, Snapshot
 from rankd.scaled import largest_magnitude
 from rankd_client.wire import DTYPES, Chunk, Dtype, Shard, WireError, row_elements
 
-_BITS: dict[int, tuple[type[np.unsignedinteger], int]] = {
-    2: (np.uint16, 0x7FFF),
-    4: (np.uint32, 0x7FFF_FFFF),
-    8: (np.uint64, 0x7FFF_FFFF_FFFF_FFFF),
-}
+_UNSIGNED: dict[int, type[np.unsignedinteger]] = {2: np.uint16, 4: np.uint32, 8: np.uint64}
+_SIGNED: dict[int, type[np.signedinteger]] = {2: np.int16, 4: np.int32, 8: np.int64}
 _INFINITY_BITS = {"float64": 0x7FF << 52, "float32": 0xFF << 23, "float16": 0x1F << 10, "bfloat16": 0xFF << 7}
 
 MAX_PIECES_PER_LAYER = 1 << 14
 """Rectangles or ranges of all shards of a layer, because a peer may say hello anew for each shard of 1,024 of them, and
 each new shard is compared with all there are: 0.1 s at most."""
+
+PIECE_BYTES = 512 << 10
+"""Of a chunk, copied and looked at before the next: it is in the core's own cache still. A multiple of every dtype's
+size."""
 
 
 @dataclass(slots=True)
@@ -43,17 +44,34 @@ class OpenShard:
     def store(self, chunk: Chunk) -> None:
         """Take the next bytes."""
         start, end = self.num_received, chunk.offset + len(chunk.payload)
-        self.data[start:end] = np.frombuffer(chunk.payload, np.uint8)
+        payload = np.frombuffer(chunk.payload, np.uint8)
         self.num_received = end
         if self.row_bytes:
+            self.data[start:end] = payload
             whole = self.data[start // self.row_bytes * self.row_bytes : end // self.row_bytes * self.row_bytes]
             largest = largest_magnitude(whole.reshape(-1, self.row_bytes), chunk.dtype) if len(whole) else 0.0
             self.finite &= math.isfinite(largest)
-        else:  # bit patterns without their sign are ordered like the magnitudes, NaN above Infinity
-            bits, mask = _BITS[chunk.item_bytes]
-            largest = int((self.data[start:end].view(bits) & bits(mask)).max())
-            self.finite &= largest < _INFINITY_BITS[chunk.dtype]
-        self.zero &= largest == 0
+            self.zero &= largest == 0
+            return
+        for at in range(start, end, PIECE_BYTES):
+            piece = self.data[at : min(end, at + PIECE_BYTES)]
+            piece[:] = payload[at - start : at - start + len(piece)]
+            largest_bits = largest_without_sign(piece, chunk.item_bytes)
+            self.finite &= largest_bits < _INFINITY_BITS[chunk.dtype]
+            self.zero &= largest_bits == 0
+
+
+def largest_without_sign(data: npt.NDArray[np.uint8], item_bytes: int) -> int:
+    """The largest bit pattern of floats, less its sign. These are ordered like the magnitudes, NaN above Infinity.
+
+    Of two reductions, as nothing has to be written: as unsigned integers, what has a sign is above all that has none;
+    as signed ones, it is below.
+    """
+    negative = int(data.view(_UNSIGNED[item_bytes]).max())
+    sign = 1 << (8 * item_bytes - 1)
+    if negative < sign:  # there are none
+        return negative
+    return max(negative - sign, int(data.view(_SIGNED[item_bytes]).max()))
 
 
 @dataclass(slots=True)
@@ -171,7 +189,7 @@ class OpenLayer:
         rows, cols = self.shape[0], math.prod(self.shape[1:])
         if self._dtype.scaled:  # all of it whole rows, and what is in them need not be known
             return self._stacked(np.empty((rows, self._dtype.num_bytes(cols, self.shape)), np.uint8))
-        bits, _ = _BITS[self._dtype.item_bytes]
+        bits = _UNSIGNED[self._dtype.item_bytes]
         matrix = np.empty((rows, cols), bits)
         flat = matrix.reshape(-1)
         for shard in self.shards.values():
