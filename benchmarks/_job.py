@@ -64,8 +64,9 @@ class Processes:
         self.steps = multiprocessing.RawArray(ctypes.c_int64, job.num_processes)
         self.pushed = multiprocessing.RawArray(ctypes.c_int64, job.num_processes)
         """Layers that each has given to its client."""
+        end = context.Value(ctypes.c_int64, OUT)
         self._children: list[BaseProcess] = [
-            context.Process(target=_train, args=(job, number, self.steps, self.pushed), daemon=True)
+            context.Process(target=_train, args=(job, number, self.steps, self.pushed, end), daemon=True)
             for number in range(job.num_processes)
         ]
         for child in self._children:
@@ -89,7 +90,7 @@ class Processes:
             child.close()
 
 
-def _train(job: Job, number: int, steps: Any, pushed: Any) -> None:
+def _train(job: Job, number: int, steps: Any, pushed: Any, end: Any) -> None:
     os.environ |= {"RANK": str(number), "WORLD_SIZE": str(job.num_processes)}
     torch.set_num_threads(1)
     chance = random.Random(number)
@@ -105,12 +106,15 @@ def _train(job: Job, number: int, steps: Any, pushed: Any) -> None:
     is_slow = number % max(1, round(1 / job.slow_share)) == 1
     until = time.monotonic() + job.seconds
     step = 0
-    while time.monotonic() < until:
+    while step < end.value:
         time.sleep(job.step_seconds * chance.uniform(0.8, 1.2) * (SLOWER if is_slow else 1.0))
         pushed[number] += client.push(weights, step=step).num_queued
         step += 1
         steps[number] = step
-        while min(steps) < step - job.apart and time.monotonic() < until:
+        if time.monotonic() >= until:
+            with end:  # all end at the same step, which none has come to yet
+                end.value = min(end.value, step + job.apart + 2)
+        while min(steps) < step - job.apart:
             time.sleep(POLL_SECONDS)
     steps[number] = OUT
     client.flush(10.0)

@@ -22,7 +22,7 @@ from _state import state
 
 GOAL = 0.95
 FROZEN_SECONDS = 10.0
-LOST = ("dropped_overtaken", "dropped_late", "dropped_timed_out", "dropped_process_gone", "dropped_assembly_full")
+LOST = ("dropped_overtaken", "dropped_timed_out", "dropped_process_gone", "dropped_assembly_full")
 
 
 def counters(url: str) -> dict[str, int]:

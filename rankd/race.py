@@ -18,7 +18,7 @@ from rankd.shards import OpenLayer
 LayerKey = tuple[str, str, str]
 """(run, layer, role)"""
 
-Why = Literal["timed_out", "overtaken", "late", "process_gone", "assembly_full"]
+Why = Literal["timed_out", "overtaken", "process_gone", "assembly_full"]
 
 MAX_MAKERS = 1 << 20
 """Sessions in all sets of makers, of which the layers of a job share one. Beyond it all are forgotten: then layers are
@@ -43,8 +43,8 @@ class Lost:
 
 @dataclass(slots=True)
 class Start:
-    """What a shard that begins means for the steps of its layer. `is_back`: its client went back to a checkpoint, or is
-    new. `by_step`: the later step that makes it useless, and `why`. `overtaken`: the earlier ones that it makes so."""
+    """What a shard that begins means for the steps of its layer. `is_back`: its client went back to a checkpoint, or
+    began anew from one. `by_step`: the later step that makes it useless. `overtaken`: earlier ones that it makes so."""
 
     is_back: bool = False
     by_step: int | None = None
@@ -63,14 +63,11 @@ class Race:
     def start(self, key: LayerStep, session: bytes, steps: Mapping[int, OpenLayer], newest: int | None) -> Start:
         """`session` begins its part of `key`. `steps`: what is unfinished of the layer; `newest`: the step that was
         whole last."""
-        step, makers = key[3], self._makers.get(key[:3], frozenset())
-        was_passed = newest is not None and newest > step
-        is_known = session in makers or any(session in layer.shards for layer in steps.values())
-        went_back = any(t > step and session in layer.shards for t, layer in steps.items())
-        if went_back or (was_passed and (session in makers or not is_known)):
+        step = key[3]
+        if (newest is not None and newest > step) or any(
+            t > step and session in layer.shards for t, layer in steps.items()
+        ):
             return Start(is_back=True)
-        if was_passed:
-            return Start(by_step=newest, why="late")
         here = steps.get(step)
         if here is None or not here.is_back:
             sent = here.shards.keys() if here is not None else frozenset()

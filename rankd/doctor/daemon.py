@@ -36,7 +36,7 @@ SLOW_SECONDS = 1.0
 """An answer comes from memory, in a millisecond; a daemon that takes so long is starved of its core."""
 
 CLOCK_SECONDS = 5.0
-BY_DESIGN = {f"dropped_{why}" for why in ("superseded", "overtaken", "late", "late_shards", "process_gone")}
+BY_DESIGN = {f"dropped_{why}" for why in ("superseded", "overtaken", "late_shards", "process_gone")}
 REACHABLE = "the daemon's URL: --url or RANKD_URL"
 
 
