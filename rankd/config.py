@@ -46,6 +46,13 @@ class Limits:
     max_connections_per_peer: int = 256
     """Of one address (a host, or all that come through one gateway), over ipc of one user; for each socket."""
 
+    max_lent_bytes: int = 64 << 30
+    """Memory of clients on this host that is mapped to be read, of all together. It is theirs, but page tables for it
+    take 2 MiB for each GiB here, and none of it is freed while it is mapped."""
+
+    max_lent_bytes_per_connection: int = 16 << 30
+    """An arena has twice what one push takes, 128 MiB unless the trainer asks for more."""
+
     chunk_bytes: int = DEFAULT_CHUNK_BYTES
 
     max_layer_bytes: int = 1 << 30
@@ -113,6 +120,7 @@ class Limits:
             ("max_layer_bytes", "max_assembly_bytes"),
             ("max_layer_bytes", "max_mailbox_bytes"),
             ("max_connections_per_peer", "max_connections"),
+            ("max_lent_bytes_per_connection", "max_lent_bytes"),
             ("max_layers_per_run", "max_layers"),
         ):
             if getattr(self, smaller) > getattr(self, larger):

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rankd.alertlog import AlertLog
@@ -24,6 +25,7 @@ from rankd.faults import DAEMON_RUN, ClockWatch, Faults
 from rankd.health import Health
 from rankd.history import History
 from rankd.judge import Key
+from rankd.lent import ArenaListener, Lenders
 from rankd.mailbox import Mailbox
 from rankd.openness import Openness
 from rankd.pacing import Pacing
@@ -96,7 +98,7 @@ class Daemon:
         self.gone = Gone(secrets.token_hex(8), time.time)
         self.receive = Receive(
             self.sockets.push, limits, streams, time.monotonic, counters, self.current.firing, doors["push"],
-            self.trainers, self.pacing.plan,
+            self.trainers, self.pacing.plan, self._lenders(limits, counters, cleanup),
         )  # fmt: skip
         self.assemble = Assemble(limits, counters, quota)
         self.mailbox = Mailbox(limits.max_mailbox_bytes, self.executor.num_slots, counters, quota, self.receive.runs)
@@ -112,6 +114,14 @@ class Daemon:
         self.health = Health(self.stop, self.presence, self.faults, gauges, counters)
         self.http = HttpListener(config, self.authority.http_token, self.health, counters)
         cleanup.callback(self.http.close)
+
+    def _lenders(self, limits: Limits, counters: Counter[str], cleanup: contextlib.ExitStack) -> Lenders:
+        """Clients on this host whose memory is read."""
+        bound = self.sockets.arena
+        lenders = Lenders(limits, counters, "" if bound is None else Path(bound.getsockname()).name)
+        if bound is not None:
+            cleanup.callback(ArenaListener(bound, lenders, limits, counters).close)
+        return lenders
 
     def _gauges(self) -> dict[str, Callable[[], Any]]:
         return {
@@ -135,7 +145,8 @@ class Daemon:
                 continue
             try:
                 last_steps = await self.history.last_steps(peer.run) if self.assemble.asks(peer.run, chunk) else None
-                assembled = self.assemble.add(peer.run, peer.session, chunk, time.monotonic(), last_steps)
+                now, confirm = time.monotonic(), self.receive.confirm
+                assembled = self.assemble.add(peer.run, peer.session, chunk, now, last_steps, confirm)
             except WireError as error:
                 self.receive.refuse_chunk(peer, chunk, error)
                 self._lose(self.assemble.take_lost())

@@ -1,4 +1,5 @@
-"""The daemon's three sockets: libzmq's in a private directory, and before them the gate, where peers connect."""
+"""The daemon's three sockets: libzmq's in a private directory, and before them the gate, where peers connect. And, on
+ipc, the socket by which clients lend their memory."""
 
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ import zmq
 import zmq.asyncio
 
 from rankd.auth import Authority
+from rankd.binding import arena_path, bind_path, bind_port
 from rankd.config import ConfigError, ServeConfig
 from rankd.door import Door
 from rankd.gate import ALERTS_LIMITS, QUERY_LIMITS, Gate, push_limits
@@ -100,6 +102,8 @@ class Sockets:
         """Whether every user of this host can reach a socket."""
         try:
             self.addresses = self._bind()
+            self.arena = self._bind_arena(config.push)
+            """Not listening yet; None where pushes come over a network."""
             authority.serve(self.context)
             self.doors: dict[str, Door] = {}
             self.push = self._open("push", zmq.ROUTER, authority)
@@ -194,6 +198,19 @@ class Sockets:
         host, port = self._bound[name].getsockname()[:2]
         return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
+    def _bind_arena(self, push: str) -> socket.socket | None:
+        """Beside the push socket. Nobody needs it, so that what is in its way is only told of."""
+        if not push.startswith("ipc://"):
+            return None
+        path = arena_path(Path(push.removeprefix("ipc://")))
+        try:
+            self._claim("arena", path)
+            self._bound["arena"] = bind_path(str(path), socket.SOCK_SEQPACKET)
+        except (BindError, ConfigError, OSError) as error:
+            log.warning("clients lend no memory here: %s", error)
+            return None
+        return self._bound["arena"]
+
     def _claim(self, name: str, path: Path) -> None:
         """libzmq would take a living daemon's socket file away; a lock beside it shows whether that one lives."""
         try:
@@ -220,35 +237,6 @@ def seed_routing_ids() -> None:
     peer that chooses as its own one that is about to be given makes libzmq abort the process (docs/security.md)."""
     with contextlib.suppress(AttributeError, OSError, TypeError):  # no such function, or none that we can call
         ctypes.CDLL(None).srand(ctypes.c_uint(int.from_bytes(os.urandom(4), "little")))
-
-
-def bind_path(path: str) -> socket.socket:
-    bound = socket.socket(socket.AF_UNIX)
-    try:
-        bound.bind(path)
-        os.chmod(path, 0o600)  # noqa: PTH101
-    except OSError:
-        bound.close()
-        raise
-    return bound
-
-
-def bind_port(address: str) -> socket.socket:
-    """Of tcp://HOST:PORT, HOST a name or number, an IPv6 number in brackets, or * for every address."""
-    host, port = address.removeprefix("tcp://").rsplit(":", 1)
-    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-    host = "0.0.0.0" if host == "*" else host.strip("[]")
-    info = socket.getaddrinfo(host, int(port), family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    bound = socket.socket(family)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        bound.bind(info[0][4])
-    except OSError:
-        bound.close()
-        raise
-    return bound
 
 
 def make_private_directory() -> tuple[Path, int]:

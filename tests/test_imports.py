@@ -30,6 +30,7 @@ DAEMON_SOCKETS = (
     "rankd.gate",  # asks libzmq which of its descriptors a message came by
     "rankd.door",  # asks libzmq whose a message is
     "rankd.sockets",  # binds the daemon's three addresses for it
+    "rankd.lent.listener",  # the socket by which memory is lent
 )
 
 # What is imported -> the modules (with everything below them) that may import it.
@@ -66,8 +67,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "rankd.stages": ("rankd.daemon",),
     "rankd_client": (*CLI, "rankd.sync"),
 }
-# What the daemon shares with its client: the protocol, the names of layers, what a URL stands for, key files.
-SHARED = ("rankd_client.wire", "rankd_client.naming", "rankd_client.endpoints", "rankd_client.keys")
+# What the daemon shares with its client: the protocol, the names of layers, what a URL stands for, key files, memory.
+SHARED = tuple(f"rankd_client.{name}" for name in ("wire", "naming", "endpoints", "keys", "memfd"))
 CLIENT_MAY_IMPORT = {"rankd_client", "zmq", "msgpack", "torch", *sys.stdlib_module_names}
 
 

@@ -77,10 +77,17 @@ class Assemble:
         return True
 
     def add(
-        self, run: str, session: bytes, chunk: Chunk, now: float, last_steps: Mapping[LayerRole, int] | None = None
+        self,
+        run: str,
+        session: bytes,
+        chunk: Chunk,
+        now: float,
+        last_steps: Mapping[LayerRole, int] | None = None,
+        confirm: Callable[[], None] = lambda: None,
     ) -> Assembled:
         """Take one chunk from client `session` at `now` (seconds, monotonic). `last_steps`: where it `asks`, the step
-        of each layer that was taken last. Raises WireError."""
+        of each layer that was taken last. `confirm`: called once the payload is copied, raises WireError where the copy
+        may be torn. Raises WireError."""
         key, layer_role = (run, chunk.layer, chunk.role, chunk.step), (chunk.layer, chunk.role)
         if run not in self._known:
             self._known.check_run(run)
@@ -98,6 +105,11 @@ class Assemble:
             return Assembled()
         self._known.enter(run, {}, now)
         self._unfinished.store(key, session, chunk, now)
+        try:
+            confirm()
+        except WireError:
+            self._unfinished.drop(key, session)
+            raise
         if not layer.complete:
             return Assembled()
         self._unfinished.close(key)
@@ -212,7 +224,7 @@ class Assemble:
         steps = self._unfinished.steps(key)
         start = self._race.start(key, session, steps, self._known.newest(key[0], key[1:3]))
         if start.by_step is not None:
-            self._turn_away(key, session, start.why, start.by_step, now)
+            self._turn_away(key, session, "overtaken", start.by_step, now)
             return None
         for overtaken in start.overtaken:
             self._give_up((*layer_key, overtaken), "overtaken", now, step)

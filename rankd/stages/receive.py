@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import zmq.asyncio
 
 from rankd.config import Limits
 from rankd.door import Door, Source
+from rankd.lent import Lenders, Loan
 from rankd.quota import half, namespace_of
 from rankd.sockets import let_others_run, send_now
 from rankd.streams import Streams
@@ -25,6 +26,7 @@ from rankd_client.wire import (
     Chunk,
     Heartbeat,
     Hello,
+    Lent,
     Message,
     Plan,
     Refusal,
@@ -54,8 +56,14 @@ MAX_FAULTS = 100
 MAX_HELLOS = 3
 """Hellos of one connection within one heartbeat that are no faults: an honest client waits for the answer."""
 
-NO_ROOM = frozenset({"assembly_full", "layer_too_large", "quota_exceeded", "too_many_layers", "too_many_runs"})
-"""No faults: a client cannot know what there is room for, and may be refused so with each of its layers in turn."""
+NO_FAULT = frozenset(
+    {
+        *("assembly_full", "layer_too_large", "quota_exceeded", "too_many_layers", "too_many_runs"),
+        *("not_lent", "loan_ended"),
+    }
+)
+"""A client cannot know what there is room for, and may be refused so with each of its layers in turn; nor what of its
+memory was read, when it takes that back."""
 
 
 @dataclass(slots=True)
@@ -72,6 +80,8 @@ class Peer:
     seen_at: float
     version: int
     world_size: int = 1
+    token: str = ""
+    """By which it may lend its memory."""
     crowded_out: tuple[str, str, int] | None = None
     """(layer, role, step) of the snapshot that was refused last for want of room: more of it may be on its way."""
 
@@ -93,6 +103,7 @@ class Receive:
         door: Door,
         trainers: Trainers | None = None,
         plan: Callable[[str, int], Plan] = lambda run, world_size: Plan(),
+        lenders: Lenders | None = None,
     ) -> None:
         """`plan`: of a run, for a client of a job of so many processes."""
         self.socket = socket
@@ -104,6 +115,9 @@ class Receive:
         self.firing = firing
         self.trainers = Trainers() if trainers is None else trainers
         self.plan = plan
+        self.lenders = Lenders(limits, counters) if lenders is None else lenders
+        self._loan: Loan | None = None
+        """Of the chunk that `next` gave last, where it is lent."""
         self._peers: dict[bytes, Peer] = {}
         self._sessions: dict[bytes, Peer] = {}
         self._num_faults: Counter[bytes] = Counter()
@@ -139,18 +153,32 @@ class Receive:
             if chunk is not None and peer is not None:
                 return peer, chunk
 
+    def confirm(self) -> None:
+        """To be called when the payload of a chunk was copied, before anything is made of the copy. Raises WireError
+        where the copy may be torn, because the client has taken back what it had lent."""
+        if self._loan is not None:
+            self._loan.confirm()
+
     def give_credit(self, peer: Peer, chunk: Chunk | Reported) -> None:
         """Tell `peer` that `chunk` was taken: its bytes may be sent again."""
         num_bytes = _cost(chunk)
         peer.credit_bytes += num_bytes
         self._send(peer.identity, Ack("received", chunk.layer, chunk.step, chunk.role, num_bytes))
+        if isinstance(chunk, Chunk):
+            self._end_loan()
 
     def refuse_chunk(self, peer: Peer, chunk: Chunk | Reported, error: WireError) -> None:
         """Tell `peer` which rule it broke. The snapshot that `chunk` belongs to is dropped; its credit comes back."""
-        num_bytes, snapshot = _cost(chunk), (chunk.layer, chunk.role, chunk.step)
+        num_bytes = _cost(chunk)
+        if isinstance(chunk, Chunk):
+            self._end_loan()
+        self._refuse_part(peer, chunk, num_bytes, error)
+
+    def _refuse_part(self, peer: Peer, chunk: Chunk | Reported, num_bytes: int, error: WireError) -> None:
+        snapshot = (chunk.layer, chunk.role, chunk.step)
         peer.credit_bytes += num_bytes
         self._refuse(peer.identity, Refusal(error.code, error.detail, chunk.layer, chunk.step, chunk.role, num_bytes))
-        if error.code in NO_ROOM:
+        if error.code in NO_FAULT:
             peer.crowded_out = snapshot
         elif error.code != "chunk_order" or peer.crowded_out != snapshot:
             self._count_fault(peer.identity, peer.source, error.code)
@@ -238,10 +266,10 @@ class Receive:
                 self._num_hellos[identity] += 1
                 if self._num_hellos[identity] > MAX_HELLOS:
                     self._count_fault(identity, source, "many_hellos")
-            case Chunk() | Reported() | Heartbeat() | Bye() if peer is None:
+            case Chunk() | Lent() | Reported() | Heartbeat() | Bye() if peer is None:
                 if not isinstance(message, Bye):
                     raise WireError("no_hello", "this connection has not said hello")
-            case Chunk() | Reported():
+            case Chunk() | Lent() | Reported():
                 assert peer is not None
                 peer.seen_at = self.clock()
                 num_bytes = _cost(message)
@@ -250,7 +278,7 @@ class Receive:
                     raise WireError("credit_exceeded", f"{num_bytes} bytes; credit left {peer.credit_bytes}")
                 peer.credit_bytes -= num_bytes
                 self.counters["num_received_bytes"] += num_bytes
-                return message
+                return self._borrow(peer, message) if isinstance(message, Lent) else message
             case Heartbeat():
                 assert peer is not None
                 peer.seen_at = self.clock()
@@ -266,6 +294,22 @@ class Receive:
                 raise WireError("wrong_direction", f"a {type(message).__name__} from a client")
         return None
 
+    def _borrow(self, peer: Peer, lent: Lent) -> Chunk | None:
+        """The chunk whose payload is the client's own memory; None where it cannot be read."""
+        self._end_loan()
+        try:
+            self._loan = self.lenders.borrow(peer.token, lent)
+        except WireError as error:
+            self._refuse_part(peer, lent.chunk, lent.num_bytes, error)
+            return None
+        self.counters["num_borrowed_bytes"] += lent.num_bytes
+        return replace(lent.chunk, payload=self._loan.view)
+
+    def _end_loan(self) -> None:
+        if self._loan is not None:
+            self._loan.end()
+            self._loan = None
+
     def _greet(self, identity: bytes, source: Source, hello: Hello) -> None:
         assert source.grant is not None
         run = source.grant.pushed_run(hello.run)
@@ -279,6 +323,8 @@ class Receive:
         credit, now = self._grant(run), self.clock()
         peer = Peer(identity, session, source, run, credit, credit, now, hello.version, hello.world_size)
         self.trainers.greeted(session, run, hello.process_rank, hello.world_size, now)
+        if hello.version >= LOCAL_VERSION:
+            peer.token = self.lenders.invite(hello.session)
         self._peers[identity] = self._sessions[session] = peer
         self.counters["num_hellos"] += 1
         self._log_greeting(
@@ -288,7 +334,10 @@ class Receive:
         chunk_bytes = min(self.limits.chunk_bytes, credit)
         seconds = self.limits.heartbeat_seconds
         plan = self.plan(run, hello.world_size)
-        self._send(identity, Welcome(self.streams.stream_id, credit, chunk_bytes, seconds, hello.version, plan))
+        welcome = Welcome(self.streams.stream_id, credit, chunk_bytes, seconds, hello.version, plan)
+        if peer.token:
+            welcome = replace(welcome, arena_socket=self.lenders.socket_name, arena_token=peer.token)
+        self._send(identity, welcome)
         is_back = before is None or (before.session, before.run) != (session, run)
         if is_back and identity not in self._told:
             self._told.add(identity)
@@ -313,6 +362,7 @@ class Receive:
             self.trainers.left(peer.session)
 
     def _forget(self, peer: Peer) -> None:
+        self.lenders.dismiss(peer.token)
         self._peers.pop(peer.identity, None)
         if self._sessions.get(peer.session) is peer:
             del self._sessions[peer.session]
@@ -329,6 +379,6 @@ class Receive:
         return sent
 
 
-def _cost(message: Chunk | Reported) -> int:
+def _cost(message: Chunk | Lent | Reported) -> int:
     """In bytes of credit."""
-    return message.num_bytes if isinstance(message, Reported) else len(message.payload)
+    return len(message.payload) if isinstance(message, Chunk) else message.num_bytes
