@@ -49,6 +49,13 @@ CALM_SECONDS = 20.0
 
 MAX_CALM_SECONDS = 1280.0
 
+START_CALM_SECONDS = 3.0
+"""The same from the start of a job up to its first losses, where each time is half the interval."""
+
+START_PROCESSES = 4
+"""A job of more begins with a plan, sparser the larger it is: 64 processes that push at every step until it is seen
+that this is too much lose nearly all of a quarter of a minute."""
+
 
 def round_up(every: float) -> int:
     """To 1, 2, 3, 4, 6, 8, 12, 16, …: costs are never quite the same, and a plan that changes costs a few layers."""
@@ -59,6 +66,11 @@ def round_up(every: float) -> int:
 def next_shorter(every: int) -> int:
     """The interval before `every` in the same row."""
     return max(1, max((n for n in (round_up(every / 2), round_up(every * 0.6)) if n < every), default=1))
+
+
+def first_plan(world_size: int) -> Plan:
+    """The plan of a job of so many processes that nothing is known of yet."""
+    return Plan() if world_size <= START_PROCESSES else Plan(1, 0, round_up(min(MAX_EVERY, world_size / 4)))
 
 
 def every_by_cost(trainers: Sequence[Trainer]) -> int:
@@ -78,6 +90,8 @@ class Pacer:
     num_whole: int = 0
     num_lost: int = 0
     num_displaced: int = 0
+    _num_good: int = 0
+    """Whole layers under this plan, in all."""
     _counts_from: int = 0
     """The first step that counts."""
     _issued_at: float = 0.0
@@ -90,9 +104,12 @@ class Pacer:
     """The intervals that costs and losses ask for; 0: they ask for none."""
     _was_lossy: bool = False
     _calm_since: float | None = None
-    _calm_seconds: float = CALM_SECONDS
+    _calm_seconds: float = START_CALM_SECONDS
     _eased_at: float | None = None
     """When the interval was shortened last, if that was not undone yet."""
+
+    def __post_init__(self) -> None:
+        self._congested = self.plan.every_steps
 
     def counts(self, step: int) -> bool:
         return step >= self._counts_from
@@ -139,16 +156,21 @@ class Pacer:
             elif is_lossy:
                 self._calm_since = now
             self._was_lossy = is_lossy
+            self._num_good += num_whole
             self._begin(self._counts_from)
         if self._calm_since is None:
             self._calm_since = now
-        if self._congested and now - self._calm_since >= self._calm_seconds:
-            shorter = next_shorter(self._congested)
+        is_calm = now - self._calm_since >= self._calm_seconds and self._num_good >= MIN_OUTCOMES
+        if self._congested and is_calm:
+            is_start = self._calm_seconds == START_CALM_SECONDS
+            shorter = round_up(self._congested / 2) if is_start else next_shorter(self._congested)
             self._congested = 0 if shorter <= 1 else shorter
             self._eased_at = self._calm_since = now
 
     def _back_off(self, every: int, now: float) -> None:
-        if self._eased_at is not None and now - self._eased_at < self._calm_seconds:
+        if self._calm_seconds == START_CALM_SECONDS:
+            self._calm_seconds = CALM_SECONDS
+        elif self._eased_at is not None and now - self._eased_at < self._calm_seconds:
             self._calm_seconds = min(MAX_CALM_SECONDS, 2 * self._calm_seconds)
         self._congested, self._eased_at, self._calm_since = every, None, now
 
@@ -159,6 +181,7 @@ class Pacer:
     def _issue(self, every: int, newest: int, lead: int, now: float) -> Plan:
         self.plan = Plan(self.plan.plan_id + 1, min(MAX_STEP, newest + lead), every)
         self._issued_at, self._issued_step, self._was_lossy = now, newest, False
+        self._num_good, self._calm_since = 0, None
         self._begin(self.plan.first_step)
         return self.plan
 
@@ -172,8 +195,10 @@ class Pacing:
 
     def plan(self, run: str, world_size: int) -> Plan:
         """What a client of a job of `world_size` processes is told when it connects."""
+        if world_size == 1:
+            return Plan()
         pacer = self._pacers.get(run)
-        return Plan() if pacer is None or world_size == 1 else pacer.plan
+        return first_plan(world_size) if pacer is None else pacer.plan
 
     def whole(self, run: str, step: int) -> None:
         """A layer was assembled."""
@@ -198,7 +223,9 @@ class Pacing:
             # One that was taken something of has its run known, of which there are so many; others may tell any step.
             if all(trainer.step is None for trainer in job):
                 continue
-            plan = self._pacers.setdefault(run, Pacer()).review(job, now, self._heartbeat_seconds)
+            if run not in self._pacers:
+                self._pacers[run] = Pacer(first_plan(max(trainer.world_size for trainer in job)))
+            plan = self._pacers[run].review(job, now, self._heartbeat_seconds)
             if plan is not None:
                 plans[run] = plan
                 log.info("plan run=%r every_steps=%d first_step=%d", run, plan.every_steps, plan.first_step)

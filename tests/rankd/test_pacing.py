@@ -12,6 +12,7 @@ from rankd.pacing import (
     MAX_EVERY,
     Pacing,
     every_by_cost,
+    first_plan,
     next_shorter,
     round_up,
 )
@@ -169,7 +170,7 @@ def test_it_comes_back_slowly_and_more_slowly_where_that_was_too_soon() -> None:
     assert first.every_steps == 4
     began = job.now
     assert job.until_plan(num_whole=20).every_steps == 3
-    assert CALM_SECONDS <= job.now - began <= CALM_SECONDS + 10
+    assert CALM_SECONDS <= job.now - began <= CALM_SECONDS + 15
     again = job.until_plan(num_whole=10, num_lost=5)
     assert again.every_steps == 6, "what is in force, times two"
     began = job.now
@@ -177,6 +178,27 @@ def test_it_comes_back_slowly_and_more_slowly_where_that_was_too_soon() -> None:
     assert job.now - began >= 2 * CALM_SECONDS, "twice as long, because it proved too short"
     plans = [job.until_plan(num_whole=20).every_steps for _ in range(3)]
     assert plans == [3, 2, 0], "until the client's own interval is enough"
+
+
+def test_a_large_job_begins_sparsely_and_comes_to_its_own_interval_while_all_goes_well() -> None:
+    job = Job(64)
+    first = job.pacing.plan("r", 64)
+    assert first == first_plan(64) == Plan(1, 0, 16), "all processes hear it in their welcome"
+    assert [first_plan(size).every_steps for size in (1, 2, 4, 8, 512, 1 << 20)] == [0, 0, 0, 2, 128, MAX_EVERY]
+    began = job.now
+    assert [job.until_plan(num_whole=20).every_steps for _ in range(4)] == [8, 4, 2, 0]
+    assert job.now - began < 60
+    again = Job(64)
+    assert again.until_plan(num_whole=20).every_steps == 8
+    assert again.until_plan(num_whole=20, num_lost=10).every_steps == 16
+    began = again.now
+    assert again.until_plan(num_whole=20).every_steps == 12
+    assert again.now - began >= CALM_SECONDS, "that was the end of the start"
+
+
+def test_nothing_comes_closer_without_evidence() -> None:
+    job = Job(64)
+    assert [job.beat() for _ in range(100)] == [None] * 100
 
 
 def test_costs_that_waver_change_nothing() -> None:
