@@ -4,6 +4,6 @@ alone."""
 
 from rankd_client.copies.host import copy
 from rankd_client.copies.memory import allocate
-from rankd_client.copies.quiet import capturing, quiet_torch
+from rankd_client.copies.quiet import capturing, plain_torch, quiet_torch
 
-__all__ = ["allocate", "capturing", "copy", "quiet_torch"]
+__all__ = ["allocate", "capturing", "copy", "plain_torch", "quiet_torch"]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rankd_client.copies.host import copy
+from rankd_client.copies.quiet import one_thread
 from rankd_client.outbox import Outbox, Snapshot
 from rankd_client.watch import Watched
 
@@ -37,6 +38,7 @@ class Copier:
         And the first fault. `again`: the items are those of before, object for object."""
         copied: list[Watched] = []
         faults: list[Exception] = []
+        on_host: list[Pair] = []
         on_devices: dict[torch.device, list[Pair]] = {}
         try:
             for item in items:
@@ -45,20 +47,19 @@ class Copier:
                     skipped[item.label] = "memory"
                     continue
                 target.dtype, target.source_dtype = item.dtype, item.source_dtype
-                if item.is_cuda:
-                    on_devices.setdefault(item.tensor.device, []).append((item, target))
-                elif (fault := self._copy_host(item, target)) is None:
-                    copied.append(item)
-                else:
-                    faults.append(fault)
-                    skipped[item.label] = f"copy failed: {type(fault).__name__}"
+                pairs = on_devices.setdefault(item.tensor.device, []) if item.is_cuda else on_host
+                pairs.append((item, target))
             while on_devices:
                 device, pairs = on_devices.popitem()
                 faults += self._copy_device(device, pairs, copied, skipped, again)
+            if on_host:
+                on_host.reverse()
+                with one_thread():
+                    while on_host:
+                        faults += self._copy_host(*on_host.pop(), copied, skipped)
         finally:  # after Ctrl-C: what was not begun
-            for pairs in on_devices.values():
-                for _, target in pairs:
-                    self._outbox.abandon(target)
+            for _, target in (*on_host, *(pair for pairs in on_devices.values() for pair in pairs)):
+                self._outbox.abandon(target)
         return copied, faults[0] if faults else None
 
     def forget(self) -> None:
@@ -71,16 +72,20 @@ class Copier:
         while self._pending:
             self._devices[self._pending.pop()].wait()
 
-    def _copy_host(self, item: Watched, target: Snapshot) -> Exception | None:
+    def _copy_host(
+        self, item: Watched, target: Snapshot, copied: list[Watched], skipped: dict[str, str]
+    ) -> list[Exception]:
         try:
             target.dtype = copy(item, target.region)
         except BaseException as error:
             self._outbox.abandon(target)
             if not isinstance(error, Exception):
                 raise  # Ctrl-C
-            return error
+            skipped[item.label] = f"copy failed: {type(error).__name__}"
+            return [error]
         self._outbox.commit(target)
-        return None
+        copied.append(item)
+        return []
 
     def _copy_device(
         self, device: torch.device, pairs: Sequence[Pair], copied: list[Watched], skipped: dict[str, str], again: bool
@@ -89,7 +94,7 @@ class Copier:
         faults: list[Exception] = []
         copier: DeviceCopier | None = None
         try:
-            copier = self._copier(device)
+            copier = self._copier(device, sum(target.num_bytes for _, target in pairs))
             tickets = copier.copy([(item, target.region) for item, target in pairs], again)
             begun = True
         except Exception as error:
@@ -113,9 +118,9 @@ class Copier:
                 copied.append(item)
         return faults
 
-    def _copier(self, device: torch.device) -> DeviceCopier:
+    def _copier(self, device: torch.device, num_bytes: int) -> DeviceCopier:
         if device not in self._devices:
             from rankd_client.copies.device import DeviceCopier
 
-            self._devices[device] = DeviceCopier(device)
+            self._devices[device] = DeviceCopier(device, num_bytes)
         return self._devices[device]

@@ -14,7 +14,7 @@ import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rankd_client.arena import Region
+from rankd_client.arena import Region, aligned
 from rankd_client.copies.halves import is_unfit
 from rankd_client.copies.memory import allocate, bytes_of
 from rankd_client.copies.scaled import copy_scaled
@@ -25,9 +25,9 @@ from rankd_client.wire import DTYPES, SCALE_BYTES, row_elements
 if TYPE_CHECKING:
     import torch
 
-STAGING_BYTES = 32 << 20
-"""Of device memory: a piece that takes the bus 0.6 ms, so that some launches more or less do not show; a GPT-2-small in
-bfloat16 is eight of them."""
+MIN_STAGING_BYTES, MAX_STAGING_BYTES, STAGING_PART = 32 << 20, 128 << 20, 512
+"""Of device memory, a 512th, but no more than the model: each piece takes two launches, which cost the training thread
+20 to 40 µs each; a GPT-2-small in bfloat16 is two pieces on 80 GB."""
 
 NUM_FLAGS = 8192
 """Of 8 bytes in pinned memory: the number, then for layers whose dtype is decided on the device whether it is the other
@@ -35,6 +35,9 @@ one, in turn: far more than are pushed while nobody looks."""
 
 MAX_KNOWN = 4
 """Layouts of the arena that are remembered."""
+
+NUM_NUMBERS = 1024
+"""Of tickets, that lie on the device: one copy tells of each."""
 
 Target = tuple[Watched, Region]
 
@@ -80,17 +83,21 @@ class HalfTicket:
 class DeviceCopier:
     """One GPU's side stream and staging piece, allocated once. Not thread-safe."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, num_bytes: int = MAX_STAGING_BYTES) -> None:
+        """`num_bytes` of a whole push."""
         import torch
 
         self.device = device
-        self.device_bytes = STAGING_BYTES
+        part = torch.cuda.get_device_properties(device).total_memory // STAGING_PART
+        staging_bytes = max(min(part, aligned(num_bytes), MAX_STAGING_BYTES), MIN_STAGING_BYTES) & ~63
+        self.device_bytes = staging_bytes + 8 * (NUM_FLAGS + NUM_NUMBERS)
         """Taken on the GPU, once and for all."""
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._begun, self._ended = torch.cuda.Event(), torch.cuda.Event()  # type: ignore[no-untyped-call]
         with torch.cuda.stream(self._stream):  # of its pool, so that nothing else reuses them early
-            self._staging = torch.empty(STAGING_BYTES, dtype=torch.uint8, device=device)
+            self._staging = torch.empty(staging_bytes, dtype=torch.uint8, device=device)
             self._flags = torch.zeros(NUM_FLAGS, dtype=torch.int64, device=device)
+            self._numbers = torch.arange(NUM_NUMBERS, dtype=torch.int64, device=device)
         self._memory = allocate(8 * NUM_FLAGS, pinned=True)
         self._host_flags = self._memory.owner.view(torch.int64)
         self._address = self._memory.owner.data_ptr()
@@ -112,31 +119,41 @@ class DeviceCopier:
         """
         import torch
 
-        self._begun.record(torch.cuda.current_stream(self.device))
+        stream, device = torch.cuda.current_stream(self.device), torch.cuda.current_device()
+        self._begun.record(stream)
         self._stream.wait_event(self._begun)
         if not again:
             self._known.clear()
         keeps: list[object] = [self._memory, targets]  # the first is what a ticket may outlive this object by
-        with torch.cuda.device(self.device), torch.cuda.stream(self._stream):
+        torch.cuda.set_stream(self._stream)  # and its device; torch's own context managers take four times as long
+        try:
+            flags = self._do(targets, again, keeps)
+        finally:  # whatever comes of it, what was begun goes on
             try:
-                key = tuple((id(item), id(region.block), region.start) for item, region in targets)
-                if (steps := self._known.get(key)) is not None:
-                    flags: list[int | Exception | None] = [None] * len(targets)
-                    for step in steps:
-                        step()
-                else:
-                    flags, steps = self._begin(targets, keeps)
-                    if again and steps:
-                        self._known[key] = steps
-                        while len(self._known) > MAX_KNOWN:
-                            del self._known[next(iter(self._known))]
-            finally:  # whatever comes of it, what was begun goes on
                 self._finish(keeps)
+            finally:
+                torch.cuda.set_stream(stream)
+                if device != self.device.index:
+                    torch.cuda.set_device(device)
         newest, at = self.newest, self._address
         return [
             flag if isinstance(flag, Exception) else newest if flag is None else HalfTicket(newest, at + 8 * flag)
             for flag in flags
         ]
+
+    def _do(self, targets: Sequence[Target], again: bool, keeps: list[object]) -> list[int | Exception | None]:
+        """`_begin`, or what it did the last time that the arena was filled so."""
+        key = tuple([(id(item), id(region.block), region.start) for item, region in targets])
+        if (steps := self._known.get(key)) is not None:
+            for step in steps:
+                step()
+            return [None] * len(targets)
+        flags, steps = self._begin(targets, keeps)
+        if again and steps:
+            self._known[key] = steps
+            while len(self._known) > MAX_KNOWN:
+                del self._known[next(iter(self._known))]
+        return flags
 
     def _begin(
         self, targets: Sequence[Target], keeps: list[object]
@@ -199,10 +216,12 @@ class DeviceCopier:
             span = slice(self._halves.start, self._halves.stop)
             self._host_flags[span].copy_(self._flags[span], non_blocking=True)
             self._halves = range(0)
-        self._flags[:1].add_(1)
-        self._host_flags[:1].copy_(self._flags[:1], non_blocking=True)
-        self._ended.record(self._stream)
         self._num_tickets += 1
+        at = self._num_tickets % NUM_NUMBERS
+        if at == 0:
+            self._numbers.add_(NUM_NUMBERS)
+        self._host_flags[:1].copy_(self._numbers[at : at + 1], non_blocking=True)
+        self._ended.record(self._stream)
         self.newest = Ticket(self._num_tickets, self._address, keeps)
 
 

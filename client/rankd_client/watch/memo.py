@@ -4,43 +4,18 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rankd_client.watch.model import watch
 from rankd_client.watch.place import Adapter
 from rankd_client.watch.watched import Selection, Watched
 
-if TYPE_CHECKING:
-    import torch
+_Module = tuple[dict[str, Any], int, dict[str, Any], tuple[Any, ...]]
+"""A module's table of parameters, and how many there were; of children, and which."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Module:
-    """A module's own tables, as they were: how many parameters, which children."""
-
-    parameters: dict[str, Any]
-    num_parameters: int
-    children: dict[str, Any]
-    before: tuple[Any, ...]
-
-    def is_same(self) -> bool:
-        return len(self.parameters) == self.num_parameters and tuple(self.children.values()) == self.before
-
-
-@dataclass(frozen=True, slots=True)
-class _Matrix:
-    """A parameter, and its memory, which is another one where the dtype or device is."""
-
-    parameters: dict[str, Any]
-    name: str
-    parameter: torch.Tensor
-    address: int
-    shape: tuple[int, ...]
-
-    def is_same(self) -> bool:
-        parameter = self.parameters.get(self.name)
-        return parameter is self.parameter and parameter.data_ptr() == self.address and parameter.shape == self.shape
+_Matrix = tuple[dict[str, Any], str, Any, int, tuple[int, ...]]
+"""The table that a parameter is in, its name there, itself, and its memory: an address, which is another one where the
+dtype or device is, and a shape."""
 
 
 class Watcher:
@@ -58,13 +33,12 @@ class Watcher:
         self.again = False
         self._on_gone = on_gone
         self._model: weakref.ref[Any] | None = None
-        self._seen: list[_Module | _Matrix] = []
+        self._seen: tuple[list[_Module], list[_Matrix]] = ([], [])
         self._found: tuple[tuple[Watched, ...], Mapping[str, str]] = ((), {})
 
     def look(self, model: Any) -> tuple[list[Watched], dict[str, str]]:
         """As `watch` does. Raises TypeError where that does."""
-        is_known = self._model is not None and self._model() is model
-        self.again = is_known and all(part.is_same() for part in self._seen)
+        self.again = self._model is not None and self._model() is model and _is_same(*self._seen)
         if self.again:
             return list(self._found[0]), dict(self._found[1])
         self._model = None
@@ -77,10 +51,10 @@ class Watcher:
 
     def _forget(self, gone: Any) -> None:
         if self._model is gone:
-            self._model, self._seen, self._found = None, [], ((), {})
+            self._model, self._seen, self._found = None, ([], []), ((), {})
             self._on_gone()
 
-    def _parts(self, model: Any) -> list[_Module | _Matrix] | None:
+    def _parts(self, model: Any) -> tuple[list[_Module], list[_Matrix]] | None:
         """What tells a model from itself as it was: its modules, and its parameters with their memory. None of one
         whose parameters may be something else than they were without a trace: those are looked at each time, and so is
         what is no module."""
@@ -90,17 +64,29 @@ class Watcher:
             return None
         if type(model).named_parameters is not torch.nn.Module.named_parameters:
             return None  # as FSDP's, which names them its own way
-        found: list[_Module | _Matrix] = []
+        modules: list[_Module] = []
+        matrices: list[_Matrix] = []
         plain = (torch.nn.Parameter, torch.Tensor)
-        modules = list(model.modules())
-        for module in modules:
+        for module in model.modules():
             own, children = module._parameters, module._modules
-            found.append(_Module(own, len(own), children, tuple(children.values())))
+            modules.append((own, len(own), children, tuple(children.values())))
             for name, parameter in own.items():
                 if parameter is None:
                     continue
                 if type(parameter) not in plain or hasattr(parameter, "ds_tensor"):
                     return None
                 if parameter.dim() > 1:
-                    found.append(_Matrix(own, name, parameter, parameter.data_ptr(), parameter.shape))
-        return found
+                    matrices.append((own, name, parameter, parameter.data_ptr(), parameter.shape))
+        return modules, matrices
+
+
+def _is_same(modules: list[_Module], matrices: list[_Matrix]) -> bool:
+    """In one loop each, and no more calls than are needed: it is done at each push, while a GPU waits for its next
+    launch and the caches are cold."""
+    for own, count, children, before in modules:
+        if len(own) != count or (children and tuple(children.values()) != before) or (before and not children):
+            return False
+    for own, name, parameter, address, shape in matrices:
+        if parameter.data_ptr() != address or parameter.shape != shape or own.get(name) is not parameter:
+            return False
+    return True

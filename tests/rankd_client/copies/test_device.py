@@ -11,13 +11,14 @@ import torch
 
 from rankd_client.arena import Arena, Region
 from rankd_client.copies import allocate, quiet_torch
-from rankd_client.copies.device import STAGING_BYTES, DeviceCopier, HalfTicket, Ticket
+from rankd_client.copies.device import MAX_STAGING_BYTES, DeviceCopier, HalfTicket, Ticket
 from rankd_client.copies.host import copy
 from rankd_client.watch import Selection, watch
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 PATIENCE_SECONDS = 20.0
+SCALED = ("int8", "float8_e4m3fn", "float8_e5m2")
 SHAPES = ((64, 96), (768, 33), (1, 7), (3000, 4000), (5, 4, 3, 2))
 
 
@@ -81,7 +82,9 @@ def test_it_is_the_copy_that_the_cpu_makes(copier: DeviceCopier, dtype: str, sou
         copied(copier, model, dtype), copied_on_the_host(model, dtype), strict=True
     ):
         assert name == wanted_name
-        if name in ("int8", "float8_e4m3fn", "float8_e5m2"):
+        if name in SCALED and got[-1] == wanted[-1] == 0x7F:
+            assert got[:8] == wanted[:8]  # a scale that is not finite: NaN has many forms
+        elif name in SCALED:
             num_apart = sum(a != b for a, b in zip(got, wanted, strict=True))
             assert num_apart <= len(got) / 1000  # a quotient may round the other way
         else:
@@ -89,7 +92,7 @@ def test_it_is_the_copy_that_the_cpu_makes(copier: DeviceCopier, dtype: str, sou
 
 
 def test_larger_than_the_staging_piece_and_strided(copier: DeviceCopier) -> None:
-    rows = STAGING_BYTES // 2 // 1000 * 3
+    rows = MAX_STAGING_BYTES // 2 // 1000 * 3
     big = torch.randn(rows, 1001, device="cuda")
     for tensor in (big, big.t(), big[:, 1:], big.view(3, -1, 1001).transpose(0, 2)):
         ((_, got),) = copied(copier, {"w": tensor}, "bfloat16")
