@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from rankd_client.arena import Arena, Block, Memory, Region
 from rankd_client.outbox import Outbox, Snapshot
-from rankd_client.wire import Chunk
+from rankd_client.wire import Chunk, Reported
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,14 +16,14 @@ class Outcome:
     """What became of a snapshot: `word` is "recorded", "superseded" or the code of a refusal. It was sent `num_again`
     times more than once."""
 
-    key: tuple[str, str, bool]
+    key: tuple[str, str]
     step: int
     word: str
     num_again: int
 
 
 class Cargo(Outbox):
-    """Holds one snapshot of each (layer, role): whoever puts one in has heard what became of the one before it."""
+    """Holds one snapshot, or numbers, of each (layer, role): what becomes of it is heard before the next is put in."""
 
     def __init__(self) -> None:
         super().__init__(Arena(0, _nothing))
@@ -39,11 +39,15 @@ class Cargo(Outbox):
         with self._changed:
             self._queue[snapshot.key] = snapshot
 
+    def put_numbers(self, numbers: Reported) -> None:
+        """What a trainer computed itself."""
+        self.reports.put(numbers.layer, numbers.role, numbers.step, numbers.body)
+
     def settle(self, layer: str, role: str, step: int, outcome: str = "recorded") -> bool:
         known = super().settle(layer, role, step, outcome)
         if known:
             num_again = self._num_again.pop((layer, role), 0)
-            self.outcomes.put(Outcome((layer, role, False), step, outcome, num_again))
+            self.outcomes.put(Outcome((layer, role), step, outcome, num_again))
         return known
 
     def rewind(self) -> None:

@@ -15,6 +15,9 @@ from rankd_client.spool.room import files_of, sessions_of
 UNLOCKED_SECONDS = 60.0
 """Where a disk knows no locks, a session that was written to so recently counts as being written."""
 
+APART_SECONDS = 60.0
+"""The processes of a job begin within this, by their clocks and that of the disk, of one another's writing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -71,7 +74,7 @@ def _is_live(head: Path, last_write: float) -> bool:
 
 def _lives(sessions: list[Found]) -> list[Life]:
     """A job that is started again under the same name has the same processes once more, or begins when the one before
-    it has written its last."""
+    it has long written its last."""
     lives: list[Life] = []
     current: dict[str, Life] = {}
     for session in sorted(sessions, key=lambda found: (found.origin.started, found.path.name)):
@@ -81,7 +84,7 @@ def _lives(sessions: list[Found]) -> list[Life]:
             life is None
             or any(other.origin.hello.process_rank == hello.process_rank for other in life)
             or life[0].origin.hello.world_size != hello.world_size
-            or (not any(other.live for other in life) and session.origin.started > max(s.last_write for s in life))
+            or all(not other.live and session.origin.started > other.last_write + APART_SECONDS for other in life)
         ):
             life = current[session.run] = []
             lives.append(life)

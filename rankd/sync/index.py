@@ -21,11 +21,14 @@ from rankd_client.wire import DTYPES, LOCAL_VERSION, Reported
 MAX_OPEN = 64
 """Files open at once, of what may be thousands."""
 
-Key = tuple[str, str, bool]
-"""(layer, role, whether it is numbers that the trainer computed)."""
+Key = tuple[str, str]
+"""(layer, role)"""
 
-Order = tuple[int, int]
-"""(how often the layer had gone back, step)."""
+Order = tuple[int, int, int]
+"""(how often the layer had gone back, step, 0 of a snapshot or 1 of numbers that the trainer computed)."""
+
+FIELDS = 6
+"""Of a record: its order; its number, its file's class and its offset there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +46,14 @@ class Lines:
     """The records of one session that were not dealt with, by key."""
 
     places: dict[Key, array[int]] = field(default_factory=dict)
-    """Five numbers each: how often the layer had gone back, the step; the record's number, its file's class and its
-    offset there."""
+    """FIELDS numbers each."""
     num_done: int = 0
     num_left: int = 0
     faults: list[SpoolError] = field(default_factory=list)
 
 
 class Index:
-    """Of one life. Keeps 40 bytes a record."""
+    """Of one life. Keeps 48 bytes a record."""
 
     def __init__(self, life: Life) -> None:
         """Reads the heads of all records. Raises SpoolError where what was shipped cannot be told."""
@@ -95,13 +97,13 @@ class Index:
 
     def _orders(self, session: int, key: Key) -> Iterator[tuple[Order, Place]]:
         line = self.lines[session].places.get(key, array("Q"))
-        for at in range(0, len(line), 5):
-            times, step, number, thinning_class, offset = line[at : at + 5]
-            yield (times, step), Place(session, number, thinning_class, offset)
+        for at in range(0, len(line), FIELDS):
+            times, step, kind, number, thinning_class, offset = line[at : at + FIELDS]
+            yield (times, step, kind), Place(session, number, thinning_class, offset)
 
     def _last(self, session: int, key: Key) -> Order:
         line = self.lines[session].places.get(key)
-        return (line[-5], line[-4]) if line else (-1, -1)
+        return (line[-FIELDS], line[1 - FIELDS], line[2 - FIELDS]) if line else (-1, -1, -1)
 
     def _read(self, session: int) -> Lines:
         lines, rows = Lines(), _Rows()
@@ -114,7 +116,7 @@ class Index:
         done = self.progress[session].numbers
         for key, line in rows.ordered():
             # Not only what was dealt with itself: nothing goes that is older than what went.
-            last = max((place for place, row in enumerate(line) if row[2] in done), default=-1)
+            last = max((place for place, row in enumerate(line) if row[3] in done), default=-1)
             lines.num_done += last + 1
             lines.num_left += len(line) - last - 1
             if last + 1 < len(line):
@@ -145,8 +147,7 @@ class Index:
                 faults.append(error)
                 continue
             self._need(message)
-            key = (message.layer, message.role, isinstance(message, Reported))
-            rows.add(key, message.step, record.number, thinning_class, record.at)
+            rows.add(message, record.number, thinning_class, record.at)
         if rows.newest is None and self.life[session].live:
             rows.newest = newest
 
@@ -160,20 +161,22 @@ class _Rows:
 
     def __init__(self) -> None:
         self.newest: int | None = None
-        self._by_key: dict[Key, list[tuple[int, int, int, int]]] = {}
+        self._by_key: dict[Key, list[tuple[int, int, int, int, int]]] = {}
 
-    def add(self, key: Key, step: int, number: int, thinning_class: int, at: int) -> None:
-        self._by_key.setdefault(key, []).append((number, step, thinning_class, at))
+    def add(self, message: Message, number: int, thinning_class: int, at: int) -> None:
+        row = (number, message.step, int(isinstance(message, Reported)), thinning_class, at)
+        self._by_key.setdefault((message.layer, message.role), []).append(row)
 
-    def ordered(self) -> Iterator[tuple[Key, list[tuple[int, int, int, int, int]]]]:
-        """Each layer's in the order in which they were written, with how often it had gone back."""
+    def ordered(self) -> Iterator[tuple[Key, list[tuple[int, int, int, int, int, int]]]]:
+        """Each layer's as they go. That it went back is told by the order in which they were written, of snapshots and
+        of numbers for themselves: one may have overtaken the other on the way to the disk."""
         for key, found in self._by_key.items():
-            line, times, previous = [], 0, -1
-            for number, step, thinning_class, at in sorted(found):
-                times += step <= previous
-                previous = step
-                line.append((times, step, number, thinning_class, at))
-            yield key, line
+            line, times, previous = [], [0, 0], [-1, -1]
+            for number, step, kind, thinning_class, at in sorted(found):
+                times[kind] += step <= previous[kind]
+                previous[kind] = step
+                line.append((times[kind], step, kind, number, thinning_class, at))
+            yield key, sorted(line)
 
 
 class Logs:

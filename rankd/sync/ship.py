@@ -18,7 +18,7 @@ from rankd.sync.join import Part, are_whole, joined
 from rankd_client.keys import Key as ClientKey
 from rankd_client.link import Link
 from rankd_client.spool.format import SpoolError
-from rankd_client.wire import Chunk, Hello
+from rankd_client.wire import Hello, Reported
 
 MAX_UNDER_WAY_BYTES = 256 << 20
 """A quarter of what a daemon lets wait for measuring, so that nothing has to give way to anything; one larger matrix
@@ -135,8 +135,8 @@ class Shipment:
 
     def _introduce(self, hello: Hello) -> Hello:
         """As the process that wrote the first of these sessions: a sync that was killed comes back as the same one."""
-        version = max(hello.version, self.index.version)
-        return Hello(hello.run, hello.session, version, "rankd sync", hello.process_rank, hello.world_size)
+        agent = "rankd sync"
+        return Hello(hello.run, hello.session, self.index.version, agent, hello.process_rank, hello.world_size)
 
     def _ship(self) -> None:
         self._link.start()
@@ -172,21 +172,24 @@ class Shipment:
                 continue
             if part is None:
                 continue
-            chunk, body = part
-            step.num_bytes = len(body)
-            self._under_way[step.key, chunk.step] = step
+            self._under_way[step.key, step.order[1]] = step
+            if isinstance(part, Reported):
+                step.num_bytes = part.num_bytes
+                self._cargo.put_numbers(part)
+            else:
+                step.num_bytes = len(part[1])
+                self._cargo.put(*part)
             self._under_way_bytes += step.num_bytes
-            self._cargo.put(chunk, body)
             self._link.wake()
 
-    def _read(self, step: _Step) -> Part | None:
-        """The whole matrix; None where there is none, which is counted. Raises SpoolError."""
+    def _read(self, step: _Step) -> Part | Reported | None:
+        """The whole matrix, or numbers; None where parts are missing, which is counted. Raises SpoolError."""
         found = [self.index.logs.record(place) for place in step.places]
         chunks = []
         for log, record in found:
             message = log.message(record)
-            if not isinstance(message, Chunk):
-                raise SpoolError(log.path, "numbers in the place of a snapshot", record.at)
+            if isinstance(message, Reported):
+                return message
             chunks.append(message)
         if not are_whole(chunks):
             if not self.index.may_come(step.key, step.order, step.places):

@@ -16,8 +16,7 @@ from rankd_client.outbox import Outbox, Snapshot
 from rankd_client.spool.session import Session
 from rankd_client.spool.thinning import BLIND_BELOW
 from rankd_client.text import escape
-from rankd_client.wire import Hello, Plan, encode
-from rankd_client.wire.messages import Payload
+from rankd_client.wire import Chunk, Hello, Plan, Reported, encode
 
 _ARRIVAL_POLL_SECONDS = 0.005
 """A GPU's copies take some milliseconds, and nobody is woken by them."""
@@ -111,21 +110,30 @@ class Spool:
     def _drain(self) -> None:
         while (snapshot := self._outbox.next_unsent()) is not None:
             try:
-                whole = snapshot.next_chunk(snapshot.num_bytes)
-                self._keep(snapshot.key, snapshot.step, bytes(encode(whole)[0]), whole.payload)
+                self._keep(snapshot.key, snapshot.next_chunk(snapshot.num_bytes))
             except TooLateError:
                 return
             finally:
                 self._done(snapshot)
+        reports = self._outbox.reports
+        while (report := reports.next()) is not None:
+            try:
+                self._keep((report.layer, report.role, "numbers"), report.message())
+            except TooLateError:
+                return
+            finally:
+                reports.sent(report)
+                reports.settle(report.name)
 
     def _done(self, snapshot: Snapshot) -> None:
         self._outbox.sent(snapshot, snapshot.num_bytes, _Done())
         self._outbox.settle(snapshot.layer, snapshot.role, snapshot.step)
 
-    def _keep(self, key: tuple[str, str], step: int, header: bytes, body: Payload) -> None:
+    def _keep(self, key: tuple[str, ...], message: Chunk | Reported) -> None:
         """On disk, or counted."""
         try:
-            if not self._session.keep(key, step, header, body, self._on_time):
+            header, body = encode(message)
+            if not self._session.keep(key, message.step, bytes(header), body, self._on_time):
                 why = f"RANKD_SPOOL_BYTES={self._max_bytes} are used up; `rankd sync` makes room"
                 self._drop("the spool is full", why)
         except TooLateError:

@@ -29,7 +29,8 @@ from rankd_client.wire.messages import Payload
 WRITE_BYTES = 8 << 20
 """Of one write: between two, a close() that runs out of time is noticed."""
 
-Key = tuple[str, str]
+Key = tuple[str, ...]
+"""Of what has steps of its own: layer and role, and a third word for numbers."""
 
 
 class _File:
