@@ -4,7 +4,6 @@ once."""
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -16,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pushing import LAYERS, pushing, steps_recorded, weights
+from torch import nn
 
+from rankd.store.reader import Reader
 from rankd_client import Client
 
 pytestmark = pytest.mark.e2e
@@ -83,6 +85,53 @@ def test_a_daemon_that_is_frozen_at_any_moment(serve: Any, directory: Path) -> N
     assert_newest_recorded_once(directory / "data", "frozen", trainer.step)
 
 
+def test_a_model_that_changes_in_mid_run_is_followed_by_its_history(serve: Any, directory: Path) -> None:
+    """Layers added, removed, resized, of another dtype, frozen, and gone for a while."""
+    served = serve("--data", str(directory / "data"))
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"a": nn.Linear(16, 16, bias=False), "b": nn.Linear(16, 16, bias=False)})
+
+    def add() -> None:
+        model["c"] = nn.Linear(4, 8, bias=False)
+
+    def remove() -> None:
+        del model["b"]
+
+    def resize() -> None:
+        model["a"] = nn.Linear(16, 8, bias=False)
+
+    def halve() -> None:
+        model["a"].half()
+
+    def freeze() -> None:
+        model.requires_grad_(False)
+
+    def leave() -> None:
+        model["a"].to("meta")
+
+    with Client("changed", served.url, **OPTIONS) as client:
+        changes = [add, remove, resize, halve, freeze, leave]
+        for step in range(len(changes) + 1):
+            client.push(model, step=step)
+            assert client.flush(WAIT_SECONDS)
+            if step < len(changes):
+                changes[step]()
+        assert client.num_errors == 0
+    served.stop()
+    with Reader(directory / "data") as reader:
+        rows = {(row.step, row.layer[0], row.shape, row.source_dtype) for _, row in reader.measurements("changed")}
+        resets = [alert["step"] for _, alert in reader.alerts("changed") if alert["rule"] == "baseline_reset"]
+    square, wide, small = (16, 16), (8, 16), (8, 4)
+    assert rows == {
+        *((step, "a", square, "float32") for step in (0, 1, 2)),
+        (3, "a", wide, "float32"),
+        *((step, "a", wide, "float16") for step in (4, 5)),
+        *((step, "b", square, "float32") for step in (0, 1)),
+        *((step, "c", small, "float32") for step in range(1, 7)),
+    }
+    assert resets == [3]
+
+
 # Pushes 48 MB for ever.
 ENDLESS = """
 import sys, torch
@@ -94,6 +143,10 @@ print("pushing", flush=True)
 while True:
     client.push(model)
 """
+
+
+SPARE_FILES = 2
+"""A pipe that the daemon opens once, when it first measures something large. Each trainer has four files and more."""
 
 
 def open_files(pid: int) -> int:
@@ -118,145 +171,23 @@ def test_trainers_that_are_killed_in_the_middle_of_a_push_leave_nothing_in_the_d
         with urllib.request.urlopen(f"{served.ready['http']}/healthz", timeout=WAIT_SECONDS) as answer:
             return int(json.load(answer)["assembly_bytes"])
 
+    def kill_a_trainer(seconds: float) -> None:
+        trainer = subprocess.Popen([sys.executable, "-c", ENDLESS, served.url], stdout=subprocess.PIPE)
+        try:
+            assert trainer.stdout is not None and trainer.stdout.readline() == b"pushing\n"
+            time.sleep(seconds)
+        finally:
+            trainer.kill()
+            trainer.communicate()
+
     with Client("other", served.url, **OPTIONS) as other:
         other.push(weights(0), step=0)
         assert other.flush(WAIT_SECONDS)
         num_files, num_memfds = open_files(pid), mapped_memfds(pid)
         for moment in (0.2, 0.35, 0.5):
-            trainer = subprocess.Popen([sys.executable, "-c", ENDLESS, served.url], stdout=subprocess.PIPE)
-            try:
-                assert trainer.stdout is not None and trainer.stdout.readline() == b"pushing\n"
-                time.sleep(moment)
-            finally:
-                trainer.kill()
-                trainer.communicate()
+            kill_a_trainer(moment)
         other.push(weights(1), step=1)
         assert other.flush(WAIT_SECONDS), "the others are served"
-        wait_until(lambda: open_files(pid) <= num_files, "files are still open")
+        wait_until(lambda: open_files(pid) <= num_files + SPARE_FILES, "files are still open")
         wait_until(lambda: mapped_memfds(pid) <= num_memfds, "a trainer's memory is still mapped")
         wait_until(lambda: assembly_bytes() == 0, "a part of a layer is kept")
-
-
-# Children of all kinds while the client is connected and pushes: each must end by itself, and none speaks for it.
-FORKS = """
-import gc, os, sys, threading, time, torch
-from rankd_client import Client, PushReceipt
-
-client = Client("forks", sys.argv[1], max_overhead=None, strict=True, echo=False)
-model = {str(i): torch.randn(256, 256) for i in range(8)}
-client.push(model)
-assert client.flush(60.0)
-stopped, pushes = threading.Event(), []
-
-def keep_pushing():
-    while not stopped.wait(0.002):
-        pushes.append(client.push(model))
-
-thread = threading.Thread(target=keep_pushing)
-thread.start()
-
-def leave():
-    "Ends as a program does, with everything that is done at its end."
-
-def forget():
-    global client
-    del client
-    gc.collect()
-
-def use():
-    assert client.push(model, step=5) == PushReceipt(5)
-    assert client.alerts() == [] and client.flush(60.0)
-    client.close()
-    client.__exit__(None, None, None)
-
-def push_itself():
-    with Client("child", sys.argv[1], max_overhead=None, strict=True, echo=False) as own:
-        assert own.push(model).num_queued == 8 and own.flush(60.0)
-
-children = []
-for work in [leave, forget, use, push_itself] * 2:
-    child = os.fork()
-    if child == 0:
-        work()
-        sys.exit(0)
-    children.append(child)
-codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-num_before = len(pushes)
-while len(pushes) < num_before + 10 and thread.is_alive():
-    time.sleep(0.01)
-stopped.set()
-thread.join()
-assert client.flush(60.0) and client.connected and client.num_errors == 0
-assert codes == [0] * len(codes), codes
-print("all ended", flush=True)
-"""
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("alive", [True, False])
-def test_children_that_a_trainer_forks(serve: Any, directory: Path, alive: bool) -> None:
-    program, url = FORKS, f"ipc://{directory}/nobody"
-    if alive:
-        url = serve().url
-    else:  # nobody records anything, and a child that pushes would wait in vain
-        program = program.replace("assert client.flush(60.0)\n", "").replace("leave, forget, use, push_itself", "use")
-        program = program.replace("client.flush(60.0) and client.connected and ", "")
-    done = subprocess.run(
-        [sys.executable, "-c", program, url], capture_output=True, text=True, timeout=WAIT_SECONDS, env=environment()
-    )
-    assert (done.returncode, done.stdout) == (0, "all ended\n"), done.stderr
-
-
-# Workers live through the epochs, and fork while a push of another thread is under way.
-WORKERS = """
-import sys, threading, torch
-from rankd_client import Client
-
-class Data(torch.utils.data.Dataset):
-    def __len__(self):
-        return 32
-    def __getitem__(self, index):
-        return torch.randn(32)
-
-def main():
-    client = Client("workers", sys.argv[1], max_overhead=None, strict=True, echo=False)
-    model = torch.nn.Sequential(torch.nn.Linear(32, 512), torch.nn.Linear(512, 8))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    stopped = threading.Event()
-    beside = {"beside": torch.randn(512, 512)}
-    thread = threading.Thread(target=lambda: [client.push(beside) for _ in iter(lambda: stopped.wait(0.002), True)])
-    thread.start()
-    for persistent in (False, True):
-        loader = torch.utils.data.DataLoader(
-            Data(), batch_size=4, num_workers=2, multiprocessing_context="fork", persistent_workers=persistent
-        )
-        for epoch in range(3):
-            for batch in loader:
-                optimizer.zero_grad()
-                model(batch).square().mean().backward()
-                optimizer.step()
-                client.push(model)
-    stopped.set()
-    thread.join()
-    client.push(model)
-    assert client.flush(60.0) and client.num_errors == 0
-    print("all ended", flush=True)
-
-main()
-"""
-
-
-def environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RANKD_")}
-    return {**kept, "OMP_NUM_THREADS": "1"}
-
-
-def test_workers_of_data_loaders_that_fork_while_a_push_is_under_way(serve: Any) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", WORKERS, serve().url],
-        capture_output=True,
-        text=True,
-        timeout=WAIT_SECONDS,
-        env=environment(),
-    )
-    assert (done.returncode, done.stdout) == (0, "all ended\n"), done.stderr
