@@ -92,6 +92,10 @@ class Limits:
     peer_timeout_seconds: float = 30.0
     """A connection silent for this long is forgotten and its credit given back; its client will say hello again."""
 
+    trainer_grace_seconds: float = 10.0
+    """A trainer whose connection broke has this long to come back before it counts as gone: a client is back within a
+    second or two."""
+
     drain_seconds: float = 15.0
     """Clean shutdown has 20 s; the rest is for saying goodbye."""
 

@@ -24,11 +24,11 @@ from rankd.executors import EXECUTORS, MeasureError, choose_devices, settings_of
 from rankd.faults import DAEMON_RUN, ClockWatch, Faults
 from rankd.health import Health
 from rankd.history import History
+from rankd.jobs import Jobs
 from rankd.judge import Key
 from rankd.lent import ArenaListener, Lenders
 from rankd.mailbox import Mailbox
 from rankd.openness import Openness
-from rankd.pacing import Pacing
 from rankd.plan import Planner, keep_reviewed
 from rankd.presence import Presence, Ready
 from rankd.query import QueryServer
@@ -45,7 +45,6 @@ from rankd.stages.record import Outcome, Record
 from rankd.stages.reports import Report, Reports
 from rankd.store.errors import StoreError
 from rankd.supervise import Stall, stop_with_stdin
-from rankd.trainers import GRACE_SECONDS, Gone, Trainers
 from rankd.web.listener import HttpListener
 from rankd_client.wire import Ack, AlertNotice, Refusal, Reported, WireError
 
@@ -94,11 +93,10 @@ class Daemon:
         cleanup.callback(self.sockets.close)
         self.current = Current(streams, limits, counters)
         doors, quota = self.sockets.doors, self._quota
-        self.trainers, self.pacing = Trainers(), Pacing(limits.heartbeat_seconds)
-        self.gone = Gone(secrets.token_hex(8), time.time)
+        self.jobs = Jobs(limits.heartbeat_seconds, limits.trainer_grace_seconds, secrets.token_hex(8))
         self.receive = Receive(
             self.sockets.push, limits, streams, time.monotonic, counters, self.current.firing, doors["push"],
-            self.trainers, self.pacing.plan, self._lenders(limits, counters, cleanup),
+            self.jobs.trainers, self.jobs.pacing.plan, self._lenders(limits, counters, cleanup),
         )  # fmt: skip
         self.assemble = Assemble(limits, counters, quota)
         self.mailbox = Mailbox(limits.max_mailbox_bytes, self.executor.num_slots, counters, quota, self.receive.runs)
@@ -109,7 +107,7 @@ class Daemon:
         on_fault, patience_seconds = partial(self._fault, "history"), config.history.patience_seconds
         self.record = Record(streams, self.current, counters, self.history.writer, patience_seconds, on_fault=on_fault)
         self.publish = Publish(self.sockets.alerts, streams, time.time, counters, doors["alerts"])
-        answers = Answers(self.current, counters, self.history.reading, self.planner.describe, self.trainers.summary)
+        answers = Answers(self.current, counters, self.history.reading, self.planner.describe, self.jobs.summary)
         self.query = QueryServer(self.sockets.query, answers, counters, doors["query"])
         self.health = Health(self.stop, self.presence, self.faults, gauges, counters)
         self.http = HttpListener(config, self.authority.http_token, self.health, counters)
@@ -133,7 +131,7 @@ class Daemon:
             "num_unwritten": lambda: self.record.num_pending,
             "lag_seconds": lambda: round(self.mailbox.lag_seconds, 3),
             "plan": lambda: self.planner.describe(),
-            "trainers": lambda: self.trainers.summary(),
+            "trainers": lambda: self.jobs.summary(),
         }
 
     async def intake(self) -> None:
@@ -151,7 +149,7 @@ class Daemon:
                 self.receive.refuse_chunk(peer, chunk, error)
                 self._lose(self.assemble.take_lost())
                 continue
-            self.trainers.pushed(peer.session, chunk.step)
+            self.jobs.trainers.pushed(peer.session, chunk.step)
             self.receive.give_credit(peer, chunk)
             self._lose(self.assemble.take_lost())
             if assembled.settled:
@@ -159,11 +157,11 @@ class Daemon:
             if assembled.snapshot is not None:
                 self.reports.put(assembled.snapshot)
                 self.planner.arrived(assembled.snapshot, time.monotonic())
-                self.pacing.whole(peer.run, chunk.step)
+                self.jobs.pacing.whole(peer.run, chunk.step)
                 for displaced in self.mailbox.put(assembled.snapshot):
                     old = displaced.snapshot
                     self.reports.over(old)
-                    self.pacing.displaced(old.run, old.step)
+                    self.jobs.pacing.displaced(old.run, old.step)
                     self.record.superseded(*old.key)
                     self._settle((*old.key, old.step), "superseded", displaced.by_step)
 
@@ -234,15 +232,7 @@ class Daemon:
             for alert in self.faults.expire():
                 self.record.alert(alert)
             if not self.record.num_pending and (run := self.assemble.idle_run(now, self.receive.runs())) is not None:
-                for memory in (
-                    self.assemble,
-                    self.detect,
-                    self.current,
-                    self.planner,
-                    self.trainers,
-                    self.gone,
-                    self.pacing,
-                ):
+                for memory in (self.assemble, self.detect, self.current, self.planner, self.jobs):
                     memory.forget(run)
             openness.look(now)
 
@@ -293,7 +283,7 @@ class Daemon:
             on_fault=partial(self.crossing.call, self._history_fault),
         )
         self.faults.restore(self.current.firing(DAEMON_RUN))
-        self.gone.restore(self.current.all_firing())
+        self.jobs.gone.restore(self.current.all_firing())
         if (file := self.history.moved_aside) is not None:
             self._fault("history_moved", f"the history was damaged; it is now {file.name}, and a new one was begun")
         for alert in self.faults.settle():
@@ -320,24 +310,15 @@ class Daemon:
         """Who lives, who is gone, what will not be whole without them, and how often the others are to push."""
         for session in self.receive.heartbeat():
             self.assemble.lose(session)
-        gone = (t.session for t in self.trainers.gone() if now - (t.gone_at or now) >= GRACE_SECONDS)
-        self._lose(self.assemble.expire(now, frozenset(gone), self.receive.runs()))
-        for alert in self.gone.look(self.trainers, now):
+        self._lose(self.assemble.expire(now, self.jobs.sessions_gone(now), self.receive.runs()))
+        for alert in self.jobs.gone.look(self.jobs.trainers, now):
             self.record.alert(alert)
-        for run, plan in self.pacing.review(self.trainers, now).items():
+        for run, plan in self.jobs.pacing.review(self.jobs.trainers, now).items():
             self.receive.announce(run, plan)
 
     def _lose(self, lost: list[Lost]) -> None:
-        """What will not be whole: its trainers hear so, and push less often where they are too far apart."""
-        for item in lost:
-            run, layer, role, step = item.key
-            message: Ack | Refusal = Ack("superseded", layer, step, role, by_step=item.by_step)
-            if item.why in ("timed_out", "process_gone"):
-                detail = "not all shards came" if item.why == "timed_out" else "the process that has the rest is gone"
-                message = Refusal("timed_out", detail, layer, step, role)
-            elif not item.is_shard:
-                self.pacing.lost(run, step)
-            self.receive.acknowledge(item.sessions, message)
+        for sessions, message in self.jobs.answers(lost):
+            self.receive.acknowledge(sessions, message)
 
     async def _recall(self, layer: Key) -> None:
         """A layer from before the start goes on where its record ends; one that cannot be read begins anew."""
@@ -359,7 +340,7 @@ class Daemon:
         except WireError as error:
             self.receive.refuse_chunk(peer, message, error)
             return
-        self.trainers.pushed(peer.session, message.step)
+        self.jobs.trainers.pushed(peer.session, message.step)
         if taken.is_new:
             self.reports.put(Report(measurement, partial(self.receive.give_credit, peer, message)))
             return

@@ -14,8 +14,6 @@ from rankd.trainers.roll import Trainer, Trainers
 RULE = "trainer_gone"
 
 GRACE_SECONDS = 10.0
-"""A client whose connection broke is back within a second or two, and the processes of a job that is killed end one
-after the other: nothing is said, and nobody's part given up, before."""
 
 MAX_LISTED = 256
 """Processes named in an alert."""
@@ -35,11 +33,14 @@ class _Raised:
 
 class Gone:
     """Who is missed is in the roll; this tells each change once. `origin`: this daemon's own; with the time it keeps
-    ids from being used twice. `wall`: seconds since the Unix epoch."""
+    ids from being used twice. `wall`: seconds since the Unix epoch. `grace_seconds`: a client whose connection broke is
+    back within a second or two, and the processes of a job that is killed end one after the other; so long nothing is
+    said."""
 
-    def __init__(self, origin: str, wall: Callable[[], float]) -> None:
+    def __init__(self, origin: str, wall: Callable[[], float], grace_seconds: float = GRACE_SECONDS) -> None:
         self._origin = origin
         self._wall = wall
+        self._grace_seconds = grace_seconds
         self._raised: dict[str, _Raised] = {}
         self._num_raised = 0
 
@@ -62,7 +63,7 @@ class Gone:
             missed.setdefault(trainer.run, []).append(trainer)
         alerts = [self._end(run) for run in list(self._raised) if self._is_over(run, missed.get(run, []), trainers)]
         for run, gone in missed.items():
-            if run not in self._raised and any(now - (t.gone_at or now) >= GRACE_SECONDS for t in gone):
+            if run not in self._raised and any(now - (t.gone_at or now) >= self._grace_seconds for t in gone):
                 alerts.append(self._raise(run, gone))
         return alerts
 
