@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection
-from dataclasses import asdict, astuple
+from dataclasses import asdict, astuple, fields
+from typing import Any
 
 from rankd.detectors import DEFAULT_CONFIG, DetectConfig, make_detectors, make_notices, precision_of
 from rankd.judge.parts import Parts
 from rankd.judge.state import StateError, pack_state, unpack_state
-from rankd.records import Alert, Measurement, Verdict
+from rankd.records import REPORTED, Alert, Measurement, Verdict
 
 ADVICE = {
     "effective_rank_drop": "Look at what changed shortly before this step: learning rate, weight decay, precision or "
@@ -27,6 +28,10 @@ ADVICE = {
 STATE_EVERY = 64
 """Measurements of a layer from one recorded state to the next: half as many, on average, are fed again after a start,
 and a state of 118 kB (10,000 readings) costs 1.8 kB for each of them to write."""
+
+
+FIRST_FIELDS = 15
+"""Of an alert, that every recorded state has: up to `time`."""
 
 
 class LayerJudge:
@@ -55,15 +60,16 @@ class LayerJudge:
 
     def update(self, measurement: Measurement) -> list[Alert]:
         """The changes of state that this measurement brings. One without a step or elements changes nothing, nor does
-        a repeat of the last good step."""
+        a repeat of the last good step. Of what a trainer reports the shape need not be known."""
         self.num_since_state += 1
         self.parts.update(measurement)
         # Like going back, a change of shape is only believed from a good measurement: a bad one may overtake others.
         good = measurement.finite and not measurement.zero
         ended: list[Alert] = []
-        if measurement.shape != self._shape and (good or self._shape is None):
+        is_shapeless = 0 in measurement.shape and measurement.method == REPORTED
+        if measurement.shape != self._shape and (good or self._shape is None) and not is_shapeless:
             ended = self._reshape(measurement)
-        if measurement.step is None or 0 in measurement.shape:
+        if measurement.step is None or (0 in measurement.shape and not is_shapeless):
             return ended
         verdicts = self._judge_good(measurement) if good else self._judge_bad(measurement)
         return ended + self._alerts(verdicts, measurement) if verdicts else ended
@@ -111,7 +117,7 @@ class LayerJudge:
             "config": asdict(self.config),
             "shape": self._shape,
             "last_step": self._last_step,
-            "firing": [astuple(alert) for alert in self._firing.values()],
+            "firing": [_packed(alert) for alert in self._firing.values()],
             "num_raised": self._num_raised,
             **({"split": True} if self._split else {}),
             **({"parts": self.parts.present} if self.parts.present else {}),
@@ -131,7 +137,8 @@ class LayerJudge:
         judge = cls(run, layer, role, config)
         judge._shape = None if state["shape"] is None else tuple(state["shape"])
         judge._last_step = state["last_step"]
-        judge._firing = {alert.rule: alert for alert in (Alert(*values) for values in state["firing"])}
+        fired = ([tuple(value) if isinstance(value, list) else value for value in each] for each in state["firing"])
+        judge._firing = {alert.rule: alert for alert in (Alert(*values) for values in fired)}
         judge._num_raised = state["num_raised"]
         judge._split = state.get("split", False)
         judge.parts.present = state.get("parts", {})
@@ -243,6 +250,7 @@ class LayerJudge:
             message=f"{name}: {verdict.detail}",
             advice=ADVICE.get(verdict.rule, ""),
             time=measurement.time or 0.0,
+            role=self.role,
         )
         if verdict.state == "firing":
             self._firing[verdict.rule] = alert
@@ -253,6 +261,15 @@ class LayerJudge:
         count = self._num_raised[rule] = self._num_raised.get(rule, 0) + 1
         key = json.dumps([self.run, self.layer, self.role, list(self._shape or ()), rule, step, count])
         return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def _packed(alert: Alert) -> tuple[Any, ...]:
+    """Its fields; those behind the first ones as far as they say something: older states have none of them."""
+    values, last = astuple(alert), FIRST_FIELDS
+    for at, field in enumerate(fields(alert)):
+        if at >= FIRST_FIELDS and values[at] != field.default:
+            last = at + 1
+    return values[:last]
 
 
 def _step(measurement: Measurement) -> int:

@@ -52,12 +52,15 @@ class Alert:
     """Seconds since the Unix epoch."""
     processes: tuple[int, ...] = ()
     """Of an alert about processes of a job: their process_rank."""
+    role: str = "weight"
+    """Of the layer's tensors that it is about."""
 
     def published(self, stream_id: str, seq: int, time: float) -> Alert:
         return replace(self, stream_id=stream_id, seq=seq, time=time)
 
     def to_json(self) -> dict[str, Any]:
-        about = {"processes": list(self.processes)} if self.processes else {}
+        about: dict[str, Any] = {"processes": list(self.processes)} if self.processes else {}
+        about |= {"role": self.role} if self.role != "weight" else {}
         return {
             "schema": ALERT_SCHEMA,
             "alert_id": self.alert_id,
