@@ -30,6 +30,10 @@ MAX_UNDER_WAY = 256
 MAX_MATRIX_BYTES = 4 << 30
 """A spool may claim anything. Daemons take less: 1 GiB unless configured."""
 
+LOST_SECONDS = 60.0
+"""Daemons answer without waiting, and an answer may be lost. After this long without any, all that is under way goes
+again over a new connection: what the daemon has, it knows, and what it is measuring, it goes on with."""
+
 _LOOK_SECONDS = 0.2
 
 
@@ -112,7 +116,7 @@ class Shipment:
         self._patience_seconds = patience_seconds
         self._cargo = Cargo()
         self._hello = self._introduce(life[0].origin.hello)
-        self._link = Link(address, self._hello, self._cargo, lambda alert: None, key)
+        self._address, self._key = address, key
         self._ready: list[tuple[Order, int, int, _Step]] = []
         self._turn = count()
         self._under_way: dict[tuple[Key, int], _Step] = {}
@@ -138,19 +142,29 @@ class Shipment:
         agent = "rankd sync"
         return Hello(hello.run, hello.session, self.index.version, agent, hello.process_rank, hello.world_size)
 
+    def _new_link(self) -> Link:
+        """To be started. Alerts are for trainers."""
+        return Link(self._address, self._hello, self._cargo, lambda alert: None, self._key)
+
     def _ship(self) -> None:
-        self._link.start()
-        heard_at = time.monotonic()
+        link = self._new_link()
+        link.start()
+        there_at = answered_at = time.monotonic()
         try:
             while self._ready or self._under_way:
-                self._load()
-                if self._collect() or self._link.connected:
-                    heard_at = time.monotonic()
-                elif time.monotonic() - heard_at > self._patience_seconds:
+                if self._load():
+                    link.wake()
+                is_answered, now = self._collect(), time.monotonic()
+                answered_at = now if is_answered or not link.connected else answered_at
+                there_at = now if is_answered or link.connected else there_at
+                if now - there_at > self._patience_seconds:
                     raise Unreachable
+                if now - answered_at > LOST_SECONDS:
+                    _end(link)
+                    link, answered_at = self._new_link(), now
+                    link.start()
         finally:
-            self._link.stop(0.0 if self._under_way else 2.0)
-            self._link.join(5.0)
+            _end(link, 0.0 if self._under_way else 2.0)
 
     def _advance(self, key: Key, rest: Iterator[tuple[Order, list[Place]]]) -> None:
         """The next step of a layer waits for its turn: of all layers the earliest step goes first."""
@@ -159,8 +173,9 @@ class Shipment:
             step = _Step(key, order, places, rest)
             heapq.heappush(self._ready, (order, min(place.number for place in places), next(self._turn), step))
 
-    def _load(self) -> None:
-        """Put as much on its way as there may be."""
+    def _load(self) -> bool:
+        """Put as much on its way as there may be; whether there was anything."""
+        num_before = len(self._under_way)
         while self._ready and len(self._under_way) < MAX_UNDER_WAY and self._under_way_bytes < MAX_UNDER_WAY_BYTES:
             step = heapq.heappop(self._ready)[-1]
             try:
@@ -180,7 +195,7 @@ class Shipment:
                 step.num_bytes = len(part[1])
                 self._cargo.put(*part)
             self._under_way_bytes += step.num_bytes
-            self._link.wake()
+        return len(self._under_way) > num_before
 
     def _read(self, step: _Step) -> Part | Reported | None:
         """The whole matrix, or numbers; None where parts are missing, which is counted. Raises SpoolError."""
@@ -246,3 +261,8 @@ class Shipment:
             tally = self.tallies[place.session]
             tally.num_left -= 1
             setattr(tally, what, getattr(tally, what) + 1)
+
+
+def _end(link: Link, seconds: float = 0.0) -> None:
+    link.stop(seconds)
+    link.join(seconds + 3.0)

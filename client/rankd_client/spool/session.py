@@ -48,7 +48,7 @@ class _File:
 
     @property
     def removed(self) -> bool:
-        return not os.fstat(self.fd).st_nlink
+        return _is_removed(self.fd)
 
     def append(self, *parts: Payload, on_time: Callable[[], None] = lambda: None) -> None:
         """All of it or, where that fails, nothing."""
@@ -130,7 +130,7 @@ class Session:
     def _begin(self) -> None:
         """Make the directory, where it is not there: not yet, or not any more."""
         if self._head >= 0:
-            if os.fstat(self._head).st_nlink:
+            if not _is_removed(self._head):
                 return
             self._forget()
         own_directory(self._room.root)
@@ -167,6 +167,16 @@ class Session:
                 self.num_thinned += file.num_snapshots
                 self.num_kept -= file.num_snapshots
                 self.kept_bytes -= file.num_bytes - PREAMBLE_BYTES
+
+
+def _is_removed(descriptor: int) -> bool:
+    """Whether an open file has no name any more."""
+    try:
+        return not os.fstat(descriptor).st_nlink
+    except OSError as error:
+        if error.errno == errno.ESTALE:  # how a network's file system says so
+            return True
+        raise
 
 
 def own_directory(root: Path) -> None:
