@@ -38,12 +38,14 @@ def share(before: dict[str, int], after: dict[str, int]) -> float:
 
 
 def round_of(name: str, job: Job, report: Report, settle_seconds: float, hurt: str = "") -> None:
-    """One job from its start to its end."""
+    """One job from its start to its end. Without one of its processes no layer can be whole: where one is killed, what
+    counts is until then."""
     before = counters(job.url)
     processes = Processes(job)
     time.sleep(settle_seconds)
     settled = counters(job.url)
     time.sleep((job.seconds - settle_seconds) / 3)
+    middle = counters(job.url)
     if hurt == "killed":
         processes.kill(job.num_processes // 2)
     elif hurt == "frozen":
@@ -53,16 +55,22 @@ def round_of(name: str, job: Job, report: Report, settle_seconds: float, hurt: s
     processes.join()
     time.sleep(2.0)
     after = counters(job.url)
+    end = middle if hurt == "killed" else after
     more: dict[str, Any] = {
         "settle_seconds": settle_seconds,
-        "share_with_the_first_seconds": round(share(before, after), 4),
-        "whole": after["num_assembled"] - settled["num_assembled"],
-        "lost": {key: after[key] - settled[key] for key in (*LOST, "dropped_late_shards") if after[key] > settled[key]},
+        "share_with_the_first_seconds": round(share(before, end), 4),
+        "whole": end["num_assembled"] - settled["num_assembled"],
+        "lost": {key: end[key] - settled[key] for key in LOST if end[key] > settled[key]},
         "layers_copied_by_process_0": processes.pushed[0],
         "told": told[0] if told else None,
         "processes": job.num_processes,
     }
-    report.row(f"whole_{name}", round(share(settled, after), 4), GOAL, "share of layers", at_least=True, **more)
+    report.row(f"whole_{name}", round(share(settled, end), 4), GOAL, "share of layers", at_least=True, **more)
+    if hurt == "killed":
+        alerts = [alert for alert in state(job.url)["alerts"] if alert["run"] == job.run]
+        lost = {key: after[key] - middle[key] for key in LOST if after[key] > middle[key]}
+        processes_told = [alert["processes"] for alert in alerts if alert["rule"] == "trainer_gone"]
+        report.row("alerts_of_one_killed", len(alerts), 1, "alerts", processes_told=processes_told, lost_then=lost)
 
 
 def main() -> int:

@@ -109,7 +109,8 @@ class Daemon:
         self.publish = Publish(self.sockets.alerts, streams, time.time, counters, doors["alerts"])
         answers = Answers(self.current, counters, self.history.reading, self.planner.describe, self.jobs.summary)
         self.query = QueryServer(self.sockets.query, answers, counters, doors["query"])
-        self.health = Health(self.stop, self.presence, self.faults, gauges, counters)
+        processes = self.jobs.trainers.describe
+        self.health = Health(self.stop, self.presence, self.faults, gauges, counters, processes)
         self.http = HttpListener(config, self.authority.http_token, self.health, counters)
         cleanup.callback(self.http.close)
 

@@ -22,9 +22,12 @@ class Health:
         faults: Faults,
         gauges: Mapping[str, Callable[[], Any]],
         counters: Counter[str],
+        processes: Callable[[], list[dict[str, Any]]] = list,
     ) -> None:
         self.stalled: str | None = None
         """What stands still, if anything does."""
+        self.processes = processes
+        """The body of /trainers."""
         self._stop = stop
         self._presence = presence
         self._faults = faults

@@ -83,6 +83,7 @@ def make_app(
     why_not_ready: Callable[[], str | None],
     access: Access,
     counters: Counter[str],
+    processes: Callable[[], list[dict[str, Any]]] = list,
 ) -> Starlette:
     async def healthz(request: Request) -> JSONResponse:
         """Alive: 200, however degraded; `status` and `faults` say how it is."""
@@ -93,7 +94,11 @@ def make_app(
         reason = why_not_ready()
         return JSONResponse({"ready": reason is None, "reason": reason}, 200 if reason is None else 503)
 
-    routes = [Route("/healthz", healthz), Route("/readyz", readyz)]
+    async def trainers(request: Request) -> JSONResponse:
+        """What each process that pushes tells of itself."""
+        return JSONResponse({"processes": processes()})
+
+    routes = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/trainers", trainers)]
     return Starlette(routes=routes, middleware=[Middleware(Guard, access=access, counters=counters)])
 
 
@@ -102,14 +107,15 @@ def make_server(
     why_not_ready: Callable[[], str | None],
     access: Access,
     counters: Counter[str],
+    processes: Callable[[], list[dict[str, Any]]] = list,
 ) -> uvicorn.Server:
     """A server whose `serve(sockets=[…])` runs until its `should_exit` is set.
 
     health: the body of /healthz. why_not_ready: the reason, None where it is. counters: gets num_refused_http_… and
-    num_closed_http_waiting.
+    num_closed_http_waiting. processes: what /trainers lists.
     """
     config = _Config(
-        make_app(health, why_not_ready, access, counters),
+        make_app(health, why_not_ready, access, counters, processes),
         log_config=None,
         log_level="error",  # its warnings are what any peer can make it say, at each request; they are counted
         access_log=False,

@@ -14,12 +14,16 @@ from rankd.web.server import bind_http, make_server
 
 @contextlib.asynccontextmanager
 async def serving(
-    health: dict[str, Any], reasons: list[str] | None = None, counters: Counter[str] | None = None
+    health: dict[str, Any],
+    reasons: list[str] | None = None,
+    counters: Counter[str] | None = None,
+    processes: list[dict[str, Any]] | None = None,
 ) -> AsyncIterator[int]:
     """The port of a server that is stopped, within a second of being told to, at the end."""
     listening = bind_http("127.0.0.1:0", any_port=False)
     access = Access("127.0.0.1")
-    server = make_server(lambda: health, lambda: reasons[-1] if reasons else None, access, counters or Counter())
+    why_not = lambda: reasons[-1] if reasons else None  # noqa: E731
+    server = make_server(lambda: health, why_not, access, counters or Counter(), lambda: processes or [])
     task = asyncio.create_task(server.serve(sockets=[listening]))
     try:
         yield listening.getsockname()[1]
@@ -50,6 +54,13 @@ async def test_healthz() -> None:
         assert status.endswith(b"200 OK") and json.loads(body) == health
         health["status"] = "stopping"
         assert json.loads((await ask(port, get("/healthz")))[1])["status"] == "stopping"
+
+
+async def test_trainers_are_listed() -> None:
+    processes = [{"run": "r", "process_rank": 1, "share": 0.004}]
+    async with serving({}, processes=processes) as port:
+        status, body = await ask(port, get("/trainers"))
+        assert status.endswith(b"200 OK") and json.loads(body) == {"processes": processes}
 
 
 async def test_readyz_says_why_not() -> None:
