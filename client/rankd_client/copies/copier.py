@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rankd_client.copies.host import copy
-from rankd_client.copies.quiet import one_thread
+from rankd_client.copies.quiet import quiet_torch
 from rankd_client.outbox import Outbox, Snapshot
 from rankd_client.watch import Watched
 
@@ -54,7 +54,7 @@ class Copier:
                 faults += self._copy_device(device, pairs, copied, skipped, again)
             if on_host:
                 on_host.reverse()
-                with one_thread():
+                with quiet_torch():
                     while on_host:
                         faults += self._copy_host(*on_host.pop(), copied, skipped)
         finally:  # after Ctrl-C: what was not begun

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from rankd_client.arena import Region, aligned
 from rankd_client.copies.halves import is_unfit
 from rankd_client.copies.memory import allocate, bytes_of
+from rankd_client.copies.quiet import has_modes, plain_torch
 from rankd_client.copies.scaled import copy_scaled
 from rankd_client.copies.staging import Run
 from rankd_client.watch import Watched
@@ -100,6 +102,7 @@ class DeviceCopier:
             self._numbers = torch.arange(NUM_NUMBERS, dtype=torch.int64, device=device)
         self._memory = allocate(8 * NUM_FLAGS, pinned=True)
         self._host_flags = self._memory.owner.view(torch.int64)
+        self._host_number = self._host_flags[:1]
         self._address = self._memory.owner.data_ptr()
         self._known: dict[tuple[tuple[int, int, int], ...], list[Callable[[], Any]]] = {}
         """What was done for these tensors and regions: an arena that is filled in turn has two or three layouts."""
@@ -144,11 +147,16 @@ class DeviceCopier:
     def _do(self, targets: Sequence[Target], again: bool, keeps: list[object]) -> list[int | Exception | None]:
         """`_begin`, or what it did the last time that the arena was filled so."""
         key = tuple([(id(item), id(region.block), region.start) for item, region in targets])
-        if (steps := self._known.get(key)) is not None:
+        if (steps := self._known.get(key)) is not None and not has_modes():
             for step in steps:
                 step()
             return [None] * len(targets)
-        flags, steps = self._begin(targets, keeps)
+        with plain_torch():
+            flags, steps = self._begin(targets, keeps)
+            if self._halves:
+                span = slice(self._halves.start, self._halves.stop)
+                self._host_flags[span].copy_(self._flags[span], non_blocking=True)
+                self._halves = range(0)
         if again and steps:
             self._known[key] = steps
             while len(self._known) > MAX_KNOWN:
@@ -211,16 +219,13 @@ class DeviceCopier:
         return iter(range(first, first + count))
 
     def _finish(self, keeps: Sequence[object]) -> None:
-        """Last on the side stream: what the device decided, and then the number that says that all is there."""
-        if self._halves:
-            span = slice(self._halves.start, self._halves.stop)
-            self._host_flags[span].copy_(self._flags[span], non_blocking=True)
-            self._halves = range(0)
+        """Last on the side stream: the number that says that all is there."""
         self._num_tickets += 1
         at = self._num_tickets % NUM_NUMBERS
-        if at == 0:
-            self._numbers.add_(NUM_NUMBERS)
-        self._host_flags[:1].copy_(self._numbers[at : at + 1], non_blocking=True)
+        with plain_torch() if has_modes() else nullcontext():
+            if at == 0:
+                self._numbers.add_(NUM_NUMBERS)
+            self._host_number.copy_(self._numbers[at : at + 1], non_blocking=True)
         self._ended.record(self._stream)
         self.newest = Ticket(self._num_tickets, self._address, keeps)
 

@@ -39,10 +39,15 @@ def plain_torch() -> Iterator[None]:
         yield
 
 
-def _no_modes() -> AbstractContextManager[object]:
+def has_modes() -> bool:
+    """Whether the caller is in a mode that would have torch do something else than it is told."""
     import torch
 
-    if not torch._C._len_torch_dispatch_stack():
+    return bool(torch._C._len_torch_dispatch_stack())
+
+
+def _no_modes() -> AbstractContextManager[object]:
+    if not has_modes():
         return nullcontext()
     from torch.utils._python_dispatch import _disable_current_modes
 

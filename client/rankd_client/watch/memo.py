@@ -36,9 +36,13 @@ class Watcher:
         self._seen: tuple[list[_Module], list[_Matrix]] = ([], [])
         self._found: tuple[tuple[Watched, ...], Mapping[str, str]] = ((), {})
 
-    def look(self, model: Any) -> tuple[list[Watched], dict[str, str]]:
-        """As `watch` does. Raises TypeError where that does."""
-        self.again = self._model is not None and self._model() is model and _is_same(*self._seen)
+    def is_same(self, model: Any) -> bool:
+        """Whether `look` will find what it found the last time."""
+        return self._model is not None and self._model() is model and _is_same(*self._seen)
+
+    def look(self, model: Any, again: bool | None = None) -> tuple[list[Watched], dict[str, str]]:
+        """As `watch` does; `again` is what `is_same` said just now. Raises TypeError where that does."""
+        self.again = self.is_same(model) if again is None else again
         if self.again:
             return list(self._found[0]), dict(self._found[1])
         self._model = None
