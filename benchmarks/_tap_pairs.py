@@ -69,6 +69,8 @@ class Pairs:
     steps_per_block: int
     watched: list[Timed] = field(default_factory=list)
     plain: list[Timed] = field(default_factory=list)
+    alone: list[Timed] = field(default_factory=list)
+    """Blocks without a plain one: for the rare calls that block for long."""
 
     @property
     def plain_seconds(self) -> float:
@@ -87,7 +89,7 @@ class Pairs:
     @property
     def blocked_seconds(self) -> list[float]:
         """Each time, ascending."""
-        return sorted(seconds for block in self.watched for seconds in block.blocked_seconds)
+        return sorted(seconds for block in self.watched + self.alone for seconds in block.blocked_seconds)
 
     @property
     def peak_bytes(self) -> int:
