@@ -1,13 +1,18 @@
-"""Both ends of a link: a daemon's push socket worked by hand, and an outbox whose link leads to it."""
+"""Both ends of a link: a daemon's push and arena sockets worked by hand, and an outbox whose link leads to them."""
 
 from __future__ import annotations
 
 import os
+import socket
 import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import zmq
 
+from rankd_client import memfd
 from rankd_client.arena import Arena, Memory
 from rankd_client.link import Link
 from rankd_client.outbox import Outbox
@@ -16,12 +21,18 @@ from rankd_client.wire import (
     MIN_CHUNK_BYTES,
     PROTOCOL_VERSION,
     Chunk,
+    Handover,
     Heartbeat,
     Hello,
+    Lend,
+    Lent,
     Message,
+    Taken,
     Welcome,
     decode,
+    decode_handover,
     encode,
+    encode_handover,
 )
 
 MIB = 1 << 20
@@ -52,6 +63,11 @@ class Router:
         assert isinstance(message, Chunk)
         return message
 
+    def lent(self) -> Lent:
+        message = self.receive()
+        assert isinstance(message, Lent), message
+        return message
+
     def silent(self, seconds: float = 0.2) -> bool:
         return not self.socket.poll(1000 * seconds)
 
@@ -66,7 +82,7 @@ class Router:
         """Answer the hello that is due."""
         hello = self.receive()
         assert isinstance(hello, Hello)
-        values = {"chunk_bytes": MIN_CHUNK_BYTES, "heartbeat_seconds": 60.0, **fields}
+        values = {"chunk_bytes": MIN_CHUNK_BYTES, "heartbeat_seconds": 60.0, "version": hello.version, **fields}
         self.send(Welcome("00" * 8, credit_bytes, **values))
         return hello
 
@@ -75,16 +91,101 @@ class Router:
         self.context.term()
 
 
+class ArenaDoor:
+    """A daemon's arena socket, worked by hand, and what was lent by it."""
+
+    def __init__(self, path: Path) -> None:
+        self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listening.bind(str(path))
+        self._listening.listen(1)
+        self._listening.settimeout(PATIENCE_SECONDS)
+        self._peer: socket.socket | None = None
+        self.blocks: list[memoryview] = []
+
+    def hear(self) -> Lend:
+        """The next packet, with its blocks mapped."""
+        if self._peer is None:
+            self._peer, _ = self._listening.accept()
+            self._peer.settimeout(PATIENCE_SECONDS)
+        packet, fds, _, _ = socket.recv_fds(self._peer, 4096, 16)
+        lend = decode_handover(packet)
+        assert isinstance(lend, Lend) and len(fds) == len(lend.sizes)
+        for fd, size in zip(fds, lend.sizes, strict=True):
+            self.blocks.append(memoryview(memfd.map_bytes(size, fd, writable=False)).cast("B"))
+            assert memfd.is_sealed(fd)
+            os.close(fd)
+        return lend
+
+    def take(self) -> Lend:
+        """Hear the next packet, and say yes."""
+        lend = self.hear()
+        self.say(Taken(len(self.blocks)))
+        return lend
+
+    def say(self, message: Handover) -> None:
+        assert self._peer is not None
+        self._peer.send(encode_handover(message))
+
+    def read(self, lent: Lent) -> bytes:
+        return bytes(self.blocks[lent.block][lent.at : lent.at + lent.num_bytes])
+
+    def epochs(self) -> list[int]:
+        return [block[:8].cast("Q")[0] for block in self.blocks]
+
+    def has_left(self) -> bool:
+        """Waits for the client's end of the connection."""
+        assert self._peer is not None
+        return self._peer.recv(1) == b""
+
+    def hang_up(self) -> None:
+        """Only of this connection; its mappings stay, as those of a daemon that was stopped."""
+        assert self._peer is not None
+        self._peer.close()
+        self._peer = None
+
+    def close(self) -> None:
+        self._listening.close()
+        if self._peer is not None:
+            self._peer.close()
+
+
+def lendable(num_bytes: int) -> Memory:
+    """As `rankd_client.copies.allocate` makes it, without torch."""
+    fd = memfd.create("rankd-test", num_bytes)
+    array = memfd.map_bytes(num_bytes, fd)
+    memfd.close_with(array, fd)
+    memfd.seal(fd)
+    view = memoryview(array).cast("B")
+    view[:] = bytes(num_bytes)
+    return Memory(view, fd=fd)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """For what another thread does and nobody tells of; fails the test if it never comes."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.002)
+
+
 class Setup:
     """An outbox with a link to an address, and what the link told."""
 
-    def __init__(self, address: str, arena_bytes: int = 32 * MIB, version: int = PROTOCOL_VERSION) -> None:
-        self.outbox = Outbox(Arena(arena_bytes, lambda size: Memory(memoryview(bytearray(size)))))
+    def __init__(
+        self,
+        address: str,
+        arena_bytes: int = 32 * MIB,
+        version: int = PROTOCOL_VERSION,
+        newest: int = PROTOCOL_VERSION,
+        allocate: Callable[[int], Memory] = lambda size: Memory(memoryview(bytearray(size))),
+        max_bytes: int = 0,
+    ) -> None:
+        self.outbox = Outbox(Arena(max_bytes or arena_bytes, allocate))
         self.outbox.grow(arena_bytes, 1)
         self.alerts: list[dict[str, Any]] = []
         self.alerted = threading.Event()
         self.hello = Hello("run", bytes(range(16)), version, agent="test")
-        self.link = Link(address, self.hello, self.outbox, self.take)
+        self.link = Link(address, self.hello, self.outbox, self.take, newest=newest)
         self.link.start()
 
     def take(self, alert: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from link_ends import MIB, PATIENCE_SECONDS, Router, Setup
 
-from rankd_client.wire import SCALED_VERSION, Hello, Refusal, Welcome
+from rankd_client.wire import LOCAL_VERSION, SCALED_VERSION, Hello, Refusal, Welcome
 
 
 @pytest.fixture
@@ -62,3 +62,25 @@ def test_others_are_not_told_to_send_something_else(
     assert "unknown_version" in caplog.text and "bfloat16" not in caplog.text
     plain.link.stop(0.0)
     plain.link.join(PATIENCE_SECONDS)
+
+
+def test_an_older_daemon_is_asked_again_at_once_in_the_version_that_is_needed(
+    address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = Router(address)
+    setup = Setup(address, newest=LOCAL_VERSION)
+    content = setup.put("w", 1)
+    with caplog.at_level(logging.WARNING, "rankd_client"):
+        first = old.receive()
+        assert isinstance(first, Hello) and first.version == LOCAL_VERSION
+        old.send(Refusal("unknown_version", "version 3; this side speaks 1 and 2"))
+        assert old.welcome().version == 1
+        assert bytes(old.chunk().payload) == content
+        assert setup.link.version == 1
+        old.send(Refusal("no_hello", "another daemon has taken its place"))
+        second = old.receive()
+        assert isinstance(second, Hello) and second.version == LOCAL_VERSION
+    assert not caplog.records and setup.link.num_refused == 0
+    setup.link.stop(0.0)
+    setup.link.join(PATIENCE_SECONDS)
+    old.close()
