@@ -13,6 +13,7 @@ from router import Router
 
 from rankd.config import Limits
 from rankd.door import Door
+from rankd.lent import Lenders
 from rankd.stages.receive import Receive
 from rankd.streams import Streams
 from rankd_client.endpoints import endpoints_of
@@ -33,6 +34,7 @@ class Side:
         self.router = Router(endpoints.push, send_hwm=10_000)
         self.address = endpoints.push
         self.firing: list[dict[str, Any]] = []
+        self.lenders = Lenders(Limits(**limits), self.counters, "arena.sock")
         self.receive = Receive(
             self.router.socket,
             Limits(**limits),
@@ -41,14 +43,18 @@ class Side:
             self.counters,
             lambda run: self.firing,
             Door(),
+            lenders=self.lenders,
         )
         self.taken: list[Chunk] = []
+        self.copied: list[bytes] = []
+        """Their payloads, which are the daemon's no longer than until it gives credit."""
         self.clients = zmq.asyncio.Context()
 
     async def intake(self, give_credit: bool) -> None:
         while True:
             peer, chunk = await self.receive.next()
             self.taken.append(chunk)
+            self.copied.append(bytes(chunk.payload) if isinstance(chunk, Chunk) else b"")
             if give_credit:
                 self.receive.give_credit(peer, chunk)
 
