@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,10 @@ MAX_WAIT_SECONDS = min(threading.TIMEOUT_MAX, 2**31 / 1000) - 1
 """What locks and ZeroMQ's 32 bits of milliseconds can wait: 24 days."""
 
 
+Work = Callable[["Pusher", int, float], tuple[PushReceipt, Exception | None]]
+"""Called with the step, and the time when the caller came."""
+
+
 class Client:
     """Ships snapshots of a model's weights to a rankd daemon, and brings its alerts back.
 
@@ -59,6 +63,8 @@ class Client:
         adapters: tell what is global of a parameter (its name, its place) where each process has its own numbers for
             layers or experts, or a way to shard of its own: MegatronAdapter, or any Adapter. DTensors, FSDP, ZeRO-3
             and DDP need none.
+        source: "param", or "master": of weights that an optimizer keeps a float32 copy of (`attach` says which one, or
+            the parameter's own `main_param`), that copy.
 
     Wrong arguments and a wrong environment raise ValueError here; from then on nothing raises (but `strict`), and
     nothing waits for a daemon. RANKD_MODE=disabled makes every method return at once;
@@ -83,6 +89,7 @@ class Client:
         echo: bool | None = None,
         key: str | os.PathLike[str] | None = None,
         adapters: Iterable[Adapter] = (),
+        source: str = "param",
     ) -> None:
         self.config: Config = read_config(
             run=run,
@@ -100,6 +107,7 @@ class Client:
             echo=echo,
             key=key,
             adapters=adapters,
+            source=source,
         )
         self.run = self.config.run
         self.num_errors = 0
@@ -114,7 +122,7 @@ class Client:
             from rankd_client.pusher import Pusher  # brings ZeroMQ: not for those who have this disabled
 
             self._pusher = Pusher(self.config, os.urandom(16), self._alerts)
-        self._next_step = 0
+        self._next_steps = {"pushed": 0, "reported": 0}
         self._attached: dict[int, Attachment] = {}
         """By the model's id."""
 
@@ -124,16 +132,35 @@ class Client:
         pusher = self._pusher
         return pusher is not None and pusher.connected
 
-    def push(self, model: Any, step: int | None = None) -> PushReceipt:
+    def push(self, model: Any, step: int | None = None, also: Mapping[str, Any] | None = None) -> PushReceipt:
         """Copy the weights that are due at `step` and return; they are sent from another thread.
 
         `model` is a module or a mapping of name -> tensor; `step` counts up from the last one, or from 0, if left out.
-        The weights may be changed as soon as this returns (of those on a GPU see `attach`). Never raises, unless
+        `also` has what else is to be watched, under names of its own or of weights: name -> tensor, a feature
+        (vectors × dim), or name -> (role, tensor) with the role "feature", "gradient" or "update". At a step that is
+        not due it is not looked at; else it goes first.
+        The tensors may be changed as soon as this returns (of those on a GPU see `attach`). Never raises, unless
         `strict`; never waits for a daemon.
         """
         if (attachment := self._attached.get(id(model))) is not None:
             attachment.by_hand()
-        return self._take(model, step)
+        return self._take(model, step, also)
+
+    def push_measurements(
+        self, measurements: Mapping[str, Mapping[str, Any]], step: int | None = None, role: str = "weight"
+    ) -> PushReceipt:
+        """Send numbers that you computed, layer -> {metric: number or None}, to detectors, history and alerts.
+
+        `step` is that of the newest `push`, and counts up where there was none, if left out. Metrics of
+        docs/weights.md are judged; "rows", "cols", "finite" and any other keys of JSON may be there. Each call
+        counts, and none is due or not; in jobs of several processes process 0 sends. Never raises, unless `strict`;
+        never waits.
+        """
+        return self._alone(
+            step,
+            lambda: self._checked_step(step, "reported"),
+            lambda pusher, number, started: pusher.report(measurements, number, role, started),
+        )
 
     def attach(self, model: Any, optimizer: Any, *, every: int | None = None, step: int = 0) -> Attachment:
         """Let copies from a GPU go on while training does: the next step of `optimizer` (one, or several) waits for
@@ -152,6 +179,7 @@ class Client:
             return attachment
         if not pusher.fence.watch(model, optimizers):
             say("attach: some weights of the model are not the optimizer's: each push makes the training stream wait")
+        pusher.use_optimizers(attachment.optimizers)
         attachment.hook(pusher.fence.before_step, self._guard)
         self._attached[id(model)] = attachment
         return attachment
@@ -178,8 +206,16 @@ class Client:
         except Exception as error:
             self._fault(error, "a hook")
 
-    def _take(self, model: Any, step: int | None = None) -> PushReceipt:
+    def _take(self, model: Any, step: int | None = None, also: Any = None) -> PushReceipt:
         """A push, by hand or by a hook."""
+        return self._alone(
+            step,
+            lambda: self._checked_step(step, "pushed"),
+            lambda pusher, number, started: pusher.push(model, number, started, also),
+        )
+
+    def _alone(self, step: int | None, find_step: Callable[[], int], work: Work) -> PushReceipt:
+        """What `work` gives, one thread at a time."""
         if self._off or os.getpid() != self._pid:
             return PushReceipt(step)
         started = time.perf_counter()
@@ -189,11 +225,16 @@ class Client:
                 return PushReceipt(step, skipped={"*": "another push is under way"})
             try:
                 self._pushing = threading.get_ident()
-                step = self._checked_step(step)
-                return self._push(model, step, started)
+                step = find_step()
+                if (pusher := self._pusher) is None:  # closed by another thread since
+                    return PushReceipt(step)
+                receipt, error = work(pusher, step, started)
             finally:
                 self._pushing = None
                 self._lock.release()
+            if error is not None:
+                self._fault(error)
+            return receipt
         except Exception as error:
             self._fault(error)
             return PushReceipt(step, blocked_seconds=time.perf_counter() - started)
@@ -245,20 +286,16 @@ class Client:
     ) -> None:
         self.close()
 
-    def _push(self, model: Any, step: int, started: float) -> PushReceipt:
-        pusher = self._pusher
-        if pusher is None:  # closed by another thread since
-            return PushReceipt(step)
-        receipt, error = pusher.push(model, step, started)
-        if error is not None:
-            self._fault(error)
-        return receipt
-
-    def _checked_step(self, step: int | None) -> int:
-        number = self._next_step if step is None else operator.index(step)
+    def _checked_step(self, step: Any, what: str) -> int:
+        """`step`; where it is left out, that after the last one, and for what is reported that of the last push."""
+        if step is None:
+            step = self._next_steps[what]
+            if what == "reported" and self._next_steps["pushed"]:
+                step = self._next_steps["pushed"] - 1
+        number = operator.index(step)
         if isinstance(step, bool) or not 0 <= number <= MAX_STEP:
             raise ValueError(f"step={step!r}: expected an integer from 0 to 2**63 - 1")
-        self._next_step = number + 1
+        self._next_steps[what] = number + 1
         return number
 
     def _checked_timeout(self, timeout: Any, default: float) -> float:

@@ -21,6 +21,7 @@ DTYPES = ("bfloat16", "float32", "float16", "float64", "int8", "float8_e4m3fn", 
 """What a snapshot may be sent as: the table's dtypes that are not reserved."""
 
 MODES = ("online", "offline", "disabled")
+SOURCES = ("param", "master")
 Patterns = str | Iterable[str] | None
 
 
@@ -47,6 +48,7 @@ class Config:
     """Directory of the spool, an absolute path, and the bytes of all that may be in it; of mode offline alone."""
     spool_bytes: int = 0
     adapters: tuple[Any, ...] = ()
+    source: str = "param"
     key: Key | None = None
     """Who we are to a daemon on TCP; None on ipc, where a daemon has no keys, and where nothing is sent."""
 
@@ -67,6 +69,7 @@ def read_config(
     echo: bool | None,
     key: str | os.PathLike[str] | None = None,
     adapters: Iterable[Any] = (),
+    source: str = "param",
 ) -> Config:
     """The settings that these arguments and the environment give. Raises ValueError naming key, value, expectation."""
     mode = os.environ.get("RANKD_MODE") or "online"
@@ -78,6 +81,8 @@ def read_config(
         raise _wrong("max_overhead", max_overhead, "a share of training time above 0 and up to 1, or None for no limit")
     if dtype not in DTYPES:
         raise _wrong("dtype", dtype, f"one of {', '.join(DTYPES)}")
+    if source not in SOURCES:
+        raise _wrong("source", source, f"one of {', '.join(SOURCES)}")
     address = _address(endpoint)
     return Config(
         run=_run(run),
@@ -97,6 +102,7 @@ def read_config(
         spool=str(spool_directory()) if mode == "offline" else "",
         spool_bytes=_spool_bytes() if mode == "offline" else 0,
         adapters=_adapters(adapters),
+        source=source,
         key=find_key(key, address) if mode == "online" else None,
     )
 

@@ -245,8 +245,8 @@ class Outbox:
             self._changed.notify_all()
 
     def settle(self, layer: str, role: str, step: int, outcome: str = "recorded") -> bool:
-        """The daemon has dealt with this snapshot or report for good; `outcome` is "recorded", "superseded", or the code
-        of a refusal. False if it is not one that was waited for."""
+        """The daemon has dealt with this snapshot, or report, for good; `outcome` is "recorded", "superseded", or the
+        code of a refusal. False if it is not one that was waited for."""
         with self._changed:
             key = (layer, role)
             was_reported = self.reports.settle((layer, role, step))

@@ -7,6 +7,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -14,11 +15,13 @@ from typing import Any
 
 from rankd_client import copies
 from rankd_client.arena import Arena, aligned
+from rankd_client.beside import Beside
 from rankd_client.budget import Budget
 from rankd_client.config import Config
 from rankd_client.console import Echo
 from rankd_client.copies.copier import Copier
 from rankd_client.fences import Fence
+from rankd_client.measured import report
 from rankd_client.outbox import Outbox
 from rankd_client.outlet import Outlet, make_outlet
 from rankd_client.plan import Schedule, choose, choose_alike, process_world
@@ -45,8 +48,12 @@ class Pusher:
         self._budget = Budget(config.max_overhead, time.monotonic())
         self._outbox = Outbox(Arena(config.max_memory_bytes, copies.allocate))
         self._copier = Copier(self._outbox)
-        selection = Selection(config.dtype, config.include, config.exclude, config.priority)
+        selection = Selection(
+            config.dtype, config.include, config.exclude, config.priority, config.source == "master",
+            max_decoded_bytes=config.max_push_bytes,
+        )  # fmt: skip
         self._watcher = Watcher(selection, config.adapters, on_gone=self._copier.forget)
+        self._beside = Beside(selection, config.adapters)
         self.fence = Fence(self._copier.fence, copies.capturing)
         self._meter = Meter()
         self._link: Outlet | None = None
@@ -60,15 +67,17 @@ class Pusher:
         """Number of the push with which a layer last went: its staleness."""
         self._last_step: int | None = None
         self._last_seconds: float | None = None
-        self._elsewhere: tuple[int, int] | None = None
-        """A model, and this process's number, when others had all of it to send: it is not looked at any more."""
+        self._elsewhere: tuple[int, int, frozenset[Any]] | None = None
+        """A model, this process's number and what was beside the model, when others had all of it to send: it is not
+        looked at any more."""
+        self._num_masters = 0
         self._copied: list[str] = []
         """Names of what the newest push took."""
         self._names: tuple[str, ...] | None = None
         """Layers that are watched; None until the model was looked at."""
         self._passed: dict[str, Mapping[str, str]] = {}
         """What receipts say is skipped where a push leaves everything out, by the reason."""
-        self._total_bytes = self._whole_bytes = self._least_bytes = 0
+        self._total_bytes = self._fitting_bytes = self._whole_bytes = self._least_bytes = 0
         self._roomy_bytes = config.max_memory_bytes // 2
         """A push of no more than these always finds memory."""
 
@@ -76,7 +85,7 @@ class Pusher:
     def connected(self) -> bool:
         return self._link is not None and self._link.connected
 
-    def push(self, model: Any, step: int, started: float) -> tuple[PushReceipt, Exception | None]:
+    def push(self, model: Any, step: int, started: float, also: Any = None) -> tuple[PushReceipt, Exception | None]:
         """The receipt, and the first fault that a single layer met. `started` is when the caller came, in seconds of
         the performance counter."""
         now = time.monotonic()
@@ -88,7 +97,7 @@ class Pusher:
         if self._link is not None:
             self._schedule.adopt(self._link.plan)
         reason = self._reason_to_pass(step, now, world_size)
-        if reason is None and self._elsewhere == (id(model), process_rank):
+        if reason is None and self._elsewhere == (id(model), process_rank, _names(also)):
             reason = REPLICA
         if reason == CAPTURING:
             self._look_once(model)
@@ -99,7 +108,7 @@ class Pusher:
             return self._pass(step, reason or "budget"), None
         self._set_up_seconds, wire_bytes = 0.0, 0
         try:
-            receipt, error = self._push(model, step, max_bytes, process_rank, world_size)
+            receipt, error = self._push(model, also, step, max_bytes, process_rank, world_size)
             wire_bytes = receipt.wire_bytes
             self._last_step, self._last_seconds = step, now
         finally:  # whatever came of it, the training thread has waited
@@ -110,6 +119,11 @@ class Pusher:
         self._meter.pushed(step, now, lasting_seconds, wire_bytes, self._copied)
         return replace(receipt, blocked_seconds=blocked_seconds), error
 
+    def use_optimizers(self, optimizers: tuple[weakref.ref[Any], ...]) -> None:
+        """They may keep float32 copies of weights."""
+        selection = self._watcher.selection
+        self._watcher.selection = replace(selection, optimizers=(*selection.optimizers, *optimizers))
+
     def stats(self) -> Stats:
         """On any thread."""
         return self._meter.stats(
@@ -119,8 +133,28 @@ class Pusher:
             memory_bytes=self._outbox.arena.num_bytes,
             num_replaced=self._outbox.num_replaced,
             num_dropped=self._outbox.num_dropped,
+            num_masters=self._num_masters,
             path="" if self._link is None else getattr(self._link, "path", "zeromq"),
         )
+
+    def report(self, measurements: Any, step: int, role: Any, started: float) -> tuple[PushReceipt, Exception | None]:
+        """Numbers that the trainer computed. In jobs of several processes those of process 0."""
+        reports, (process_rank, world_size) = self._outbox.reports, process_world()
+        if process_rank:
+            return PushReceipt(step, skipped={"*": REPLICA}), None
+        num_dropped = reports.num_dropped
+        refused = self._link.refused if self._link is not None else {}
+        num_queued, skipped = report(reports, measurements, step, role, refused)
+        if num_queued:
+            self._connect(process_rank, world_size).wake()
+        receipt = PushReceipt(
+            step,
+            num_queued,
+            num_dropped=reports.num_dropped - num_dropped,
+            skipped=MappingProxyType(skipped),
+            blocked_seconds=time.perf_counter() - started,
+        )
+        return receipt, None
 
     def flush(self, timeout_seconds: float) -> bool:
         """True once everything queued is recorded or superseded, False after `timeout_seconds`."""
@@ -159,22 +193,29 @@ class Pusher:
             self._remember(self._watcher.look(model)[0])
 
     def _push(
-        self, model: Any, step: int, max_bytes: int, process_rank: int, world_size: int
+        self, model: Any, also: Any, step: int, max_bytes: int, process_rank: int, world_size: int
     ) -> tuple[PushReceipt, Exception | None]:
         """A due push, but for its time."""
         num_replaced, num_dropped = self._outbox.num_replaced, self._outbox.num_dropped
-        with copies.quiet_torch():
-            watched, skipped = self._watcher.look(model)
-            self._start_line.watching(watched, skipped)
+        again = self._watcher.is_same(model)
+        with nullcontext() if again and also is None else copies.plain_torch():
+            watched, skipped = self._watcher.look(model, again)
+            beside = self._beside.choose(also, skipped, max_bytes, alike=world_size > 1)
+            self._start_line.watching([*watched, *self._beside.found], skipped)
+            if world_size == 1:  # else it has a bound of its own: what goes of the model is chosen alike everywhere
+                max_bytes -= sum(item.num_bytes for item in beside)
             chosen = self._choose(watched, skipped, step, max_bytes, world_size)
-            mine = self._mine(chosen, skipped, process_rank, world_size)
-            if mine:
-                self._set_up(watched, process_rank, world_size)
-            copied, error = self._copier.copy(mine, step, skipped, self._watcher.again)
+            mine = self._mine([*beside, *chosen], skipped, process_rank, world_size)
+            if mine and not (self._watcher.again and self._link is not None and not beside):
+                self._set_up([*watched, *self._beside.found], process_rank, world_size)
+            copied, error = self._copier.copy(mine, step, skipped, self._watcher.again and not beside)
             self.fence.pushed(model)
-        self._copied = [item.name for item in copied]
-        if process_rank and all(_whose(item, process_rank) == REPLICA for item in watched):
-            self._elsewhere = id(model), process_rank
+            if beside:  # of which nobody knows when it changes next
+                self.fence.now()
+        self._copied = [item.name for item in copied if item.role == "weight"]
+        self._beside.pushed(copied)
+        if process_rank and all(_whose(item, process_rank) == REPLICA for item in (*watched, *self._beside.found)):
+            self._elsewhere = id(model), process_rank, _names(also)
         self._num_pushes += 1
         self._last_push |= dict.fromkeys(self._copied, self._num_pushes)
         self._remember(watched)
@@ -187,7 +228,7 @@ class Pusher:
             num_dropped=self._outbox.num_dropped - num_dropped,
             skipped=MappingProxyType(skipped),
             wire_bytes=sum(item.num_bytes for item in copied),
-            device_bytes=self._copier.device_bytes,
+            device_bytes=self._copier.device_bytes + max((item.decoded_bytes for item in copied), default=0),
         )
         return receipt, error
 
@@ -217,10 +258,10 @@ class Pusher:
             return chosen
         mine = []
         for item in chosen:
-            if item.name in refused:
-                skipped[item.name] = f"refused: {refused[item.name]}"
+            if item.label in refused:
+                skipped[item.label] = f"refused: {refused[item.label]}"
             elif (reason := _whose(item, process_rank)) is not None:
-                skipped[item.name] = reason
+                skipped[item.label] = reason
             else:
                 mine.append(item)
         return mine
@@ -234,6 +275,11 @@ class Pusher:
         started = time.perf_counter()
         if wanted_bytes > self._outbox.arena.num_bytes:
             self._outbox.grow(wanted_bytes, max(sizes))
+        self._connect(process_rank, world_size)
+        self._set_up_seconds += time.perf_counter() - started
+
+    def _connect(self, process_rank: int, world_size: int) -> Outlet:
+        """The link, started when it is first needed."""
         if self._link is None:
             agent = f"rankd-client python/{platform.python_version()}"
             version = DTYPES[self._config.dtype].version
@@ -243,7 +289,7 @@ class Pusher:
             link.start()
             weakref.finalize(self, link.stop).atexit = False
             self._link = link
-        self._set_up_seconds += time.perf_counter() - started
+        return self._link
 
     def _take_alert(self) -> Any:
         alerts, shown, echo = self._alerts, self._shown, self._echo if self._config.echo else None
@@ -266,14 +312,21 @@ class Pusher:
                 self._names, self._passed = names, {}
                 self._meter.watching(names)
             self._total_bytes = sum(item.num_bytes for item in watched)
-            self._whole_bytes = min(sum(item.num_bytes for item in watched if item.num_bytes <= max_bytes), max_bytes)
+            self._fitting_bytes = sum(item.num_bytes for item in watched if item.num_bytes <= max_bytes)
+            self._num_masters = sum(item.is_master for item in watched)
+        beside_bytes = sum(item.num_bytes for item in self._beside.found if item.num_bytes <= max_bytes)
+        self._whole_bytes = min(self._fitting_bytes + beside_bytes, max_bytes)
         if self._config.max_overhead is None:
             return
         fitting = [item for item in watched if item.num_bytes <= max_bytes]
-        first_bytes = sum(item.num_bytes for item in fitting if item.priority)
+        first_bytes = beside_bytes + sum(item.num_bytes for item in fitting if item.priority)
         others = [item for item in fitting if not item.priority]
         turn = min(others, key=lambda item: self._last_push.get(item.name, -1), default=None)
         self._least_bytes = min(first_bytes + (turn.num_bytes if turn else 0), self._whole_bytes)
+
+
+def _names(also: Any) -> frozenset[Any]:
+    return frozenset(also) if isinstance(also, Mapping) else frozenset()
 
 
 def _whose(item: Watched, process_rank: int) -> str | None:

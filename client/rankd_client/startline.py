@@ -23,6 +23,7 @@ class StartLine:
         self._config = config
         self._watched: list[str] | None = None
         self._num_tensors = 0
+        self._num_masters = 0
         self._never: list[str] = []
         self._first: tuple[int, float, float, int] | None = None
         self._said = False
@@ -31,11 +32,12 @@ class StartLine:
         """What the first push found."""
         if self._said or self._watched is not None:
             return
-        self._watched = [item.name for item in watched]
+        self._watched = [item.label for item in watched]
+        self._num_masters = sum(item.is_master for item in watched)
         self._num_tensors = len(watched) + len(skipped)
         limit = self._config.max_push_bytes
         self._never = [
-            f"{escape(item.name, 100)} ({show_bytes(item.num_bytes)} is more than max_push_bytes)"
+            f"{escape(item.label, 100)} ({show_bytes(item.num_bytes)} is more than max_push_bytes)"
             for item in watched
             if item.num_bytes > limit
         ]
@@ -71,7 +73,8 @@ class StartLine:
         self._said = True
         num_watched = len(self._watched or ())
         wire_bytes = self._first[3] if self._first else 0
-        say(f"{num_watched} of {self._num_tensors} tensors watched, {show_bytes(wire_bytes)} a push{cost}")
+        masters = f" ({self._num_masters} of them float32 masters)" if self._config.source == "master" else ""
+        say(f"{num_watched} of {self._num_tensors} tensors watched{masters}, {show_bytes(wire_bytes)} a push{cost}")
         if self._never:
             more = len(self._never) - MAX_NAMES
             say("never pushed: " + ", ".join(self._never[:MAX_NAMES]) + (f" and {more} more" if more > 0 else ""))

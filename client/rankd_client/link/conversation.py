@@ -20,9 +20,11 @@ from rankd_client.link.dealer import Dealer
 from rankd_client.link.flow import Flow
 from rankd_client.link.handshake import Handshake
 from rankd_client.link.lender import Lender
+from rankd_client.naming import label_of
 from rankd_client.outbox import Outbox
 from rankd_client.text import escape
 from rankd_client.wire import (
+    LOCAL_VERSION,
     Ack,
     AlertNotice,
     Bye,
@@ -91,6 +93,8 @@ class Conversation:
         self._heartbeat_seconds = 1.0
         self._last_heard = 0.0
         self._told_path = ""
+        self._is_recovering = False
+        """Loans ended unheard, and another hello is said: what is refused meanwhile was of them."""
 
     @property
     def awaits_writing(self) -> bool:
@@ -110,6 +114,14 @@ class Conversation:
             self._lend(now)
         if self.state == "ready":
             self.flow.pump(self._outbox, self.dealer, self.lender, now)
+            self._report(now)
+
+    def _report(self, now: float) -> None:
+        if self.handshake.hello.version >= LOCAL_VERSION:
+            self.flow.pump_reports(self._outbox.reports, self.dealer, now)
+        elif self._outbox.reports.num_unsent:
+            self._faults.once("reports", f"{self.address} is older than push_measurements: those are dropped")
+            self._outbox.reports.give_up()
 
     def receive(self) -> None:
         """Take what was answered, a good many of them at most."""
@@ -191,6 +203,7 @@ class Conversation:
         """The epoch is raised. Another hello sets credit and snapshots right: what is unsettled goes again, framed."""
         self.flow.end_loans()
         if is_missed:
+            self._is_recovering = True
             self._say_hello(now)
 
     def _patience_ends(self) -> float:
@@ -206,7 +219,9 @@ class Conversation:
             case Plan():
                 self.plan = message
             case Ack():
-                self.flow.earn(message.credit_bytes, (message.layer, message.role, message.step))
+                name = (message.layer, message.role, message.step)
+                was_reported = message.state == "received" and self._outbox.reports.received(name)
+                self.flow.earn(message.credit_bytes, None if was_reported else name)
                 if message.state != "received":
                     self.retry_seconds = RETRY_SECONDS
                     self._outbox.settle(message.layer, message.role, message.step, message.state)
@@ -223,7 +238,7 @@ class Conversation:
                 self.num_wire_errors += 1
 
     def _welcome(self, welcome: Welcome) -> None:
-        self.state, self.hello_seconds = "ready", HELLO_SECONDS
+        self.state, self.hello_seconds, self._is_recovering = "ready", HELLO_SECONDS, False
         self.plan = welcome.plan
         self._heartbeat_seconds = welcome.heartbeat_seconds
         self._deadline = time.monotonic() + welcome.heartbeat_seconds
@@ -236,7 +251,8 @@ class Conversation:
     def _refused(self, refusal: Refusal) -> None:
         code, now = refusal.code, time.monotonic()
         if refusal.layer is not None and refusal.step is not None:
-            self.flow.earn(refusal.credit_bytes, (refusal.layer, refusal.role, refusal.step))
+            name = (refusal.layer, refusal.role, refusal.step)
+            self.flow.earn(refusal.credit_bytes, None if self._outbox.reports.received(name) else name)
         if code == "no_hello":
             if self.state == "ready":  # one that came back under the same address; several of ours may be under way
                 self.handshake.begin()
@@ -248,7 +264,8 @@ class Conversation:
         elif code == "unknown_version" and self.state == "hello" and self.handshake.fall_back():
             self._say_hello(now)
         elif refusal.layer is not None and refusal.step is not None:
-            self._drop(refusal.layer, refusal.role, refusal.step, refusal)
+            if not self._is_recovering:
+                self._drop(refusal.layer, refusal.role, refusal.step, refusal)
         else:
             self.num_refused += 1
             why = self._why(refusal) + (self.handshake.advice if code == "unknown_version" else "")
@@ -259,7 +276,7 @@ class Conversation:
     def _drop(self, layer: str, role: str, step: int, refusal: Refusal) -> None:
         self.num_refused += 1
         if refusal.code in LASTING:
-            self.refused[layer] = refusal.code
+            self.refused[label_of(layer, role)] = refusal.code
         self._outbox.settle(layer, role, step, refusal.code)
         why = self._why(refusal)
         self._faults.once(f"refused-{refusal.code}", f"the daemon refused {escape(layer, 200)} ({why})")

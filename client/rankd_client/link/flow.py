@@ -9,6 +9,7 @@ from dataclasses import replace
 from rankd_client.link.dealer import Dealer
 from rankd_client.link.lender import Lender
 from rankd_client.outbox import Outbox, Snapshot, Tracker
+from rankd_client.reports import Reports
 from rankd_client.wire import MIN_CHUNK_BYTES, Lent
 
 STARVED_SECONDS = 30.0
@@ -96,6 +97,18 @@ class Flow:
             self.credit_bytes -= num_bytes
             outbox.sent(snapshot, num_bytes, tracker)
         self._starved_since = None
+
+    def pump_reports(self, reports: Reports, dealer: Dealer, now_seconds: float) -> None:
+        """The same of what was reported: small, and never in the way of a snapshot for long."""
+        while (report := reports.next()) is not None:
+            starved = len(report.body) > self.credit_bytes
+            if starved or not dealer.send(report.message()):
+                self.congested |= not starved
+                if starved and self._starved_since is None:
+                    self._starved_since = now_seconds
+                return
+            self.credit_bytes -= len(report.body)
+            reports.sent(report)
 
     def _send(self, snapshot: Snapshot, num_bytes: int, dealer: Dealer, lender: Lender) -> Tracker | None:
         """The next bytes, lent where their memory is; None: they cannot go now."""

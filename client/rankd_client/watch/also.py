@@ -10,8 +10,9 @@ from typing import Any
 
 from rankd_client.naming import clashes, clean_names, label_of
 from rankd_client.text import escape
+from rankd_client.watch.frameworks import adapters_of
 from rankd_client.watch.model import Found, look
-from rankd_client.watch.place import Adapter
+from rankd_client.watch.place import Adapter, CheckedAdapter
 from rankd_client.watch.source import Source, source_of
 from rankd_client.watch.watched import Selection, Watched
 from rankd_client.wire.fields import ROLES
@@ -30,6 +31,7 @@ def watch_also(also: Any, selection: Selection, adapters: Sequence[Adapter] = ()
     if not isinstance(also, Mapping):
         return [], {"also": f"{type(also).__name__}: expected a mapping of name -> tensor, or (role, tensor)"}
     selection = Selection(selection.dtype, max_decoded_bytes=selection.max_decoded_bytes)
+    adapters = [*map(CheckedAdapter, adapters), *adapters_of(also)]
     skipped: dict[str, str] = {}
     by_role: dict[str, dict[str, Any]] = {}
     for name, value in also.items():

@@ -3,7 +3,7 @@ differ from those of what was rounded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +28,11 @@ MAX_WRAPPED = 64
 class Masters:
     """The copies that `optimizers` keep. Asking makes no entry in an optimizer's state, and starts no collective."""
 
-    def __init__(self, optimizers: Iterable[Any]) -> None:
+    def __init__(self, optimizers: Iterable[Callable[[], Any]]) -> None:
+        """`optimizers` as weak references, or other functions that give one or None."""
         self._states: list[Any] = []
         self._paired: dict[int, Any] = {}
-        for optimizer in _unwrapped(optimizers):
+        for optimizer in _unwrapped(find() for find in optimizers):
             self._states.append(getattr(optimizer, "state", None))
             self._paired |= {id(parameter): master for parameter, master in _pairs(optimizer)}
 

@@ -58,14 +58,14 @@ class Watched:
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Which names are wanted, as globs on cleaned names, and in which dtype they travel. `masters`: of a weight that
-    one of the `optimizers` keeps a float32 copy of, that copy."""
+    one of the `optimizers` (weak references) keeps a float32 copy of, that copy."""
 
     dtype: str = "bfloat16"
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     priority: tuple[str, ...] = ()
     masters: bool = False
-    optimizers: tuple[Any, ...] = field(default=(), repr=False)
+    optimizers: tuple[Callable[[], Any], ...] = field(default=(), repr=False)
     max_decoded_bytes: int | None = None
     """Of memory that decoding one quantised tensor may take."""
 

@@ -1,0 +1,41 @@
+"""What goes with a push beside the model, and before it: whoever hands it over wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rankd_client.watch import Adapter, Selection, Watched, watch_also
+from rankd_client.watch.also import fitting
+
+
+class Beside:
+    """Remembers of the newest push what was there beside the model, so that what did not fit comes first."""
+
+    def __init__(self, selection: Selection, adapters: Sequence[Adapter]) -> None:
+        self._selection = selection
+        self._adapters = adapters
+        self._last_pushes: dict[str, int] = {}
+        self._num_pushes = 0
+        self.found: list[Watched] = []
+
+    def choose(self, also: Any, skipped: dict[str, str], max_bytes: int, alike: bool) -> list[Watched]:
+        """What is to go of `also`, within `max_bytes`; the others get their reason in `skipped`. `alike`: a function of
+        `also` alone, since other processes have parts of the same."""
+        if also is None:
+            self.found = []
+            return []
+        self.found, reasons = watch_also(also, self._selection, self._adapters)
+        skipped |= reasons
+        chosen = fitting(self.found, max_bytes, None if alike else self._last_pushes)
+        skipped |= dict.fromkeys({item.label for item in self.found} - {item.label for item in chosen}, "budget")
+        return chosen
+
+    def pushed(self, copied: Iterable[Watched]) -> None:
+        """What went of it. Names that are not there any more are forgotten."""
+        self._num_pushes += 1
+        went = {item.label for item in copied}
+        before = self._last_pushes
+        self._last_pushes = {
+            item.label: self._num_pushes if item.label in went else before.get(item.label, -1) for item in self.found
+        }
