@@ -253,7 +253,7 @@ def main() -> int:
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--tiny", action="store_true", help="a tiny model: does everything run?")
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of pairs")
-    parser.add_argument("--only", nargs="*", default=[], help="ways whose name has one of these words, and nothing else")
+    parser.add_argument("--only", nargs="*", default=[], help="ways with one of these words in their names")
     parser.add_argument("--daemon-cores", type=int, default=DAEMON_CORES, help="0: all")
     arguments = parser.parse_args()
     is_cuda = arguments.device.startswith("cuda")
