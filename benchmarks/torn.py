@@ -42,9 +42,9 @@ PATTERN = 64
 WRITES = 3
 """Optimizer steps after each push; no divisor of PERIOD, so that pushes meet all steps of it."""
 
-LARGE_SIZE = 4352
-"""Of a layer on a GPU: its copy is larger than the piece of device memory through which it leaves, so that it takes
-more than one cast, with half a millisecond between them."""
+NUM_PRODUCTS = 8
+"""Of 4096 × 4096 in bfloat16, which a GPU is busy with when a push comes, as in training, where the host is ahead of
+it: copies and the next writes begin together, or they would if nothing kept them apart. 2 ms on an H100."""
 
 ANSWER_SECONDS = 60.0
 RECEIVER = Path(__file__).parent / "_torn_receiver.py"
@@ -63,6 +63,12 @@ class Training:
         for parameter in self.model.values():
             parameter.grad = torch.full_like(parameter, -1.0)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1.0, fused=device == "cuda")
+        self._factor = torch.randn(4096, 4096, device=device, dtype=torch.bfloat16) if device == "cuda" else None
+
+    def work(self) -> None:
+        """What comes before a push; it takes the host no time."""
+        for _ in range(NUM_PRODUCTS if self._factor is not None else 0):
+            self._factor @ self._factor
 
     def write(self) -> None:
         """One step on: 1 more in each weight, or at the end of a period as many less as were added in it."""
@@ -119,15 +125,15 @@ def receiving(directory: Path, table: dict[str, list[int]]) -> Iterator[tuple[st
         receiver.communicate()
 
 
-def push_all(training: Training, url: str, num_pushes: int, dtype: str) -> int:
+def push_all(training: Training, url: str, num_pushes: int, dtype: str, attached: bool) -> int:
     """Each push is recorded before the next, with writes in the meantime. Returns the number of snapshots."""
     options: dict[str, Any] = {"max_overhead": None, "max_push_bytes": 1 << 30, "echo": False, "strict": True}
     with Client("torn", url, dtype=dtype, **options) as client:
-        attach = getattr(client, "attach", None)
-        if attach is not None:
-            attach(training.model, training.optimizer)
+        if attached:
+            client.attach(training.model, training.optimizer)
         num_queued = 0
         while num_pushes > 0:
+            training.work()
             receipt = client.push(training.model, step=training.step)
             for _ in range(WRITES):
                 training.write()
@@ -190,17 +196,17 @@ def send_live(training: Training, url: str, num_pushes: int) -> None:
 @contextlib.contextmanager
 def no_fence() -> Iterator[None]:
     """The training stream waits for no event; the copies' own stream still waits for the training."""
-    training, wait = torch.cuda.current_stream(), torch.cuda.Event.wait
+    training, wait_event = torch.cuda.current_stream(), torch.cuda.Stream.wait_event
 
-    def wait_elsewhere(event: Any, stream: Any = None) -> None:
-        if (torch.cuda.current_stream() if stream is None else stream) != training:
-            wait(event, stream)
+    def wait_elsewhere(stream: Any, event: Any) -> None:
+        if stream != training:
+            wait_event(stream, event)
 
-    torch.cuda.Event.wait = wait_elsewhere  # type: ignore[method-assign]
+    torch.cuda.Stream.wait_event = wait_elsewhere  # type: ignore[method-assign]
     try:
         yield
     finally:
-        torch.cuda.Event.wait = wait  # type: ignore[method-assign]
+        torch.cuda.Stream.wait_event = wait_event  # type: ignore[method-assign]
 
 
 def unfenced(training: Training, device: str, num_pushes: int) -> Counter[str]:
@@ -213,17 +219,17 @@ def unfenced(training: Training, device: str, num_pushes: int) -> Counter[str]:
             send_live(training, url, num_pushes)
         else:
             with no_fence():
-                push_all(training, url, num_pushes, "bfloat16")
+                push_all(training, url, num_pushes, "bfloat16", attached=True)
     return seen
 
 
-def fenced(training: Training, num_pushes: int, dtype: str) -> tuple[Counter[str], int]:
+def fenced(training: Training, num_pushes: int, dtype: str, attached: bool) -> tuple[Counter[str], int]:
     """What the receiver saw, and the number of snapshots that were pushed."""
     with (
         tempfile.TemporaryDirectory(prefix="rankd-") as directory,
         receiving(Path(directory), training.table(getattr(torch, dtype))) as (url, seen),
     ):
-        num_queued = push_all(training, url, num_pushes, dtype)
+        num_queued = push_all(training, url, num_pushes, dtype, attached)
     return seen, num_queued
 
 
@@ -232,21 +238,18 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--pushes", type=int, default=10_000, metavar="N", help="of each dtype")
     parser.add_argument("--unfenced", type=int, metavar="N", help="pushes without a fence; a tenth unless given")
-    parser.add_argument("--layers", type=int, metavar="N", help="4 of them, on a GPU 2")
-    parser.add_argument("--size", type=int, metavar="N", help="rows and columns of a layer; 512, on a GPU 4352")
+    parser.add_argument("--layers", type=int, default=4, metavar="N")
+    parser.add_argument("--size", type=int, metavar="N", help="rows and columns of a layer; 512, on a GPU 2048")
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16"], metavar="DTYPE", help="bfloat16, float32")
+    parser.add_argument("--plain", action="store_true", help="no attach(): each push has the training stream wait")
     arguments = parser.parse_args()
     device: str = arguments.device
     torch.set_num_threads(1)
-    num_layers, size = (4, 512) if device == "cpu" else (2, LARGE_SIZE)
-    training = Training(device, arguments.layers or num_layers, arguments.size or size)
-    more: dict[str, Any] = {
-        "layers": len(training.model),
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-    }
+    training = Training(device, arguments.layers, arguments.size or (512 if device == "cpu" else 2048))
+    more = {"layers": arguments.layers, "device": torch.cuda.get_device_name() if device == "cuda" else "cpu"}
     report = Report()
     for dtype in arguments.dtypes:
-        seen, num_queued = fenced(training, arguments.pushes, dtype)
+        seen, num_queued = fenced(training, arguments.pushes, dtype, attached=not arguments.plain)
         report.row(f"torn_{dtype}", seen["torn"] + seen["another"], 0, "snapshots", **seen, **more)
         report.row(f"checked_{dtype}", seen.total(), num_queued, "snapshots", at_least=True, pushes=arguments.pushes)
     num_pushes = arguments.unfenced or max(1, arguments.pushes // 10)
