@@ -13,20 +13,21 @@ from rankd.store.reader import Reader
 from rankd_client import Client
 
 PERIOD = 200
-LAYERS = ("a", "b", "c")
+LAYERS = frozenset("abc")
 
 
-def weights(step: int, size: int = 16, layers: tuple[str, ...] = LAYERS) -> dict[str, torch.Tensor]:
+def weights(step: int, size: int = 16) -> dict[str, torch.Tensor]:
     """All of one number, which tells the step and is exact in bfloat16."""
-    return {layer: torch.full((size, size), 1.0 + step % PERIOD) for layer in layers}
+    return {layer: torch.full((size, size), 1.0 + step % PERIOD) for layer in sorted(LAYERS)}
 
 
 class Pushing:
-    """`step`: the last one that was pushed. `num_queued`: of snapshots, in all pushes."""
+    """`step`: the last one that was pushed. `newest`: of each layer, the last step that was queued: where memory is
+    short, as while ZeroMQ holds what was sent, a push leaves layers out."""
 
     def __init__(self, client: Client, size: int, interval_seconds: float) -> None:
         self.step = -1
-        self.num_queued = 0
+        self.newest: dict[str, int] = {}
         self.error: BaseException | None = None
         self._client, self._size, self._interval_seconds = client, size, interval_seconds
         self._stopped = threading.Event()
@@ -54,7 +55,7 @@ class Pushing:
                 receipt = self._client.push(weights(self.step + 1, self._size), step=self.step + 1)
                 with self._moved:
                     self.step += 1
-                    self.num_queued += receipt.num_queued
+                    self.newest |= dict.fromkeys(LAYERS - receipt.skipped.keys(), self.step)
                     self._moved.notify_all()
         except BaseException as error:
             with self._moved:
