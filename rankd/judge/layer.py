@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, astuple, fields
 from typing import Any
 
@@ -137,7 +137,9 @@ class LayerJudge:
         judge = cls(run, layer, role, config)
         judge._shape = None if state["shape"] is None else tuple(state["shape"])
         judge._last_step = state["last_step"]
-        fired = ([tuple(value) if isinstance(value, list) else value for value in each] for each in state["firing"])
+        fired: Iterator[list[Any]] = (
+            [tuple(value) if isinstance(value, list) else value for value in each] for each in state["firing"]
+        )
         judge._firing = {alert.rule: alert for alert in (Alert(*values) for values in fired)}
         judge._num_raised = state["num_raised"]
         judge._split = state.get("split", False)
