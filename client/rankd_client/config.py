@@ -119,7 +119,10 @@ def spool_directory() -> Path:
         return state_directory() / "rankd" / "spool"
     if "\0" in given or given.startswith(("ipc:", "tcp:", "file:")):
         raise _wrong("RANKD_SPOOL", given, "the path of a directory")
-    return Path(given).expanduser().absolute()
+    try:
+        return Path(given).expanduser().absolute()
+    except RuntimeError:  # ~nobody
+        raise _wrong("RANKD_SPOOL", given, "the path of a directory") from None
 
 
 def _spool_bytes() -> int:

@@ -193,10 +193,12 @@ class Logs:
             found = self._life[session]
             if len(self._open) >= MAX_OPEN:
                 self._open.popitem(last=False)[1].close()
-            path = found.path / f"{thinning_class:02}{SUFFIX}"
-            self._open[place] = Log(path, found.origin.hello.session)
+            self._open[place] = Log(self.path(session, thinning_class), found.origin.hello.session)
         self._open.move_to_end(place)
         return self._open[place]
+
+    def path(self, session: int, thinning_class: int) -> Path:
+        return self._life[session].path / f"{thinning_class:02}{SUFFIX}"
 
     def record(self, place: Place) -> tuple[Log, Record]:
         """Raises SpoolError."""

@@ -54,6 +54,8 @@ class Tally:
     """Sent again, because an answer was lost with the connection."""
     num_incomplete: int = 0
     num_damaged: int = 0
+    num_thinned: int = 0
+    """Removed meanwhile by a trainer that wants room."""
     num_left: int = 0
     num_bytes: int = 0
 
@@ -77,6 +79,7 @@ class Tally:
             "num_refused": self.refused.total(),
             "num_incomplete": self.num_incomplete,
             "num_damaged": self.num_damaged,
+            "num_thinned": self.num_thinned,
             "num_left": self.num_left,
             "bytes": self.num_bytes,
         }
@@ -181,8 +184,12 @@ class Shipment:
             try:
                 part = self._read(step)
             except SpoolError as error:
-                self._tell(str(error))
-                self._count(step, "num_damaged")
+                paths = [self.index.logs.path(place.session, place.thinning_class) for place in step.places]
+                if all(path.exists() for path in paths):
+                    self._tell(str(error))
+                    self._count(step, "num_damaged")
+                else:
+                    self._count(step, "num_thinned")
                 self._advance(step.key, step.rest)
                 continue
             if part is None:

@@ -17,9 +17,10 @@ import torch
 from spooled import Spooled, bytes_in, chunk_of, records_of
 
 from rankd.store.reader import Reader
+from rankd_client import Client
 from rankd_client.wire import Shard
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 WAIT_SECONDS = 120
 
 TRAINER = """
@@ -215,6 +216,26 @@ def test_two_processes_of_a_job_share_a_spool_and_their_parts_become_one_matrix(
     sigma = float(torch.linalg.svdvals(weight.double())[0])
     for (_, step), values in found.items():
         assert values[0] == pytest.approx(sigma * (step + 1), rel=1e-5)
+
+
+def test_features_scaled_copies_and_numbers_of_the_trainer_travel_with_their_roles(
+    serve: Any, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool, data = directory / "spool", directory / "data"
+    monkeypatch.setenv("RANKD_MODE", "offline")
+    monkeypatch.setenv("RANKD_SPOOL", str(spool))
+    weight = torch.diag(torch.arange(1.0, 33.0))
+    with Client("lm", max_overhead=None, dtype="int8", strict=True, echo=False) as client:
+        for step in range(3):
+            client.push({"w": weight}, step=step, also={"features": weight[:20]})
+            client.push_measurements({"w": {"stable_rank": 1.5}, "probe": {"effective_rank": 5.0 - step}}, step=step)
+            assert client.flush(WAIT_SECONDS)
+    (row,) = sync(spool, serve("--data", str(data), "--tier", "exact").url)
+    assert (row["num_shipped"], row["num_left"], row["num_refused"]) == (12, 0, 0)
+    rows = [(row["layer"], row["role"], row["step"], row["effective_rank"]) for row in measured(data)]
+    assert {row[:2] for row in rows} == {("w", "weight"), ("features", "feature"), ("probe", "weight")}
+    assert [row[2:] for row in rows if row[0] == "probe"] == [(0, 5.0), (1, 4.0), (2, 3.0)]
+    assert Counter(row[0] for row in rows)["w"] == 3  # of a step that was measured, the trainer's number is a repeat
 
 
 def test_a_job_that_is_started_again_goes_after_the_first(serve: Any, directory: Path) -> None:
