@@ -1,9 +1,10 @@
 """Processes of a job at different steps: what can still be whole is kept, and nothing else."""
 
+import random
 from typing import Any
 
 import pytest
-from chunks import assembler, chunk, ones
+from chunks import A, assembler, chunk, ones
 
 from rankd.race import Lost
 from rankd.stages.assemble import MAX_OPEN_STEPS, Assemble
@@ -208,3 +209,39 @@ def test_a_whole_matrix_waits_for_nobody() -> None:
         added = assemble.add("r", session, chunk(ones(4), (2, 4), step=step, offset=16), 0.0)
         assert added.snapshot is not None and added.snapshot.step == step
     assert lost(assemble) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_processes_send_the_books_are_kept(seed: int) -> None:
+    """Steps left out, sent again and gone back to, in part and whole, processes that vanish, and little room."""
+    chance = random.Random(seed)
+    assemble = assembler(
+        max_assembly_bytes=12 * 16, max_layer_bytes=12 * 16, max_mailbox_bytes=12 * 16, max_open_layers=9
+    )
+    steps = dict.fromkeys(S, 0)
+    num_whole = num_given_up = 0
+    for now in range(600):
+        session = min(S, key=steps.__getitem__) if chance.random() < 0.8 else chance.choice(S)
+        number = S.index(session)
+        steps[session] = max(0, steps[session] + chance.choice((1,) * 20 + (0, 2, -3)))
+        layer, half = chance.choice("wwv"), chance.random() < 0.1
+        item = row(number, steps[session], layer, payload=ones(2 if half else 4))
+        try:
+            num_whole += assemble.add("r", session, item, float(now)).snapshot is not None
+            if half and chance.random() < 0.5:
+                rest = row(number, steps[session], layer, payload=ones(2), offset=8)
+                num_whole += assemble.add("r", session, rest, float(now)).snapshot is not None
+        except WireError as error:
+            assert error.code == "assembly_full"
+        num_given_up += sum(not item.is_shard for item in assemble.take_lost())
+        if chance.random() < 0.02:
+            assemble.lose(chance.choice(S))
+        if chance.random() < 0.02:
+            num_given_up += len(assemble.expire(float(now), frozenset([chance.choice(S)]), {"r"}))
+        assert 0 <= assemble.num_bytes <= 12 * 16
+    reasons = ("timed_out", "overtaken", "process_gone", "assembly_full")
+    assert num_whole == assemble.counters["num_assembled"]
+    assert num_whole and num_given_up <= sum(assemble.counters[f"dropped_{why}"] for why in reasons)
+    assemble.expire(1e9)
+    assert assemble.num_bytes == 0
+    assert assemble.add("r", A, chunk(ones(4), (2, 2), layer="after"), 1e9).snapshot is not None
