@@ -7,11 +7,10 @@ import os
 import shutil
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _tap_training import Training
+from _tap_training import Training, nothing
 from _tap_ways import EVERY, Way
 from torch import distributed
 
@@ -72,18 +71,14 @@ class AsyncSave(Way):
         super().__init__(training)
         from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
-        class Kept(DefaultStager):  # type: ignore[misc]
-            """Its buffers stay pinned: torch 2.11 closes a stager after its first save."""
-
-            def close(self) -> None:
-                pass
-
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")  # where the writing process meets us
         store = distributed.FileStore(str(directory / "store"), 1)
         distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
         is_cuda = training.device.type == "cuda"
         options = StagingOptions(is_cuda, True, True, is_cuda)
-        self._stager, self._close_stager = (stager := Kept(options)), partial(DefaultStager.close, stager)
+        self._stager = DefaultStager(options)
+        self._buffers: Any = self._stager._state_dict_stager
+        self._buffers.close = nothing  # torch 2.11 closes them after the first save, and fails at the second
         needed_bytes = 3 * 4 * training.num_parameters  # staged, the old checkpoint and the new one
         is_room = SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > needed_bytes
         root = SHARED_MEMORY if is_room else directory
@@ -116,7 +111,8 @@ class AsyncSave(Way):
 
     def close(self) -> None:
         self._wait_written()
-        self._close_stager()
+        del self._buffers.close
+        self._stager.close()
         distributed.destroy_process_group()
         shutil.rmtree(self._target)
 

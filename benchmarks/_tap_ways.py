@@ -52,7 +52,7 @@ class Way:
         pass
 
     def settle(self) -> None:
-        """Wait for what its first time has begun."""
+        """Wait for what it has begun, and raise what came of it."""
 
     def close(self) -> None:
         pass
@@ -65,24 +65,34 @@ class Ours(Way):
     def __init__(self, training: Training, daemon: Daemon, name: str, *, attach: bool = True, **options: Any) -> None:
         super().__init__(training)
         self.name, self._daemon = name, daemon
-        self._attaches = attach
-        self._attachment: Any = None
         self.client = Client(name, daemon.url, echo=False, strict=True, **options)
+        if attach:
+            self.client.attach(training.model, training.optimizer)
         self.how = ("attach and " if attach else "") + "push" + "".join(f", {key}={options[key]}" for key in options)
+        self._set_aside: list[dict[int, Any]] = []
+        self._take_hooks()
 
     def begin(self) -> None:
+        for hooks, ours in zip(self._hooks(), self._set_aside, strict=True):
+            hooks.update(ours)
         os.kill(self._daemon.pid, signal.SIGCONT)
-        if self._attaches:
-            self._attachment = self.client.attach(self.training.model, self.training.optimizer)
 
     def watch(self, step: int) -> None:
         receipt = self.client.push(self.training.model, step)
         self.num_bytes = max(self.num_bytes, receipt.wire_bytes)
 
     def end(self) -> None:
-        if self._attachment is not None:
-            self._attachment.detach()
         os.kill(self._daemon.pid, signal.SIGSTOP)
+        self._take_hooks()
+
+    def _hooks(self) -> list[dict[int, Any]]:
+        optimizer = self.training.optimizer
+        return [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
+
+    def _take_hooks(self) -> None:
+        self._set_aside = [dict(hooks) for hooks in self._hooks()]
+        for hooks in self._hooks():
+            hooks.clear()
 
     def close(self) -> None:
         """Raises RuntimeError where the daemon got nothing: a push to nobody is no match for the others."""

@@ -10,6 +10,7 @@ rows say from how many steps on a way costs less than half a percent, for larger
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import statistics
@@ -37,7 +38,7 @@ from _tap_ways import EVERY, Naive, Ours, OursByDefault, Pinned, Way
 from rankd_client import Client
 
 WARM_UP_STEPS = 30
-ALONE_STEPS = 400
+ALONE_STEPS = 500
 """After the pairs of ours: a hundred pushes and more have a 99th percentile."""
 
 WHOLE: dict[str, Any] = {"max_overhead": None, "max_push_bytes": 1 << 30}
@@ -52,16 +53,16 @@ Make = Callable[[Training, Daemon, Path], Way]
 
 def ways() -> Iterator[tuple[str, Make, int, int]]:
     """What each is called, how it is made, and how many pairs of blocks of how many steps show what it costs."""
-    yield OURS, lambda t, d, _: Ours(t, d, OURS, **WHOLE), 60, EVERY
+    yield OURS, lambda t, d, _: Ours(t, d, OURS, **WHOLE), 50, EVERY
     for name, options, attach in (
         ("ours without attach", {}, False),
         ("ours, int8", {"dtype": "int8"}, True),
         ("ours, fp32", {"dtype": "float32"}, True),
     ):
-        yield name, partial(_ours, name=name, attach=attach, **options), 16, EVERY
+        yield name, partial(_ours, name=name, attach=attach, **options), 10, EVERY
     name = "ours at its defaults, called at every step"
-    yield name, lambda t, d, _: OursByDefault(t, d, name), 12, 2 * EVERY
-    yield Pinned.name, lambda t, d, _: Pinned(t), 12, EVERY
+    yield name, lambda t, d, _: OursByDefault(t, d, name), 8, 2 * EVERY
+    yield Pinned.name, lambda t, d, _: Pinned(t), 8, EVERY
     yield Naive.name, lambda t, d, _: Naive(t), 5, EVERY
     yield AsyncSave.name, lambda t, d, directory: AsyncSave(t, directory), 5, EVERY
     yield Wandb.name, lambda t, d, directory: Wandb(t, directory), 3, EVERY
@@ -145,12 +146,14 @@ class Bench:
         way.name = name
         try:
             pairs = measure(self.training, way, num_pairs, steps, lambda: _warm_up(self.training, way, steps))
+            way.settle()
             if name == OURS:
                 pairs.alone.append(run_block(self.training, round(ALONE_STEPS * self.arguments.scale), way))
             self.pairs[name], self.rows[name] = pairs, told(pairs, self.plain_peak_bytes)
             say(**self.rows[name])
         finally:
             way.close()
+            gc.collect()  # what is closed is gone, and counts for none of those to come
             if self.training.device.type == "cuda":
                 torch.cuda.empty_cache()
 
