@@ -99,32 +99,16 @@ def alerts(data: Path, run: str = "lm") -> list[tuple[Any, ...]]:
     return sorted((row for row in rows if row[0] is not None), key=lambda row: row[0])
 
 
-def test_the_history_is_that_of_the_same_training_online(serve: Any, directory: Path) -> None:
+def test_killed_in_the_middle_again_and_again_the_history_is_that_of_the_same_training_online(
+    serve: Any, directory: Path
+) -> None:
     spool, data = directory / "spool", directory / "data"
-    url = serve("--data", str(data), "--tier", "exact").url
-    train(url, None, "online")
+    daemon = serve("--data", str(data), "--tier", "exact")
+    train(daemon.url, None, "online")
     told = train(None, spool, "offline")
     assert told[-1] == f"rankd: 180 snapshots of offline ({bytes_in(spool) // 1000} kB) spooled; " + (
         f"ship them with: rankd sync {spool}"
     )
-    (row,) = sync(spool, url)
-    assert (row["run"], row["num_shipped"], row["num_left"], row["bytes"]) == ("offline", 180, 0, 180 * 128)
-    online, offline = readings(data, "online"), readings(data, "offline")
-    assert online.keys() == offline.keys() and len(online) == 180
-    for key, values in online.items():
-        assert offline[key] == pytest.approx(values, rel=1e-6)
-    assert alerts(data, "offline") == alerts(data, "online") != []
-    assert sync(spool, url) == [
-        {**row, "num_shipped": 0, "num_before": 180, "bytes": 0, "seconds": pytest.approx(0, abs=60)}
-    ]
-    sync(spool, url, "--delete")
-    assert list(spool.glob("*/")) == []
-
-
-def test_killed_in_the_middle_again_and_again_each_goes_once(serve: Any, directory: Path) -> None:
-    spool, data = directory / "spool", directory / "data"
-    train(None, spool, num_steps=120)
-    daemon = serve("--data", str(data), "--tier", "exact")
     (done,) = (path / "done" for path in spool.glob("*/"))
     for kill in range(3):
         before = done.stat().st_size if done.exists() else 0
@@ -132,26 +116,25 @@ def test_killed_in_the_middle_again_and_again_each_goes_once(serve: Any, directo
             sync_command(spool, daemon.url), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         until = time.monotonic() + WAIT_SECONDS
-        while not (done.exists() and done.stat().st_size >= before + 12 * 40):
+        while not (done.exists() and done.stat().st_size >= before + 12 * 30):
             assert time.monotonic() < until and process.poll() is None
             time.sleep(0.001)
-        if kill % 2:  # the daemon first, and the sync that had snapshots under way goes on with the next one
+        if kill == 1:  # the daemon first, and the sync that had snapshots under way goes on with the next one
             daemon.process.kill()
             daemon.process.wait()
             daemon = serve("--data", str(data), "--tier", "exact", url=daemon.url)
         process.kill()
         process.wait()
     (row,) = sync(spool, daemon.url)
-    assert row["num_before"] + row["num_shipped"] == 360 and row["num_before"] >= 120 and row["num_left"] == 0
-    found = readings(data)
-    assert set(found) == {(f"h.{layer}", step) for layer in range(3) for step in range(1000, 1120)}
-    fired = alerts(data)
-    assert {alert[2] for alert in fired} and not any(alert[2] == "baseline_reset" for alert in fired)
-    train(None, directory / "again", "whole", num_steps=120)
-    sync(directory / "again", daemon.url)
-    assert alerts(data, "whole") == fired
-    for key, values in readings(data, "whole").items():
-        assert found[key] == pytest.approx(values, rel=1e-6)
+    assert row["num_before"] >= 90 and row["num_before"] + row["num_shipped"] == 180 and row["num_left"] == 0
+    online, offline = readings(data, "online"), readings(data, "offline")
+    assert online.keys() == offline.keys() and len(online) == 180
+    for key, values in online.items():
+        assert offline[key] == pytest.approx(values, rel=1e-6)
+    assert alerts(data, "offline") == alerts(data, "online") != []
+    (again,) = sync(spool, daemon.url, "--delete")
+    assert (again["num_shipped"], again["num_before"], again["bytes"]) == (0, 180, 0)
+    assert list(spool.glob("*/")) == []
 
 
 def test_a_trainer_that_lives_is_synced_up_to_where_it_is_and_again_when_it_was_killed(
@@ -289,12 +272,12 @@ def test_what_it_says_without_a_daemon_beside_another_and_of_what_is_damaged(ser
 
 def test_processes_that_write_at_once_keep_the_budget_together(directory: Path) -> None:
     """Layers take turns there, and none of them is thinned out of existence."""
-    spool, budget = directory / "spool", 1_200_000
+    spool, budget = directory / "spool", 700_000
     program = """
 import sys, torch
 from rankd_client import Client
 with Client(f"run{sys.argv[1]}", max_overhead=None, max_push_bytes=2 * 2048, strict=True) as client:
-    for step in range(300):
+    for step in range(200):
         client.push({f"h.{i}": torch.eye(32) + step for i in range(8)}, step=step)
         assert client.flush(60.0)
 """
@@ -306,15 +289,15 @@ with Client(f"run{sys.argv[1]}", max_overhead=None, max_push_bytes=2 * 2048, str
             stderr=subprocess.PIPE,
             text=True,
         )
-        for number in range(3)
+        for number in range(2)
     ]
     most = 0
     while any(trainer.poll() is None for trainer in trainers):
         most = max(most, bytes_in(spool) if spool.exists() else 0)
         time.sleep(0.002)
     told = [trainer.communicate()[1] for trainer in trainers]
-    assert [trainer.returncode for trainer in trainers] == [0] * 3, told
-    assert budget / 2 < most <= budget + 3 * 2400, most
+    assert [trainer.returncode for trainer in trainers] == [0] * 2, told
+    assert budget / 2 < most <= budget + 2 * 2400, most
     assert all("thinned out" in words and "dropped" not in words for words in told), told
     for session in spool.glob("*/"):
         counts = Counter(chunk.layer for _, chunk, _ in records_of(session))
