@@ -28,7 +28,7 @@ PROGRESS_SECONDS = 5.0
 def sync(
     directory: Annotated[
         Path | None,
-        typer.Argument(metavar="\\[DIR]", help="The spool.  \\[default: RANKD_SPOOL, else ~/.local/state/rankd/spool]"),
+        typer.Argument(metavar="DIR", help="The spool.  \\[default: RANKD_SPOOL, else ~/.local/state/rankd/spool]"),
     ] = None,
     url: Annotated[str | None, typer.Option(envvar="RANKD_URL", help="The daemon's URL.")] = None,
     key: Annotated[Path | None, typer.Option(envvar="RANKD_KEY", help="A key file, for tcp://.")] = None,
