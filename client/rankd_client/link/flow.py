@@ -22,10 +22,11 @@ Name = tuple[str, str, int]
 class Loan:
     """A tracker: `done` once the daemon does not read the memory any more."""
 
-    __slots__ = ("done",)
+    __slots__ = ("done", "num_bytes")
 
-    def __init__(self) -> None:
+    def __init__(self, num_bytes: int) -> None:
         self.done = False
+        self.num_bytes = num_bytes
 
 
 class Flow:
@@ -38,6 +39,7 @@ class Flow:
         self._starved_since: float | None = None
         self._under_way: deque[tuple[Name, Loan | None]] = deque()
         """All that costs credit and was not answered, in the order in which it went; None: in a frame."""
+        self._lent_bytes = 0
 
     def begin(self, credit_bytes: int, chunk_bytes: int) -> None:
         """A new connection grants this much. Chunks are made small enough for it, where they may be."""
@@ -56,6 +58,7 @@ class Flow:
         for _, loan in self._under_way:
             if loan is not None:
                 loan.done = True
+        self._lent_bytes = 0
 
     @property
     def num_loans(self) -> int:
@@ -74,8 +77,9 @@ class Flow:
         while not is_answered:
             sent, loan = self._under_way.popleft()
             is_answered = sent == name
-            if loan is not None:
+            if loan is not None and not loan.done:
                 loan.done = True
+                self._lent_bytes -= loan.num_bytes
 
     def patience_ends(self) -> float:
         """When to give the connection up for want of credit, on the clock that pump() is given."""
@@ -86,7 +90,7 @@ class Flow:
         self.congested = False
         while (snapshot := outbox.next_unsent()) is not None:
             num_bytes = min(self.chunk_bytes, snapshot.num_bytes - snapshot.sent_bytes)
-            starved = num_bytes > self.credit_bytes
+            starved = num_bytes > self.credit_bytes or self._is_too_much_lent(snapshot, outbox, lender)
             tracker = None if starved else self._send(snapshot, num_bytes, dealer, lender)
             if tracker is None:
                 outbox.put_back(snapshot)
@@ -110,6 +114,12 @@ class Flow:
             self.credit_bytes -= len(report.body)
             reports.sent(report)
 
+    def _is_too_much_lent(self, snapshot: Snapshot, outbox: Outbox, lender: Lender) -> bool:
+        """Half of the arena is never lent, but for one snapshot: while a daemon stands still, pushes go on in it."""
+        half_bytes, lent_bytes = outbox.arena.num_bytes // 2, self._lent_bytes
+        would_be_lent = snapshot.sent_bytes == 0 and lender.number_of(snapshot.region.block) is not None
+        return lent_bytes > 0 and lent_bytes + snapshot.num_bytes > half_bytes and would_be_lent
+
     def _send(self, snapshot: Snapshot, num_bytes: int, dealer: Dealer, lender: Lender) -> Tracker | None:
         """The next bytes, lent where their memory is; None: they cannot go now."""
         chunk, block = snapshot.next_chunk(num_bytes), lender.number_of(snapshot.region.block)
@@ -122,6 +132,7 @@ class Flow:
         at = snapshot.region.start + snapshot.sent_bytes
         if not dealer.send(Lent(replace(chunk, payload=b""), block, at, num_bytes)):
             return None
-        loan = Loan()
+        loan = Loan(num_bytes)
+        self._lent_bytes += num_bytes
         self._under_way.append((name, loan))
         return loan

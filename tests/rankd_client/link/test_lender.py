@@ -95,6 +95,17 @@ def test_a_region_is_reused_only_after_the_answer(router: Router, lending: Setup
     wait_until(lambda: taken(lending, 64))
 
 
+def test_half_of_the_arena_is_never_lent(router: Router, lending: Setup) -> None:
+    """Or a daemon that stands still would hold all of it, and pushes would find no room."""
+    for layer, num_bytes in (("a", 1 * MIB), ("b", 2 * MIB), ("c", 2 * MIB)):
+        lending.put(layer, 1, num_bytes)
+    assert [router.lent().chunk.layer for _ in range(2)] == ["a", "b"] and router.silent()
+    lending.put("c", 2, 2 * MIB)  # in the place of the one that waits
+    router.send(Ack("received", "a", 1, credit_bytes=1 * MIB))
+    lent = router.lent()
+    assert (lent.chunk.layer, lent.chunk.step) == ("c", 2)
+
+
 def test_a_refusal_ends_a_loan_and_so_does_any_later_answer(router: Router, lending: Setup) -> None:
     for layer in "abc":
         lending.put(layer, 1, 64)
