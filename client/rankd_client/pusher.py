@@ -24,17 +24,16 @@ from rankd_client.fences import Fence
 from rankd_client.measured import report
 from rankd_client.outbox import Outbox
 from rankd_client.outlet import Outlet, make_outlet
-from rankd_client.plan import Schedule, choose, choose_alike, process_world
+from rankd_client.plan import Schedule, process_world
 from rankd_client.receipt import PushReceipt
 from rankd_client.shown import Shown
 from rankd_client.startline import StartLine
 from rankd_client.stats import Meter, Stats
+from rankd_client.turns import REPLICA, Turns, mine, not_mine
 from rankd_client.watch import Selection, Watched, Watcher
 from rankd_client.wire import DTYPES, Hello
 
 CAPTURING = "a CUDA graph is being captured"
-REPLICA = "replica"
-"""Another process pushes the same."""
 
 
 class Pusher:
@@ -55,6 +54,7 @@ class Pusher:
         self._watcher = Watcher(selection, config.adapters, on_gone=self._copier.forget)
         self._beside = Beside(selection, config.adapters)
         self.fence = Fence(self._copier.fence, copies.capturing)
+        self._turns = Turns(config.max_push_bytes, config.max_memory_bytes)
         self._meter = Meter()
         self._link: Outlet | None = None
         self._start_line = StartLine(config)
@@ -62,24 +62,15 @@ class Pusher:
         self._shown = Shown()
         self._set_up_seconds = 0.0
         """Of the push that is under way: what was spent once and for all."""
-        self._num_pushes = 0
-        self._last_push: dict[str, int] = {}
-        """Number of the push with which a layer last went: its staleness."""
         self._last_step: int | None = None
         self._last_seconds: float | None = None
         self._elsewhere: tuple[int, int, frozenset[Any]] | None = None
         """A model, this process's number and what was beside the model, when others had all of it to send: it is not
         looked at any more."""
-        self._num_masters = 0
         self._copied: list[str] = []
         """Names of what the newest push took."""
-        self._names: tuple[str, ...] | None = None
-        """Layers that are watched; None until the model was looked at."""
         self._passed: dict[str, Mapping[str, str]] = {}
         """What receipts say is skipped where a push leaves everything out, by the reason."""
-        self._total_bytes = self._fitting_bytes = self._whole_bytes = self._least_bytes = 0
-        self._roomy_bytes = config.max_memory_bytes // 2
-        """A push of no more than these always finds memory."""
 
     @property
     def connected(self) -> bool:
@@ -122,7 +113,8 @@ class Pusher:
     def use_optimizers(self, optimizers: tuple[weakref.ref[Any], ...]) -> None:
         """They may keep float32 copies of weights."""
         selection = self._watcher.selection
-        self._watcher.selection = replace(selection, optimizers=(*selection.optimizers, *optimizers))
+        known = [known for known in selection.optimizers if known() is not None and known not in optimizers]
+        self._watcher.selection = replace(selection, optimizers=(*known, *optimizers))
 
     def stats(self) -> Stats:
         """On any thread."""
@@ -133,7 +125,7 @@ class Pusher:
             memory_bytes=self._outbox.arena.num_bytes,
             num_replaced=self._outbox.num_replaced,
             num_dropped=self._outbox.num_dropped,
-            num_masters=self._num_masters,
+            num_masters=self._turns.num_masters,
             path="" if self._link is None else getattr(self._link, "path", "zeromq"),
         )
 
@@ -177,19 +169,19 @@ class Pusher:
         """Bound of a due push; None: skip it. Time is no common ground for several processes."""
         if world_size > 1:
             return self._config.max_push_bytes
-        affordable = self._budget.affordable_bytes(self._whole_bytes, self._least_bytes, now)
-        return self._config.max_push_bytes if affordable == self._whole_bytes else affordable
+        affordable = self._budget.affordable_bytes(self._turns.whole_bytes, self._turns.least_bytes, now)
+        return self._config.max_push_bytes if affordable == self._turns.whole_bytes else affordable
 
     def _pass(self, step: int, reason: str) -> PushReceipt:
         """A push that leaves everything out: at each of many steps, so nothing is done anew."""
         if reason not in self._passed:
-            self._passed[reason] = MappingProxyType(dict.fromkeys(self._names or (), reason))
+            self._passed[reason] = MappingProxyType(dict.fromkeys(self._turns.names or (), reason))
         return PushReceipt(step, skipped=self._passed[reason])
 
     def _look_once(self, model: Any) -> None:
         """For the names that a receipt needs, where no push has found them out; not again where that fails."""
-        if self._names is None:
-            self._names = ()
+        if self._turns.names is None:
+            self._turns.names = ()
             self._remember(self._watcher.look(model)[0])
 
     def _push(
@@ -204,20 +196,23 @@ class Pusher:
             self._start_line.watching([*watched, *self._beside.found], skipped)
             if world_size == 1:  # else it has a bound of its own: what goes of the model is chosen alike everywhere
                 max_bytes -= sum(item.num_bytes for item in beside)
-            chosen = self._choose(watched, skipped, step, max_bytes, world_size)
-            mine = self._mine([*beside, *chosen], skipped, process_rank, world_size)
-            if mine and not (self._watcher.again and self._link is not None and not beside):
+            refused = self._link.refused if self._link is not None else {}
+            turn = step // self._schedule.interval_at(step) if world_size > 1 else None
+            chosen = self._turns.choose(watched, skipped, max_bytes, turn=turn, again=again, refused=refused)
+            chosen = [*beside, *chosen]
+            if refused or world_size > 1:
+                chosen = mine(chosen, skipped, process_rank, refused)
+            if chosen and not (self._watcher.again and self._link is not None and not beside):
                 self._set_up([*watched, *self._beside.found], process_rank, world_size)
-            copied, error = self._copier.copy(mine, step, skipped, self._watcher.again and not beside)
+            copied, error = self._copier.copy(chosen, step, skipped, self._watcher.again and not beside)
             self.fence.pushed(model)
             if beside:  # of which nobody knows when it changes next
                 self.fence.now()
         self._copied = [item.name for item in copied if item.role == "weight"]
         self._beside.pushed(copied)
-        if process_rank and all(_whose(item, process_rank) == REPLICA for item in (*watched, *self._beside.found)):
+        if process_rank and all(not_mine(item, process_rank) == REPLICA for item in (*watched, *self._beside.found)):
             self._elsewhere = id(model), process_rank, _names(also)
-        self._num_pushes += 1
-        self._last_push |= dict.fromkeys(self._copied, self._num_pushes)
+        self._turns.pushed(self._copied)
         self._remember(watched)
         if self._link is not None:
             self._link.wake()
@@ -231,40 +226,6 @@ class Pusher:
             device_bytes=self._copier.device_bytes + max((item.decoded_bytes for item in copied), default=0),
         )
         return receipt, error
-
-    def _choose(
-        self, watched: list[Watched], skipped: dict[str, str], step: int, max_bytes: int, world_size: int
-    ) -> list[Watched]:
-        """What goes now, in its order; the others get their reason in `skipped`."""
-        if self._watcher.again and world_size == 1 and self._total_bytes <= min(max_bytes, self._roomy_bytes):
-            return watched  # nothing has to wait its turn
-        if world_size > 1:
-            names = choose_alike(watched, max_bytes, step // self._schedule.interval_at(step))
-        else:
-            refused = self._link.refused if self._link is not None else {}
-            names = choose([item for item in watched if item.name not in refused], max_bytes, self._last_push)
-        by_name = {item.name: item for item in watched}
-        for name in by_name.keys() - set(names):
-            num_bytes = by_name[name].turn_bytes if world_size > 1 else by_name[name].num_bytes
-            skipped[name] = "larger than max_push_bytes" if num_bytes > self._config.max_push_bytes else "budget"
-        return [by_name[name] for name in names]
-
-    def _mine(
-        self, chosen: list[Watched], skipped: dict[str, str], process_rank: int, world_size: int
-    ) -> list[Watched]:
-        """What this process sends of it: not what the daemon would refuse again, nor what another process sends."""
-        refused = self._link.refused if self._link is not None else {}
-        if not refused and world_size == 1:
-            return chosen
-        mine = []
-        for item in chosen:
-            if item.label in refused:
-                skipped[item.label] = f"refused: {refused[item.label]}"
-            elif (reason := _whose(item, process_rank)) is not None:
-                skipped[item.label] = reason
-            else:
-                mine.append(item)
-        return mine
 
     def _set_up(self, watched: list[Watched], process_rank: int, world_size: int) -> None:
         """Memory for this model, and the link. Adds to _set_up_seconds what no later push will take."""
@@ -305,35 +266,14 @@ class Pusher:
 
     def _remember(self, watched: list[Watched]) -> None:
         """What the cheap ways through push() need of the model."""
-        max_bytes = min(self._config.max_push_bytes, self._config.max_memory_bytes)
-        if not self._watcher.again or self._names is None:
-            names = tuple(item.name for item in watched)
-            if names != self._names:
-                self._names, self._passed = names, {}
-                self._meter.watching(names)
-            self._total_bytes = sum(item.num_bytes for item in watched)
-            self._fitting_bytes = sum(item.num_bytes for item in watched if item.num_bytes <= max_bytes)
-            self._num_masters = sum(item.is_master for item in watched)
-        beside_bytes = sum(item.num_bytes for item in self._beside.found if item.num_bytes <= max_bytes)
-        self._whole_bytes = min(self._fitting_bytes + beside_bytes, max_bytes)
-        if self._config.max_overhead is None:
-            return
-        fitting = [item for item in watched if item.num_bytes <= max_bytes]
-        first_bytes = beside_bytes + sum(item.num_bytes for item in fitting if item.priority)
-        others = [item for item in fitting if not item.priority]
-        turn = min(others, key=lambda item: self._last_push.get(item.name, -1), default=None)
-        self._least_bytes = min(first_bytes + (turn.num_bytes if turn else 0), self._whole_bytes)
+        budget = self._config.max_overhead is not None
+        if self._turns.remember(watched, self._beside.found, again=self._watcher.again, budget=budget):
+            self._passed = {}
+            self._meter.watching(self._turns.names or ())
 
 
 def _names(also: Any) -> frozenset[Any]:
     return frozenset(also) if isinstance(also, Mapping) else frozenset()
-
-
-def _whose(item: Watched, process_rank: int) -> str | None:
-    """Why this process does not send it; None: it does."""
-    if (process_rank if item.replica is None else item.replica) != 0:
-        return REPLICA
-    return None if item.num_bytes else "other processes hold all of it"
 
 
 def _tell(pusher: weakref.ref[Pusher]) -> dict[str, Any]:
