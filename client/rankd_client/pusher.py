@@ -210,7 +210,8 @@ class Pusher:
                 self.fence.now()
         self._copied = [item.name for item in copied if item.role == "weight"]
         self._beside.pushed(copied)
-        if process_rank and all(not_mine(item, process_rank) == REPLICA for item in (*watched, *self._beside.found)):
+        found = (*watched, *self._beside.found)
+        if process_rank and found and all(not_mine(item, process_rank) == REPLICA for item in found):
             self._elsewhere = id(model), process_rank, _names(also)
         self._turns.pushed(self._copied)
         self._remember(watched)
@@ -229,7 +230,8 @@ class Pusher:
 
     def _set_up(self, watched: list[Watched], process_rank: int, world_size: int) -> None:
         """Memory for this model, and the link. Adds to _set_up_seconds what no later push will take."""
-        sizes = [aligned(item.num_bytes) for item in watched if item.num_bytes <= self._config.max_push_bytes]
+        ours = [item for item in watched if world_size == 1 or not_mine(item, process_rank) is None]
+        sizes = [aligned(item.num_bytes) for item in ours if item.num_bytes <= self._config.max_push_bytes]
         if any(item.is_cuda for item in watched):
             self._outbox.arena.allocate = partial(copies.allocate, pinned=True)
         wanted_bytes = 2 * min(sum(sizes), self._config.max_push_bytes)

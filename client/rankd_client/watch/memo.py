@@ -6,9 +6,13 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from rankd_client.watch.frameworks.dtensor import is_dtensor
 from rankd_client.watch.model import watch
 from rankd_client.watch.place import Adapter
 from rankd_client.watch.watched import Selection, Watched
+
+MOVED = ("ds_tensor", "_fsdp_flattened")
+"""Attributes of parameters whose values are elsewhere, where frameworks move them about: ZeRO-3's, FSDP1's."""
 
 _Module = tuple[dict[str, Any], int, dict[str, Any], tuple[Any, ...]]
 """A module's table of parameters, and how many there were; of children, and which."""
@@ -16,6 +20,9 @@ _Module = tuple[dict[str, Any], int, dict[str, Any], tuple[Any, ...]]
 _Matrix = tuple[dict[str, Any], str, Any, int, tuple[int, ...]]
 """The table that a parameter is in, its name there, itself, and its memory: an address, which is another one where the
 dtype or device is, and a shape."""
+
+_Seen = tuple[list[_Module], list[_Matrix], list[_Matrix]]
+"""The last are DTensors, with the address of this process's part."""
 
 
 class Watcher:
@@ -33,7 +40,7 @@ class Watcher:
         self.again = False
         self._on_gone = on_gone
         self._model: weakref.ref[Any] | None = None
-        self._seen: tuple[list[_Module], list[_Matrix]] = ([], [])
+        self._seen: _Seen = ([], [], [])
         self._found: tuple[tuple[Watched, ...], Mapping[str, str]] = ((), {})
 
     def is_same(self, model: Any) -> bool:
@@ -55,10 +62,10 @@ class Watcher:
 
     def _forget(self, gone: Any) -> None:
         if self._model is gone:
-            self._model, self._seen, self._found = None, ([], []), ((), {})
+            self._model, self._seen, self._found = None, ([], [], []), ((), {})
             self._on_gone()
 
-    def _parts(self, model: Any) -> tuple[list[_Module], list[_Matrix]] | None:
+    def _parts(self, model: Any) -> _Seen | None:
         """What tells a model from itself as it was: its modules, and its parameters with their memory. None of one
         whose parameters may be something else than they were without a trace: those are looked at each time, and so is
         what is no module."""
@@ -70,21 +77,25 @@ class Watcher:
             return None  # as FSDP's, which names them its own way
         modules: list[_Module] = []
         matrices: list[_Matrix] = []
+        shards: list[_Matrix] = []
         plain = (torch.nn.Parameter, torch.Tensor)
         for module in model.modules():
-            own, children = module._parameters, module._modules
+            own: dict[str, Any] = module._parameters
+            children = module._modules
             modules.append((own, len(own), children, tuple(children.values())))
             for name, parameter in own.items():
                 if parameter is None:
                     continue
-                if type(parameter) not in plain or hasattr(parameter, "ds_tensor"):
+                if is_dtensor(parameter):
+                    shards.append((own, name, parameter, parameter._local_tensor.data_ptr(), parameter.shape))
+                elif type(parameter) not in plain or any(hasattr(parameter, mark) for mark in MOVED):
                     return None
-                if parameter.dim() > 1:
+                elif parameter.dim() > 1:
                     matrices.append((own, name, parameter, parameter.data_ptr(), parameter.shape))
-        return modules, matrices
+        return modules, matrices, shards
 
 
-def _is_same(modules: list[_Module], matrices: list[_Matrix]) -> bool:
+def _is_same(modules: list[_Module], matrices: list[_Matrix], shards: list[_Matrix]) -> bool:
     """In one loop each, and no more calls than are needed: it is done at each push, while a GPU waits for its next
     launch and the caches are cold."""
     for own, count, children, before in modules:
@@ -92,5 +103,8 @@ def _is_same(modules: list[_Module], matrices: list[_Matrix]) -> bool:
             return False
     for own, name, parameter, address, shape in matrices:
         if parameter.data_ptr() != address or parameter.shape != shape or own.get(name) is not parameter:
+            return False
+    for own, name, parameter, address, shape in shards:
+        if parameter._local_tensor.data_ptr() != address or parameter.shape != shape or own.get(name) is not parameter:
             return False
     return True

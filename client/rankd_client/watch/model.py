@@ -157,7 +157,7 @@ def _watched(place: Place, of: Source, selection: Selection) -> Watched:
         matches(place.name, selection.priority),
         shard=place.shard,
         turn_bytes=-(-sizes[dtype] // place.num_shards),
-        group=place.group,
+        group=place.group or ("" if place.shard.whole else "shards"),
         replica=place.replica,
         decode=place.decode if kept is None else kept.decode,
         decoded_bytes=_decoded_bytes(place) if kept is None else kept.decoded_bytes,
