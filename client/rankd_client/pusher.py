@@ -157,6 +157,7 @@ class Pusher:
         if self._link is not None:
             self._link.stop(timeout_seconds)
             self._link.join(timeout_seconds + 0.5)
+        self._copier.close()
         self._echo.close()
 
     def _reason_to_pass(self, step: int, now: float, world_size: int) -> str | None:
@@ -211,7 +212,7 @@ class Pusher:
         self._copied = [item.name for item in copied if item.role == "weight"]
         self._beside.pushed(copied)
         found = (*watched, *self._beside.found)
-        if process_rank and found and all(not_mine(item, process_rank) == REPLICA for item in found):
+        if process_rank and all(not_mine(item, process_rank) == REPLICA for item in found):
             self._elsewhere = id(model), process_rank, _names(also)
         self._turns.pushed(self._copied)
         self._remember(watched)
@@ -238,6 +239,7 @@ class Pusher:
         started = time.perf_counter()
         if wanted_bytes > self._outbox.arena.num_bytes:
             self._outbox.grow(wanted_bytes, max(sizes))
+        self._copier.prepare(watched)
         self._connect(process_rank, world_size)
         self._set_up_seconds += time.perf_counter() - started
 
