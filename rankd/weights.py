@@ -14,7 +14,7 @@ import torch
 from rankd.config import ConfigError
 from rankd.engine import DEFAULT_TOLERANCE, Ask, WarmStarts, measure_matrices, measure_product
 from rankd.metrics import EXTRA_METRICS, NEEDED_PACKAGES
-from rankd.parts import NO_RULES, Split, SplitRules, part_name, split, summarise_stack
+from rankd.parts import NO_RULES, Split, SplitRules, one_matrix, part_name, split, summarise_stack
 from rankd.parts.lora import lora_base
 from rankd.plan import MeasureConfig
 from rankd.records import Reading, Tier
@@ -140,7 +140,10 @@ def measure_weights(
 
 
 def split_of(layer: str, shape: tuple[int, ...], role: str, settings: Settings) -> Split:
-    """The matrices of a weight. The user's rules are about weights: a gradient or an update is cut as names say."""
+    """The matrices of a weight. The user's rules are about weights: a gradient or an update is cut as names say, and a
+    feature is one matrix, whatever it is called."""
+    if role == "feature":
+        return one_matrix(shape)
     return split(layer, shape, settings.rules if role == "weight" else NO_RULES)
 
 

@@ -53,17 +53,23 @@ def _subject(alert: Mapping[str, Any]) -> str | None:
     """The layer, or for an alert of a whole run the first of those that it lists, if any."""
     layer, layers = alert.get("layer"), alert.get("layers")
     if layer is not None:
-        return escape(layer, 256)
+        return escape(layer, 256) + _of_role(alert)
     if not isinstance(layers, list | tuple) or not layers:
         return None
     more = f" and {len(layers) - 3} more" if len(layers) > 3 else ""
     return ", ".join(escape(name, 256) for name in layers[:3]) + more
 
 
+def _of_role(alert: Mapping[str, Any]) -> str:
+    """Of an alert that is not about weights."""
+    role = alert.get("role")
+    return f" ({escape(role, 20)})" if isinstance(role, str) and role != "weight" else ""
+
+
 def _message(alert: Mapping[str, Any]) -> str:
     message, layer = alert.get("message"), alert.get("layer")
     if isinstance(message, str) and isinstance(layer, str):
-        message = message.removeprefix(f"{layer}: ")  # the line has named it already
+        message = message.removeprefix(f"{layer}{_of_role(alert)}: ")  # the line has named it already
     if message:
         return escape(message)
     rule, metric = escape(alert.get("rule"), 100), alert.get("metric")

@@ -88,10 +88,10 @@ def make_detectors(config: DetectConfig) -> dict[str, Detector]:
     return made
 
 
-def make_notices(config: DetectConfig) -> dict[str, Notice]:
-    """The notices of one layer, by rule, without those that are off."""
+def make_notices(config: DetectConfig, role: str = "weight") -> dict[str, Notice]:
+    """The notices of one layer's tensors of a role, by rule, without those that are off."""
     made = {}
     for rule in SEEN:
         if (severity := config.severity(rule)) != "off":
-            made[rule] = Notice(rule, severity)
+            made[rule] = Notice(rule, severity, role)
     return made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from rankd.detectors.ema import RankTrendDetector
@@ -12,6 +12,16 @@ from rankd.records import SEVERITIES, Severity
 
 RuleSeverity = Severity | Literal["off"]
 RULE_SEVERITIES = (*SEVERITIES, "off")
+
+ROLES = ("weight", "update", "gradient", "feature")
+
+AT_MOST: dict[str, dict[str, Severity]] = {
+    "feature": {"zero": "warning"},
+    "gradient": {"nonfinite": "warning", "zero": "info"},
+    "update": {"nonfinite": "warning", "zero": "info"},
+}
+"""What is less of an alarm than it is of weights: a residual branch that begins with zeros, steps that loss scaling
+leaves out because of Inf, a layer that is frozen."""
 
 MAX_RATIO = 10.0
 """Of a scale. A layer's memory reaches back further than step/ratio: ten times is nearly all of a run."""
@@ -52,6 +62,11 @@ class DetectConfig:
     zero: RuleSeverity = "critical"
     baseline_reset: RuleSeverity = "info"
 
+    judged_roles: tuple[str, ...] = ("weight", "feature")
+    """Those whose metrics the rules read; of others only what is not finite or all zero is told."""
+    feature_effective_rank_drop_scales: tuple[Scale, ...] = (Scale(1.15, 0.2), Scale(1.5, 0.4))
+    """In the place of effective_rank_drop_scales: wider, as healthy features lose half of it in their first steps."""
+
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
@@ -59,6 +74,8 @@ class DetectConfig:
                 object.__setattr__(self, item.name, _scales(item.name, value))
             elif item.name.endswith("_readings"):
                 _check_count(item.name, value)
+            elif item.name == "judged_roles":
+                object.__setattr__(self, item.name, _roles(item.name, value))
             elif isinstance(item.default, str) and value not in RULE_SEVERITIES:
                 raise ValueError(f"{item.name} is {value!r}; expected one of {', '.join(RULE_SEVERITIES)}")
         try:
@@ -69,6 +86,28 @@ class DetectConfig:
     def severity(self, rule: str) -> RuleSeverity:
         severity: RuleSeverity = getattr(self, "ema" if rule == "ema_drop" else rule)
         return severity
+
+    def of_role(self, role: str) -> DetectConfig:
+        """The settings for a layer's tensors of this role, as if it were its weights."""
+        if role == "weight" and role in self.judged_roles:
+            return self
+        most = AT_MOST.get(role, {})
+        milder: dict[str, Any] = {rule: _milder(self.severity(rule), severity) for rule, severity in most.items()}
+        if role == "feature":
+            milder |= {"ema": "off", "effective_rank_drop_scales": self.feature_effective_rank_drop_scales}
+        if role not in self.judged_roles:
+            milder |= dict.fromkeys(("ema", "effective_rank_drop", "spectral_norm_growth"), "off")
+        return replace(self, **milder)
+
+    def recorded(self) -> dict[str, Any]:
+        """For a state: what came later only where it says something, so that older states stay what they were."""
+        later = {"judged_roles", "feature_effective_rank_drop_scales"}
+        known = asdict(self)
+        return {
+            item.name: known[item.name]
+            for item in fields(self)
+            if item.name not in later or getattr(self, item.name) != item.default
+        }
 
     @property
     def readings(self) -> Readings:
@@ -89,6 +128,18 @@ def _scales(key: str, value: Any) -> tuple[Scale, ...]:
         if not (1 < pair[0] <= MAX_RATIO and 0 < pair[1] < math.inf):
             raise ValueError(expected)
     return tuple(Scale(float(ratio), float(threshold)) for ratio, threshold in value)
+
+
+def _roles(key: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(role in ROLES for role in value):
+        raise ValueError(f"{key} is {value!r}; expected some of {', '.join(ROLES)}")
+    return tuple(value)
+
+
+def _milder(severity: RuleSeverity, most: Severity) -> RuleSeverity:
+    if severity == "off":
+        return severity
+    return min(severity, most, key=SEVERITIES.index)
 
 
 def _is_number(value: Any) -> bool:

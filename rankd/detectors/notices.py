@@ -7,8 +7,22 @@ from typing import Any
 
 from rankd.records import Severity, State, Verdict
 
-SEEN = {"nonfinite": "the weights hold NaN or infinite values", "zero": "the weights are all zero"}
-"""The notices by their rules, and what each has seen."""
+_SUBJECTS = {
+    "weight": ("the weights hold", "the weights are"),
+    "feature": ("the features hold", "the features are"),
+    "gradient": ("the gradient holds", "the gradient is"),
+    "update": ("the update holds", "the update is"),
+}
+
+
+def seen(rule: str, role: str = "weight") -> str:
+    """What a notice has seen where all of the layer is bad."""
+    hold, are = _SUBJECTS.get(role, _SUBJECTS["weight"])
+    return f"{hold} NaN or infinite values" if rule == "nonfinite" else f"{are} all zero"
+
+
+SEEN = {rule: seen(rule) for rule in ("nonfinite", "zero")}
+"""The notices by their rules, and what each has seen of weights."""
 
 MAX_OVERTAKEN = 2
 """Good measurements of a layer that a bad one can overtake: one being measured, one waiting (newest wins)."""
@@ -21,10 +35,11 @@ class Notice:
     nothing about the newest weights. More of them than can have been overtaken come from a run that went back.
     """
 
-    def __init__(self, rule: str, severity: Severity = "critical") -> None:
+    def __init__(self, rule: str, severity: Severity = "critical", role: str = "weight") -> None:
         self.rule = rule
         self._severity = severity
-        self._seen = SEEN[rule]
+        self._whole = seen(rule, role)
+        self._seen = self._whole
         self._firing_step: int | None = None
         self._newest_step = 0
         self._num_older = 0
@@ -32,7 +47,7 @@ class Notice:
     def bad(self, step: int) -> Verdict | None:
         """A bad measurement of `step`: a Verdict if it is the first."""
         self._newest_step, self._num_older = step, 0
-        return self._fire(step, SEEN[self.rule])
+        return self._fire(step, self._whole)
 
     def partly(self, step: int, seen: str, went_back: bool) -> Verdict | None:
         """A measurement of `step` in which a part of the weights is bad: `seen`. It was computed and overtakes nothing,
@@ -61,7 +76,7 @@ class Notice:
         return Verdict(self.rule, state, self._severity, None, None, None, detail)
 
     def state(self) -> dict[str, Any]:
-        seen = {} if self._seen == SEEN[self.rule] else {"seen": self._seen}
+        seen = {} if self._seen == self._whole else {"seen": self._seen}
         steps = {"firing_step": self._firing_step, "newest_step": self._newest_step, "num_older": self._num_older}
         return {**steps, **seen}
 
@@ -69,4 +84,4 @@ class Notice:
         self._firing_step = state["firing_step"]
         self._newest_step = state["newest_step"]
         self._num_older = state["num_older"]
-        self._seen = state.get("seen", SEEN[self.rule])
+        self._seen = state.get("seen", self._whole)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, astuple, fields
+from dataclasses import astuple, fields
 from typing import Any
 
 from rankd.detectors import DEFAULT_CONFIG, DetectConfig, make_detectors, make_notices, precision_of
@@ -23,6 +23,15 @@ ADVICE = {
     "is older than this step.",
     "zero": "Check whether the layer is meant to be pruned, frozen or zero-initialised, and its weight decay.",
     "baseline_reset": "Nothing to do if the run was restarted or the layer rebuilt on purpose.",
+}
+
+ROLE_ADVICE = {
+    ("feature", "effective_rank_drop"): "Look at what keeps the features apart (stop-gradient, variance and covariance "
+    "terms, negatives, temperature, batch size), at dead units, and at what changed shortly before this step.",
+    ("feature", "zero"): "Look for dead units; a branch that is zero-initialised begins so.",
+    ("gradient", "nonfinite"): "Loss scaling leaves out steps with such a gradient: look at it if it stays.",
+    ("gradient", "zero"): "Nothing to do if the layer is frozen.",
+    ("update", "zero"): "Nothing to do if the layer is frozen.",
 }
 
 STATE_EVERY = 64
@@ -48,7 +57,7 @@ class LayerJudge:
         self._shape: tuple[int, ...] | None = None
         self._firing: dict[str, Alert] = {}
         self._num_raised: dict[str, int] = {}
-        self._detectors, self._notices = make_detectors(config), make_notices(config)
+        self._make_rules()
         self._last_step: int | None = None
         self._split = False
         """Whether the parts of the layer are judged in its place, as layers of their own."""
@@ -84,7 +93,7 @@ class LayerJudge:
             return []
         detectors, notices = self._detectors, self._notices
         self.config = config
-        self._detectors, self._notices = make_detectors(config), make_notices(config)
+        self._make_rules()
         self.num_since_state = STATE_EVERY  # the older state is one under the older settings
         goes_on = self._notices.keys() & notices.keys()
         for rule in goes_on:
@@ -114,7 +123,7 @@ class LayerJudge:
     def state(self) -> bytes:
         """All of this, for `restored`: some 20 bytes for each reading that the rules remember."""
         state = {
-            "config": asdict(self.config),
+            "config": self.config.recorded(),
             "shape": self._shape,
             "last_step": self._last_step,
             "firing": [_packed(alert) for alert in self._firing.values()],
@@ -151,6 +160,10 @@ class LayerJudge:
             if rule in detectors:  # else it is newer than the state
                 detector.restore(detectors[rule])
         return judge
+
+    def _make_rules(self) -> None:
+        config = self.config.of_role(self.role)
+        self._detectors, self._notices = make_detectors(config), make_notices(config, self.role)
 
     def _judge_bad(self, measurement: Measurement) -> list[Verdict]:
         notice = self._notices.get("zero" if measurement.finite else "nonfinite")
@@ -200,7 +213,7 @@ class LayerJudge:
             return []
         self._split = True
         verdicts = self._endings(self._detectors, "its parts are judged from here on, as layers of their own")
-        self._detectors = make_detectors(self.config)
+        self._detectors = make_detectors(self.config.of_role(self.role))
         return verdicts
 
     def _reshape(self, measurement: Measurement) -> list[Alert]:
@@ -217,7 +230,7 @@ class LayerJudge:
         return ended if reset is None else [*ended, *self._alerts([reset], measurement)]
 
     def _forget_readings(self) -> None:
-        self._detectors, self._notices = make_detectors(self.config), make_notices(self.config)
+        self._make_rules()
         self._last_step, self._split = None, False
 
     def _end(self, rules: Collection[str], detail: str, measurement: Measurement) -> list[Alert]:
@@ -250,7 +263,7 @@ class LayerJudge:
             value=verdict.value,
             baseline=verdict.baseline,
             message=f"{name}: {verdict.detail}",
-            advice=ADVICE.get(verdict.rule, ""),
+            advice=ROLE_ADVICE.get((self.role, verdict.rule)) or ADVICE.get(verdict.rule, ""),
             time=measurement.time or 0.0,
             role=self.role,
         )

@@ -8,7 +8,7 @@ Only lora.py imports torch, so that settings can be checked without it.
 from __future__ import annotations
 
 from rankd.parts.rules import MAX_PARTS, NO_RULES, Rule, SplitRules, parse_rule
-from rankd.parts.split import MAX_MATRICES, Kind, Part, Split, part_name, split, whole_name
+from rankd.parts.split import MAX_MATRICES, Kind, Part, Split, one_matrix, part_name, split, whole_name
 from rankd.parts.stack import summarise_stack
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Rule",
     "Split",
     "SplitRules",
+    "one_matrix",
     "parse_rule",
     "part_name",
     "split",

@@ -88,7 +88,7 @@ class Pairs:
         no factor. A factor that is known to be non-finite or all-zero has no product to measure: nothing waits for it
         any longer."""
         factor = lora_base(snapshot.layer)
-        if factor is None:
+        if factor is None or snapshot.role != "weight":  # two gradients have no product that means anything
             return None
         product, side = factor
         own = (snapshot.run, snapshot.role, product, side)

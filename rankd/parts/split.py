@@ -93,6 +93,12 @@ def split(layer: str, shape: tuple[int, ...], rules: SplitRules = NO_RULES) -> S
     return _divide(layer, flat, rule)
 
 
+def one_matrix(shape: tuple[int, ...]) -> Split:
+    """All of it as (size(0), the rest), whatever it is called. Of two or more dimensions."""
+    flat = Part("", shape)
+    return Split("plain", (flat,), flat)
+
+
 def part_name(layer: str, part: str) -> str:
     """What the row of a part is called: LAYER:PART, and LAYER for the whole."""
     return f"{layer}{PART_SEPARATOR}{part}" if part else layer

@@ -22,6 +22,7 @@ from rankd.weights import (
     _product,
     measure_weights,
     settings_of,
+    split_of,
 )
 
 pytestmark = pytest.mark.usefixtures("one_intra_op_thread")
@@ -285,3 +286,11 @@ def test_float8_that_is_cut_by_columns(dtype: torch.dtype) -> None:
     fused = randn(64, 192).to(dtype)
     (parts,) = measure_weights([weight(fused, "h.0.attn.c_attn.weight")], DEFAULT_SETTINGS, WarmStarts())
     assert [part.layer.rpartition(":")[2] for part in parts[:3]] == ["q", "k", "v"]
+
+
+@pytest.mark.parametrize("name", ["h.0.attn.c_attn", "mlp.experts.w1", "x.qkv"])
+def test_a_feature_is_one_matrix_whatever_it_is_called(name: str) -> None:
+    tensor = torch.randn(32, 96, generator=torch.Generator().manual_seed(1))
+    assert list(parts_of(weight(tensor, name, role="feature"), DEFAULT_SETTINGS)) == [name]
+    stack = tensor.reshape(2, 16, 96)
+    assert split_of(name, tuple(stack.shape), "feature", DEFAULT_SETTINGS).kind == "plain"

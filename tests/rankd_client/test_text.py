@@ -116,3 +116,9 @@ def test_any_alert_at_all_gives_one_printable_line(alert: dict[str, Any]) -> Non
     line = alert_line(alert)
     assert line.isprintable()
     assert json.loads(json.dumps(line)) == line and line.encode()
+
+
+def test_an_alert_of_another_role_says_of_which() -> None:
+    alert = {"severity": "warning", "run": "r", "layer": "h", "role": "feature", "message": "h (feature): fell"}
+    assert alert_line(alert) == "WARNING r h (feature): fell"
+    assert alert_line({**alert, "role": 7, "message": "h: fell"}) == "WARNING r h: fell"

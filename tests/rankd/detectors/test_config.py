@@ -14,6 +14,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"off_readings": 2.0}, "off_readings is 2.0; expected a whole number"),
     ({"off_readings": 1001}, "off_readings is 1001; expected a whole number"),
     ({"ema_window": 0}, "ema_window"),
+    ({"judged_roles": "weight"}, "judged_roles is 'weight'; expected some of weight, update, gradient, feature"),
+    ({"judged_roles": ["sketch"]}, "judged_roles is ['sketch']; expected some of"),
+    ({"feature_effective_rank_drop_scales": 3}, "feature_effective_rank_drop_scales is 3; expected 1 to 8 pairs"),
     *(
         ({"spectral_norm_growth_scales": scales}, f"spectral_norm_growth_scales is {scales!r}; expected 1 to 8 pairs")
         for scales in (
@@ -42,6 +45,26 @@ def test_each_rule_may_be_off_or_of_any_severity() -> None:
     verdict = notice.bad(3)
     assert verdict is not None and (verdict.rule, verdict.severity) == ("nonfinite", "info")
     assert set(make_detectors(DetectConfig())) == set(DETECTORS)
+
+
+def test_roles_have_settings_of_their_own() -> None:
+    config = DetectConfig()
+    assert config.of_role("weight") is config
+    features = config.of_role("feature")
+    assert set(make_detectors(features)) == {"effective_rank_drop", "spectral_norm_growth"}
+    assert features.effective_rank_drop_scales == config.feature_effective_rank_drop_scales
+    assert make_detectors(config.of_role("gradient")) == {}
+    assert set(make_detectors(DetectConfig(judged_roles=("gradient",)).of_role("gradient"))) == set(DETECTORS)
+    assert make_detectors(DetectConfig(judged_roles=()).of_role("weight")) == {}
+    assert make_notices(DetectConfig(zero="off").of_role("gradient")).keys() == {"nonfinite"}
+    mild = DetectConfig(nonfinite="info").of_role("gradient")
+    assert mild.severity("nonfinite") == "info", "what is milder already stays so"
+
+
+def test_what_is_recorded_of_settings_is_what_it_was_until_there_is_more() -> None:
+    assert not {"judged_roles", "feature_effective_rank_drop_scales"} & DetectConfig().recorded().keys()
+    config = DetectConfig(judged_roles=("weight",), feature_effective_rank_drop_scales=[[1.5, 0.5]])  # type: ignore[arg-type]
+    assert DetectConfig(**config.recorded()) == config
 
 
 def test_settings_reach_the_rules() -> None:

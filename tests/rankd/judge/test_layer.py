@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 
@@ -34,9 +35,9 @@ def judge_all(judges: RunJudges, measurements: Iterable[Measurement]) -> list[Al
     return [alert for measurement in measurements for alert in judges.update(measurement)]
 
 
-def collapse(**options: object) -> list[Measurement]:
+def collapse(low: float = 85.0, **options: object) -> list[Measurement]:
     """From step 1000 on; fires at 1203 (see test_log_time)."""
-    values = [100.0] * 200 + [85.0] * 5
+    values = [100.0] * 200 + [low] * 5
     return [measured(step, value, **options) for step, value in enumerate(values, 1000)]  # type: ignore[arg-type]
 
 
@@ -67,11 +68,11 @@ def test_an_alert_keeps_its_id_and_the_same_history_gives_the_same_ids() -> None
 
 def test_ids_do_not_depend_on_other_rules_and_differ_by_layer_role_run_and_occurrence() -> None:
     def ids(config: DetectConfig = DEFAULT_CONFIG, **options: object) -> str:
-        (alert,) = judge_all(RunJudges(config), collapse(**options))
+        (alert,) = judge_all(RunJudges(config), collapse(**options))  # type: ignore[arg-type]
         return alert.alert_id
 
     assert ids() == ids(DetectConfig(ema="off"))
-    assert len({ids(), ids(run="s"), ids(layer="h.1"), ids(role="update"), ids(shape=(8, 2, 4))}) == 5
+    assert len({ids(), ids(run="s"), ids(layer="h.1"), ids(role="feature", low=60.0), ids(shape=(8, 2, 4))}) == 5
     judges = RunJudges()
     again = judge_all(judges, [bad(5), measured(5), bad(5), measured(6)])
     assert len({alert.alert_id for alert in again}) == 2
@@ -93,9 +94,58 @@ def test_layers_and_runs_do_not_touch_one_another() -> None:
     assert judges.firing() == []
 
 
-def test_other_roles_are_judged_alike_and_named() -> None:
-    (alert,) = judge_all(RunJudges(), collapse(role="gradient"))
-    assert alert.message.startswith("h.0 (gradient): effective_rank fell")
+def test_features_are_judged_and_named() -> None:
+    assert judge_all(RunJudges(), collapse(role="feature")) == []  # no more than healthy ones do
+    (alert,) = judge_all(RunJudges(), collapse(60.0, role="feature"))
+    assert alert.message.startswith("h.0 (feature): effective_rank fell")
+    assert (alert.role, alert.to_json()["role"], "stop-gradient" in alert.advice) == ("feature", "feature", True)
+    (weight,) = judge_all(RunJudges(), collapse())
+    assert "role" not in weight.to_json() and weight.alert_id != alert.alert_id
+
+
+@pytest.mark.parametrize("role", ["gradient", "update"])
+def test_the_metrics_of_gradients_and_updates_are_no_alarm_unless_they_are_to_be(role: str) -> None:
+    assert judge_all(RunJudges(), collapse(role=role)) == []
+    judged = DetectConfig(judged_roles=["weight", role])  # type: ignore[arg-type]
+    assert [alert.rule for alert in judge_all(RunJudges(judged), collapse(role=role))] == ["effective_rank_drop"]
+
+
+@pytest.mark.parametrize(
+    ("role", "severities", "words"),
+    [
+        ("weight", ("critical", "critical"), ("the weights hold NaN or infinite values", "the weights are all zero")),
+        ("feature", ("critical", "warning"), ("the features hold NaN or infinite values", "the features are all zero")),
+        ("gradient", ("warning", "info"), ("the gradient holds NaN or infinite values", "the gradient is all zero")),
+        ("update", ("warning", "info"), ("the update holds NaN or infinite values", "the update is all zero")),
+    ],
+)
+def test_what_is_bad_is_told_of_every_role_in_its_words(
+    role: str, severities: tuple[str, str], words: tuple[str, str]
+) -> None:
+    rows = [measured(5, finite=False, role=role), measured(6, role=role), measured(7, zero=True, role=role)]
+    nonfinite, over, zero = judge_all(RunJudges(), rows)
+    assert (nonfinite.severity, zero.severity) == severities and over.state == "resolved"
+    label = "h.0" if role == "weight" else f"h.0 ({role})"
+    assert (nonfinite.message, zero.message) == (f"{label}: {words[0]}", f"{label}: {words[1]}")
+    quiet = RunJudges(DetectConfig(nonfinite="off", zero="off"))
+    assert judge_all(quiet, rows) == []
+
+
+def test_a_layers_weights_and_features_of_one_name_do_not_touch_one_another() -> None:
+    judges = RunJudges()
+    mixed = [row for hurt in collapse(60.0, role="feature") for row in (hurt, measured(hurt.step))]
+    (alert,) = judge_all(judges, mixed)
+    assert alert.role == "feature"
+    restored = LayerJudge.restored("r", "h.0", "feature", judges.state("r", "h.0", "feature"))
+    assert restored.firing == [alert]
+
+
+def test_a_reported_row_without_a_shape_is_judged_and_is_no_other_matrix() -> None:
+    rows = [replace(row, shape=(0, 0), method="reported") for row in collapse()]
+    (alert,) = judge_all(RunJudges(), rows)
+    assert alert.rule == "effective_rank_drop"
+    judges = RunJudges()
+    assert judge_all(judges, [measured(1), replace(measured(2), shape=(0, 0), method="reported"), measured(3)]) == []
 
 
 @pytest.mark.parametrize(("rule", "options"), [("nonfinite", {"finite": False}), ("zero", {"zero": True})])

@@ -134,10 +134,16 @@ def test_only_factors_of_the_same_run_role_product_and_step_are_paired() -> None
     waiting.add(snapshot("A"))
     assert waiting.add(snapshot("B", run="other")) is None
     assert waiting.add(snapshot("B", base="k")) is None
-    assert waiting.add(snapshot("B", role="gradient")) is None
     assert waiting.add(snapshot("B", step=2)) is None
     assert waiting.add(Snapshot("r", "q.weight", 1, (2, 2), "float32", "", np.zeros(16, np.uint8))) is None
-    assert len(waiting) == 5 and waiting.num_bytes == 5 * (8 + ENTRY_BYTES)
+    assert len(waiting) == 4 and waiting.num_bytes == 4 * (8 + ENTRY_BYTES)
+
+
+def test_gradients_of_factors_have_no_product() -> None:
+    waiting = pairs()
+    assert waiting.add(snapshot("A", role="gradient")) is None
+    assert waiting.add(snapshot("B", role="gradient")) is None
+    assert len(waiting) == 0
 
 
 def test_the_newest_factor_is_kept_and_a_late_one_is_awaited() -> None:
