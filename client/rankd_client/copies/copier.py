@@ -67,6 +67,21 @@ class Copier:
         for copier in self._devices.values():
             copier.forget()
 
+    def prepare(self, items: Iterable[Watched]) -> None:
+        """What is allocated once and for all on each GPU that has some of these."""
+        on_devices: dict[torch.device, int] = {}
+        for item in items:
+            if item.is_cuda:
+                on_devices[item.tensor.device] = on_devices.get(item.tensor.device, 0) + item.num_bytes
+        for device, num_bytes in on_devices.items():
+            self._copier(device, num_bytes)
+
+    def close(self) -> None:
+        """Give the memory on GPUs back, once nothing is copied any more: a few milliseconds."""
+        self._pending.clear()
+        while self._devices:
+            self._devices.popitem()[1].close()
+
     def fence(self) -> None:
         """Have the current streams wait, on their devices, for copies that still go on."""
         while self._pending:
@@ -94,7 +109,7 @@ class Copier:
         faults: list[Exception] = []
         copier: DeviceCopier | None = None
         try:
-            copier = self._copier(device, sum(target.num_bytes for _, target in pairs))
+            copier = self._copier(device)
             tickets = copier.copy([(item, target.region) for item, target in pairs], again)
             begun = True
         except Exception as error:
@@ -118,7 +133,7 @@ class Copier:
                 copied.append(item)
         return faults
 
-    def _copier(self, device: torch.device, num_bytes: int) -> DeviceCopier:
+    def _copier(self, device: torch.device, num_bytes: int = 0) -> DeviceCopier:
         if device not in self._devices:
             from rankd_client.copies.device import DeviceCopier
 

@@ -11,16 +11,16 @@ needs no call into CUDA: asking an event from another thread would break a graph
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rankd_client.arena import Region, aligned
 from rankd_client.copies.halves import is_unfit
 from rankd_client.copies.memory import allocate, bytes_of
-from rankd_client.copies.quiet import has_modes, plain_torch
+from rankd_client.copies.quiet import capturing, has_modes, plain_torch
 from rankd_client.copies.scaled import copy_scaled
-from rankd_client.copies.staging import Run
+from rankd_client.copies.staging import Recipe, copy_half
 from rankd_client.watch import Watched
 from rankd_client.wire import DTYPES, SCALE_BYTES, row_elements
 
@@ -35,8 +35,8 @@ NUM_FLAGS = 8192
 """Of 8 bytes in pinned memory: the number, then for layers whose dtype is decided on the device whether it is the other
 one, in turn: far more than are pushed while nobody looks."""
 
-MAX_KNOWN = 4
-"""Layouts of the arena that are remembered."""
+MAX_KNOWN = 16
+"""Sets of tensors that are remembered: where they take turns, so many go by."""
 
 NUM_NUMBERS = 1024
 """Of tickets, that lie on the device: one copy tells of each."""
@@ -104,8 +104,8 @@ class DeviceCopier:
         self._host_flags = self._memory.owner.view(torch.int64)
         self._host_number = self._host_flags[:1]
         self._address = self._memory.owner.data_ptr()
-        self._known: dict[tuple[tuple[int, int, int], ...], list[Callable[[], Any]]] = {}
-        """What was done for these tensors and regions: an arena that is filled in turn has two or three layouts."""
+        self._known: dict[tuple[int, ...], Recipe] = {}
+        """By the ids of what is watched, which lives as long as it is the same."""
         self._next_flag = 1
         self._halves = range(0)
         """Flags that this push has used so far."""
@@ -145,64 +145,62 @@ class DeviceCopier:
         ]
 
     def _do(self, targets: Sequence[Target], again: bool, keeps: list[object]) -> list[int | Exception | None]:
-        """`_begin`, or what it did the last time that the arena was filled so."""
-        key = tuple([(id(item), id(region.block), region.start) for item, region in targets])
-        if (steps := self._known.get(key)) is not None and not has_modes():
-            for step in steps:
-                step()
+        """Of each copy the fault, or the number of its flag where it has one. What was done before for the same tensors
+        is done again."""
+        key = tuple([id(item) for item, _ in targets])
+        if (recipe := self._known.get(key)) is not None and not has_modes():
+            recipe.follow([region for _, region in targets])
             return [None] * len(targets)
+        flags = self._take_flags(sum(_is_half(item) for item, _ in targets))
         with plain_torch():
-            flags, steps = self._begin(targets, keeps)
+            found = {
+                index: self._special(item, region, flags, keeps)
+                for index, (item, region) in enumerate(targets)
+                if _is_special(item)
+            }
+            plain = [target for target in targets if not _is_special(target[0])]
+            recipe = Recipe(self._staging, [(item.dtype, item.values()) for item, _ in plain])
+            recipe.follow([region for _, region in plain])
             if self._halves:
                 span = slice(self._halves.start, self._halves.stop)
                 self._host_flags[span].copy_(self._flags[span], non_blocking=True)
                 self._halves = range(0)
-        if again and steps:
-            self._known[key] = steps
+        if again and not found:
+            self._known[key] = recipe
             while len(self._known) > MAX_KNOWN:
                 del self._known[next(iter(self._known))]
-        return flags
+        return [found.get(index) for index in range(len(targets))]
 
-    def _begin(
-        self, targets: Sequence[Target], keeps: list[object]
-    ) -> tuple[list[int | Exception | None], list[Callable[[], Any]]]:
-        """Of each copy the fault, or the number of its flag where it has one; and what would do the same again, where
-        that can be said."""
-        flags = self._take_flags(sum(map(_is_half, targets)))
-        found: list[int | Exception | None] = []
-        run = Run(self._staging)
+    def _special(
+        self, item: Watched, region: Region, flags: Iterator[int], keeps: list[object]
+    ) -> int | Exception | None:
+        """A copy that does not go the way of most, by itself: its values may have to be made first."""
         try:
-            for item, region in targets:
-                try:
-                    found.append(self._add(run, item, region, flags, keeps))
-                except Exception as error:
-                    found.append(error)
-        finally:
-            run.flush()
-        is_plain = all(item.decode is None and not DTYPES[item.dtype].scaled for item, _ in targets)
-        return found, run.steps if is_plain and not any(found) else []
-
-    def _add(self, run: Run, item: Watched, region: Region, flags: Iterator[int], keeps: list[object]) -> int | None:
-        """Begin one copy; the number of its flag, where it has one."""
-        source = item.values()
-        keeps.append(source)
-        if DTYPES[item.dtype].scaled:
-            run.flush()
-            target = bytes_of(region).view(-1, row_elements(item.shape) + SCALE_BYTES)
-            copy_scaled(item.dtype, source, target, self._staging)
-        elif _is_half((item, region)):
-            flag = next(flags)
-            self._flags[flag] = is_unfit(source)
-            run.add_half(source, region, self._flags[flag] != 0)
-            self._halves = range(min(flag, self._halves.start), flag + 1) if self._halves else range(flag, flag + 1)
-            return flag
-        else:
-            run.add(item.dtype, source, region)
+            source = item.values()
+            keeps.append(source if item.decode is None else None)  # made here, and freed here on the same stream
+            if DTYPES[item.dtype].scaled:
+                target = bytes_of(region).view(-1, row_elements(item.shape) + SCALE_BYTES)
+                copy_scaled(item.dtype, source, target, self._staging)
+            elif _is_half(item):
+                flag = next(flags)
+                self._flags[flag] = is_unfit(source)
+                copy_half(self._staging, source, region, self._flags[flag] != 0)
+                self._halves = range(min(flag, self._halves.start), flag + 1) if self._halves else range(flag, flag + 1)
+                return flag
+            else:
+                Recipe(self._staging, [(item.dtype, source)]).follow([region])
+        except Exception as error:
+            return error
         return None
 
     def forget(self) -> None:
         """What was remembered of a model: its tensors go with it."""
         self._known.clear()
+
+    def close(self) -> None:
+        """Wait, on the host, until nothing is written to the arena any more. Not while a graph is captured."""
+        if not capturing():
+            self._ended.synchronize()
 
     def wait(self) -> None:
         """Have the current stream wait, on the device, for the copies that were begun."""
@@ -230,7 +228,10 @@ class DeviceCopier:
         self.newest = Ticket(self._num_tickets, self._address, keeps)
 
 
-def _is_half(target: Target) -> bool:
+def _is_half(item: Watched) -> bool:
     """Whether the device has to decide in which dtype it travels."""
-    item, _ = target
     return item.dtype == "float16" and item.source_dtype != "float16"
+
+
+def _is_special(item: Watched) -> bool:
+    return item.decode is not None or DTYPES[item.dtype].scaled or _is_half(item)

@@ -15,12 +15,6 @@ CPU_ELEMENTS = 1 << 19
 """At once: their 2 MB of float32 stay in a core's caches; with a quarter of them, starting the operations costs more
 than they do."""
 
-CUDA_ELEMENTS = 1 << 22
-"""At once: launching costs nothing beside the work."""
-
-STAGED_BYTES = 8 * CUDA_ELEMENTS
-"""The float32 of so many elements, and what they are rounded to, with scales: rows of at least one element each."""
-
 SMALLEST = 2.0**-149
 """Of float32. Added to a scale it rounds subnormal ones up, so that no quotient gets beyond LARGEST, and vanishes in
 all others."""
@@ -30,7 +24,7 @@ def copy_scaled(dtype: str, source: torch.Tensor, target: torch.Tensor, staging:
     """Write `source` (floating, of any strides) into `target`: uint8, (rows, elements of a row + 4), on the CPU.
 
     A row that is not finite gets a scale that is not, and zeros. From a GPU, where it is rounded, a quarter of the
-    bytes cross the bus, by way of `staging` (uint8, there, STAGED_BYTES at least) and without waiting for them.
+    bytes cross the bus, by way of `staging` (uint8, there: half of it for float32) and without waiting for them.
     """
     import torch
 
@@ -39,8 +33,9 @@ def copy_scaled(dtype: str, source: torch.Tensor, target: torch.Tensor, staging:
         buffer = torch.empty(min(source.numel(), CPU_ELEMENTS), dtype=torch.float32, device=source.device)
         max_elements = buffer.numel()
     else:
-        buffer, staging = staging[: 4 * CUDA_ELEMENTS].view(torch.float32), staging[4 * CUDA_ELEMENTS :]
-        max_elements = min(CUDA_ELEMENTS, len(staging) // target.shape[1] * width)
+        half = len(staging) // 128 * 64
+        buffer, staging = staging[:half].view(torch.float32), staging[half:]
+        max_elements = max(width, min(half // 4, len(staging) // target.shape[1] * width))
     at = 0
     for rows in _blocks(source, width, max_elements):
         some = target[at : at + len(rows)]
@@ -48,7 +43,7 @@ def copy_scaled(dtype: str, source: torch.Tensor, target: torch.Tensor, staging:
         if staging is None:
             _pack(dtype, rows, some, buffer)
         else:
-            fits = some.numel() <= len(staging)  # but for one row of 16 million elements
+            fits = some.numel() <= len(staging)  # but for one very long row
             packed = staging[: some.numel()].view(some.shape) if fits else torch.empty_like(some, device=source.device)
             _pack(dtype, rows, packed, buffer)
             some.copy_(packed, non_blocking=True)
@@ -72,7 +67,10 @@ def _pack(dtype: str, rows: torch.Tensor, packed: torch.Tensor, buffer: torch.Te
     import torch
 
     count, width = rows.shape
-    peaks = torch.maximum(rows.amax(dim=1), -rows.amin(dim=1))  # NaN of a row with one; a norm is 20 times slower
+    if rows.is_cuda:  # one launch; on the CPU that is 20 times slower
+        peaks = torch.linalg.vector_norm(rows, math.inf, dim=1)
+    else:
+        peaks = torch.maximum(rows.amax(dim=1), -rows.amin(dim=1))  # NaN of a row with one
     scales = peaks.float() / LARGEST[dtype] + SMALLEST
     finite = torch.isfinite(scales)
     is_sound = not rows.is_cuda and bool(finite.all())  # on a GPU asking would cost more than it saves

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rankd_client.arena import ALIGNMENT_BYTES, Region, aligned
 from rankd_client.copies.halves import cast_half
@@ -12,80 +11,89 @@ from rankd_client.copies.halves import cast_half
 if TYPE_CHECKING:
     import torch
 
+    Casts = dict[object, tuple[list[torch.Tensor], list[torch.Tensor]]]
+    """Targets and sources, by their dtypes and layout: alike they take one launch, else one each."""
 
-class Run:
-    """What is cast into the staging piece (uint8, on the GPU) before it is copied out: many tensors at once, by few
-    launches. On the current stream.
+Part = tuple[int, int, int, int]
+"""Which tensor, from where on in it, from where on in the staging piece, and how many bytes."""
 
-    `steps` are what it did, to be done again for the same tensors and regions: a fifth of the work.
-    """
+Span = tuple["torch.Tensor", int, int, int]
+"""A block of the arena (uint8), from where on in it, from where on in the staging piece, and how many bytes."""
 
-    def __init__(self, staging: torch.Tensor) -> None:
-        self.steps: list[Callable[[], Any]] = []
+
+class Recipe:
+    """How some tensors go through the staging piece (uint8, on the GPU), in rounds. It can be followed again while they
+    are the same, whatever regions they go to: that is a fifth of the work."""
+
+    def __init__(self, staging: torch.Tensor, sources: Sequence[tuple[str, torch.Tensor]]) -> None:
+        """`sources`: each tensor, and the dtype in which it travels."""
         self._staging = staging
         self._num_bytes = len(staging)  # which torch takes its time to tell
-        self._casts: dict[object, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
-        """Targets and sources, by their dtypes and layout: alike they take one launch, else one each."""
-        self._spans: list[tuple[torch.Tensor, int, int, int]] = []
-        """Of the arena: a block's bytes, from where on, from where on in the staging piece, and how many."""
+        self._rounds: list[tuple[Casts, list[Part]]] = [({}, [])]
         self._at = 0
+        for index, (dtype, source) in enumerate(sources):
+            self._add(index, dtype, source)
 
-    def add(self, dtype: str, source: torch.Tensor, region: Region) -> None:
+    def follow(self, regions: Sequence[Region]) -> None:
+        """Begin to copy each tensor into its region, on the current stream."""
+        import torch
+
+        for casts, parts in self._rounds:
+            for targets, sources in casts.values():
+                torch._foreach_copy_(targets, sources)
+            for block, position, start, num_bytes in _spans(parts, regions):
+                target, source = block[position : position + num_bytes], self._staging[start : start + num_bytes]
+                target.copy_(source, non_blocking=True)
+
+    def _add(self, index: int, dtype: str, source: torch.Tensor) -> None:
         import torch
 
         as_dtype: torch.dtype = getattr(torch, dtype)
-        position = region.start
-        block: torch.Tensor = region.block.memory.owner
+        offset = 0
         for piece in pieces(source, self._num_bytes // as_dtype.itemsize):
             num_bytes = piece.numel() * as_dtype.itemsize
-            start = self._place(block, position, num_bytes)
+            start = aligned(self._at)
+            if start + num_bytes > self._num_bytes:
+                self._rounds.append(({}, []))
+                start = 0
+            casts, parts = self._rounds[-1]
             target = self._staging[start : start + num_bytes].view(as_dtype).view(piece.shape)
-            targets, sources = self._casts.setdefault((as_dtype, piece.dtype, piece.is_contiguous()), ([], []))
+            targets, sources = casts.setdefault((as_dtype, piece.dtype, piece.is_contiguous()), ([], []))
             targets.append(target)
             sources.append(piece)
-            position += num_bytes
+            parts.append((index, offset, start, num_bytes))
+            self._at = start + num_bytes
+            offset += num_bytes
 
-    def add_half(self, source: torch.Tensor, region: Region, unfit: torch.Tensor) -> None:
-        """As float16, or if it is `unfit` as bfloat16."""
-        import torch
 
-        position = region.start
-        block: torch.Tensor = region.block.memory.owner
-        for piece in pieces(source, self._num_bytes // 2):
-            start = self._place(block, position, 2 * piece.numel())
-            target = self._staging[start : start + 2 * piece.numel()].view(torch.int16).view(piece.shape)
-            cast_half(piece, unfit, target)
-            position += 2 * piece.numel()
-
-    def _place(self, block: torch.Tensor, position: int, num_bytes: int) -> int:
-        """Where in the staging piece; behind what lies before it in the arena too, so that both go in one copy."""
-        if self._spans:
-            last_block, last_position, last_start, last_bytes = self._spans[-1]
+def _spans(parts: Sequence[Part], regions: Sequence[Region]) -> list[Span]:
+    """What lies beside one another in the arena as it does in the staging piece goes in one copy."""
+    spans: list[Span] = []
+    for index, offset, start, num_bytes in parts:
+        region = regions[index]
+        block, position = region.block.memory.owner, region.start + offset
+        if spans:
+            last_block, last_position, last_start, last_bytes = spans[-1]
             gap = position - (last_position + last_bytes)
-            start = last_start + last_bytes + gap
-            if last_block is block and 0 <= gap < ALIGNMENT_BYTES and start + num_bytes <= self._num_bytes:
-                self._spans[-1] = block, last_position, last_start, last_bytes + gap + num_bytes
-                self._at = start + num_bytes
-                return start
-        start = aligned(self._at)
-        if start + num_bytes > self._num_bytes:
-            self.flush()
-            start = 0
-        self._spans.append((block, position, start, num_bytes))
-        self._at = start + num_bytes
-        return start
+            if last_block is block and 0 <= gap < ALIGNMENT_BYTES and start - last_start == position - last_position:
+                spans[-1] = block, last_position, last_start, last_bytes + gap + num_bytes
+                continue
+        spans.append((block, position, start, num_bytes))
+    return spans
 
-    def flush(self) -> None:
-        import torch
 
-        steps: list[Callable[[], Any]] = [partial(torch._foreach_copy_, *cast) for cast in self._casts.values()]
-        for block, position, start, num_bytes in self._spans:
-            source, target = self._staging[start : start + num_bytes], block[position : position + num_bytes]
-            steps.append(partial(target.copy_, source, non_blocking=True))
-        for step in steps:
-            step()
-        self.steps += steps
-        self._casts, self._spans, self._at = {}, [], 0
+def copy_half(staging: torch.Tensor, source: torch.Tensor, region: Region, unfit: torch.Tensor) -> None:
+    """Begin to copy `source` into its region as float16, or if it is `unfit` as bfloat16."""
+    import torch
+
+    position = region.start
+    block: torch.Tensor = region.block.memory.owner
+    for piece in pieces(source, len(staging) // 2):
+        num_bytes = 2 * piece.numel()
+        cast = staging[:num_bytes]
+        cast_half(piece, unfit, cast.view(torch.int16).view(piece.shape))
+        block[position : position + num_bytes].copy_(cast, non_blocking=True)
+        position += num_bytes
 
 
 def pieces(tensor: torch.Tensor, max_elements: int) -> Iterator[torch.Tensor]:

@@ -109,6 +109,16 @@ def test_larger_than_the_staging_piece_and_strided(copier: DeviceCopier) -> None
         assert got == wanted
 
 
+@pytest.mark.parametrize("dtype", SCALED)
+def test_scaled_rows_in_pieces(copier: DeviceCopier, dtype: str) -> None:
+    tensor = torch.randn(3, 4000, 2500, device="cuda")
+    ((name, got),) = copied(copier, {"w": tensor}, dtype)
+    ((_, wanted),) = copied_on_the_host({"w": tensor}, dtype)
+    (data, scales), (their_data, their_scales) = split(got, 2500), split(wanted, 2500)
+    assert name == dtype and torch.allclose(scales, their_scales, rtol=1e-6, atol=0.0)
+    assert int((data != their_data).sum()) <= data.numel() / 50
+
+
 def test_the_host_is_not_waited_for_and_nothing_is_allocated_anew(copier: DeviceCopier) -> None:
     items, _ = watch({f"w{i}": torch.randn(s, device="cuda") for i, s in enumerate(SHAPES)}, Selection())
     arena = arena_of(sum(item.num_bytes + 64 for item in items))

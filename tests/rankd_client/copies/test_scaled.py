@@ -101,7 +101,6 @@ def test_rows_are_rounded_alike_however_many_at_once(
     weights += [weights[3].to(memory_format=torch.channels_last), weights[1].expand(3, 300), weights[2][::2, ::3]]
     expected = [copied(weight.contiguous(), dtype) for weight in weights]
     monkeypatch.setattr(scaled, "CPU_ELEMENTS", limit)
-    monkeypatch.setattr(scaled, "CUDA_ELEMENTS", limit)
     for weight, (values, scales) in zip(weights, expected, strict=True):
         again = copied(weight, dtype)
         assert torch.equal(again[0], values) and torch.equal(again[1], scales)
