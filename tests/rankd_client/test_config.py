@@ -45,6 +45,8 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("priority", 0.5, "a glob pattern"),
         ("exclude", [b"x"], "a glob pattern"),
         ("priority", [None], "a glob pattern"),
+        ("adapters", [dict], "objects with a method place(name, tensor)"),
+        ("adapters", 7, "objects with a method place(name, tensor)"),
     ],
 )
 def test_a_wrong_argument_is_named(key: str, value: Any, expected: str) -> None:

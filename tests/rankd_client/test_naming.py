@@ -11,8 +11,11 @@ MODEL = ["h.0.weight", "h.module.weight", "module.weight", "head.weight"]
 
 @pytest.mark.parametrize(
     "wrapped",
-    ["{}", "_orig_mod.{}", "module.{}", "module._orig_mod.{}", "_orig_mod.module.{}", "module.module.{}"],
-    ids=["bare", "compiled", "DDP", "compiled in DDP", "DDP compiled", "DDP twice"],
+    [
+        *("{}", "_orig_mod.{}", "module.{}", "module._orig_mod.{}", "_orig_mod.module.{}", "module.module.{}"),
+        *("_fsdp_wrapped_module.{}", "_checkpoint_wrapped_module.{}", "_fsdp_wrapped_module._orig_mod.{}"),
+    ],
+    ids=["bare", "compiled", "DDP", "compiled in DDP", "DDP compiled", "DDP twice", "FSDP", "checkpointed", "in FSDP"],
 )
 def test_a_model_has_the_same_names_however_it_is_wrapped(wrapped: str) -> None:
     names = {wrapped.format(name): name for name in MODEL}
@@ -23,6 +26,9 @@ def test_a_model_has_the_same_names_however_it_is_wrapped(wrapped: str) -> None:
     ("name", "clean"),
     [
         ("h._orig_mod.0.weight", "h.0.weight"),
+        ("_fsdp_wrapped_module.h.0._fsdp_wrapped_module._checkpoint_wrapped_module.weight", "h.0.weight"),
+        ("h.my_fsdp_wrapped_module.weight", "h.my_fsdp_wrapped_module.weight"),
+        ("lin.parametrizations.weight.original1", "lin.parametrizations.weight.original1"),
         ("modules.weight", "modules.weight"),
         ("my_orig_mod.weight", "my_orig_mod.weight"),
         ("module.module.h.weight", "h.weight"),
@@ -46,7 +52,12 @@ def test_no_names() -> None:
     assert clean_names([]) == {}
 
 
-@given(st.lists(st.lists(st.sampled_from(["module", "_orig_mod", "h", ""]), max_size=4).map(".".join), max_size=4))
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["module", "_orig_mod", "_fsdp_wrapped_module", "h", ""]), max_size=4).map(".".join),
+        max_size=4,
+    )
+)
 def test_cleaning_twice_changes_nothing(names: list[str]) -> None:
     clean = clean_names(names)
     assert set(clean_names(clean.values()).values()) == set(clean.values())

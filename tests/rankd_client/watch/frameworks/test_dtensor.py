@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from rankd_client.watch import Selection, Watched, watch
+from rankd_client.watch import Selection, Watched, Watcher, watch
 from rankd_client.watch.frameworks.dtensor import DTensorAdapter, _spread
 from rankd_client.watch.place import Place
 
@@ -130,3 +130,19 @@ def test_all_processes_reckon_with_the_same_bytes(dtype: str) -> None:
         assert (columns.turn_bytes, columns.dtype) == (items[0][1].turn_bytes, "bfloat16")
         assert rows.num_bytes <= rows.turn_bytes and columns.num_bytes <= columns.turn_bytes
     assert [each[0].num_bytes == 0 for each in items] == [False, False, False, True]
+
+
+def test_what_has_not_moved_is_not_looked_at_again() -> None:
+    with process(0, 2), torch.no_grad():
+        mesh = init_device_mesh("cpu", (2,))
+        model = torch.nn.Module()
+        model.w = torch.nn.Parameter(DTensor.from_local(torch.ones(2, 4), mesh, [Shard(0)], run_check=False))
+        watcher = Watcher(Selection())
+        (first,), _ = watcher.look(model)
+        (again,), _ = watcher.look(model)
+        assert watcher.again and again is first and first.shape == (4, 4)
+        model.w._local_tensor = torch.zeros(2, 4)
+        (moved,), _ = watcher.look(model)
+        assert not watcher.again and torch.equal(moved.values(), torch.zeros(2, 4))
+        model.w = torch.nn.Parameter(DTensor.from_local(torch.ones(2, 4), mesh, [Replicate()], run_check=False))
+        assert watcher.look(model)[0][0].shard.whole
