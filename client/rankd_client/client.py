@@ -177,10 +177,14 @@ class Client:
         pusher = self._pusher
         if self._off or pusher is None:
             return attachment
-        if not pusher.fence.watch(model, optimizers):
+        if (older := self._attached.pop(id(model), None)) is not None:
+            older.detach()
+        fence = pusher.fence
+        if not fence.watch(model, optimizers):
             say("attach: some weights of the model are not the optimizer's: each push makes the training stream wait")
         pusher.use_optimizers(attachment.optimizers)
-        attachment.hook(pusher.fence.before_step, self._guard)
+        ids = attachment.model_id, attachment.optimizer_ids
+        attachment.hook(fence.before_step, self._guard, lambda: fence.forget(*ids))
         self._attached[id(model)] = attachment
         return attachment
 

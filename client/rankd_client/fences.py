@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 
@@ -30,9 +30,11 @@ class Fence:
             self._models[id(model)] = weakref.ref(model)
         return covered
 
-    def forget(self, model: Any, optimizers: Sequence[Any]) -> None:
-        self._models.pop(id(model), None)
-        self._unseen -= {id(optimizer) for optimizer in optimizers}
+    def forget(self, model_id: int, optimizer_ids: Set[int]) -> None:
+        """Their hooks are gone, on which copies that still go on may rely."""
+        self._models.pop(model_id, None)
+        self._unseen -= optimizer_ids
+        self.now()
 
     def now(self) -> None:
         """Somebody is about to change weights otherwise."""
@@ -64,6 +66,7 @@ class Attachment:
     def __init__(
         self, model: Any, optimizers: Sequence[Any], every: int | None, step: int, push: Callable[[Any, int], Any]
     ) -> None:
+        self.model_id, self.optimizer_ids = id(model), {id(optimizer) for optimizer in optimizers}
         self._model = weakref.ref(model)
         self._every = every
         self._push = push
@@ -71,10 +74,17 @@ class Attachment:
         self._hooks: list[Any] = []
         self.optimizers = tuple(weakref.ref(optimizer) for optimizer in optimizers)
         self._last = self.optimizers[-1]
+        self._detached: Callable[[], None] = lambda: None
 
-    def hook(self, before_step: Callable[[Any], None], guard: Callable[[Callable[[], Any]], None]) -> None:
-        """Have `before_step` called before each step. `guard` calls what it is given, and lets nothing through that
-        this raises."""
+    def hook(
+        self,
+        before_step: Callable[[Any], None],
+        guard: Callable[[Callable[[], Any]], None],
+        detached: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Have `before_step` called before each step, and `detached` when there are no hooks any more. `guard` calls
+        what it is given, and lets nothing through that this raises."""
+        self._detached = lambda: guard(detached)
         for optimizer in filter(None, (reference() for reference in self.optimizers)):
             self._hooks.append(optimizer.register_step_pre_hook(lambda which, *_: guard(lambda: before_step(which))))
             self._hooks.append(optimizer.register_step_post_hook(lambda which, *_: guard(lambda: self._stepped(which))))
@@ -84,9 +94,11 @@ class Attachment:
         self._every = None
 
     def detach(self) -> None:
-        """Remove the hooks. Any number of times."""
+        """Remove the hooks; copies that still go on are waited for now, on the device. Any number of times."""
         while self._hooks:
             self._hooks.pop().remove()
+        detached, self._detached = self._detached, lambda: None
+        detached()
 
     def _stepped(self, optimizer: Any) -> None:
         if optimizer is not self._last():  # of several, the last one given ends a step

@@ -109,9 +109,10 @@ def test_what_is_forgotten_is_not_left_to_the_hook(fence: Fence, waits: Waits) -
     model, optimizer = trained()
     fence.watch(model, [optimizer])
     fence.before_step(optimizer)
-    fence.forget(model, [optimizer])
+    fence.forget(id(model), {id(optimizer)})
+    assert waits.count == 2  # for copies that were left to the hook
     fence.pushed(model)
-    assert waits.count == 2
+    assert waits.count == 3
 
 
 def attach(every: int | None, step: int = 0) -> tuple[Attachment, torch.optim.Optimizer, nn.Module, list[Any]]:
@@ -138,6 +139,15 @@ def test_it_pushes_after_every_so_many_steps() -> None:
     attachment.detach()
     take_steps(model, optimizer, 3)
     assert seen.count("before") == 6
+
+
+def test_who_detaches_says_so_once() -> None:
+    model, optimizer = trained()
+    attachment, seen = Attachment(model, [optimizer], None, 0, lambda model, step: None), []
+    attachment.hook(lambda which: None, lambda work: work(), lambda: seen.append("detached"))
+    attachment.detach()
+    attachment.detach()
+    assert seen == ["detached"]
 
 
 def test_who_pushes_by_hand_is_not_helped() -> None:
