@@ -230,9 +230,7 @@ def _adapters(value: Any) -> tuple[Any, ...]:
     adapters = tuple(value) if isinstance(value, Iterable) else (value,)
     for adapter in adapters:
         if isinstance(adapter, type) or not callable(getattr(adapter, "place", None)):
-            raise _wrong(
-                "adapters", adapter, "objects with a method place(name, tensor), as rankd_client.Adapter has it"
-            )
+            raise _wrong("adapters", value, "objects with a method place(name, tensor), as rankd_client.Adapter has it")
     return adapters
 
 
