@@ -1,0 +1,104 @@
+"""What of a trainer's own numbers is sent, and what is not."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rankd.records import METRIC_NAMES
+from rankd.stages.reports import measurement_of
+from rankd_client.measured import METRICS, report
+from rankd_client.reports import Reports
+
+NORM, RATIO = "spectral_norm", "effective_rank"
+
+
+def reported(measurements: Any, role: Any = "weight", refused: tuple[str, ...] = ()) -> tuple[dict[str, Any], Any]:
+    """The bodies that are queued, by layer, and the reasons."""
+    queue = Reports(threading.Condition())
+    num_queued, skipped = report(queue, measurements, 3, role, refused)
+    bodies = {}
+    while (item := queue.next()) is not None:
+        message = item.message()
+        bodies[message.layer] = message.body
+        queue.sent(item)
+        measurement_of("r", message, 0.0)  # whatever goes, a daemon takes
+    assert num_queued == len(bodies)
+    return bodies, skipped
+
+
+def test_the_metrics_are_the_daemons() -> None:
+    assert set(METRICS) == set(METRIC_NAMES)
+
+
+def test_numbers_go_as_they_are_and_other_keys_with_them() -> None:
+    values = {RATIO: 3, NORM: 1.5, "stable_rank": None, "rows": 4, "cols": 8, "loss": 0.5, "notes": ["a", {"b": None}]}
+    assert reported({"w": values}) == ({"w": values}, {})
+
+
+@pytest.mark.parametrize("number", [np.float32(2.5), np.float64(2.5), torch.tensor(2.5), np.array(2.5)], ids=str)
+def test_numbers_of_numpy_and_torch_are_numbers(number: Any) -> None:
+    assert reported({"w": {RATIO: number}}) == ({"w": {RATIO: 2.5}}, {})
+    assert reported({"w": {RATIO: 1.0, "rows": np.int64(4)}}) == ({"w": {RATIO: 1.0, "rows": 4}}, {})
+
+
+@pytest.mark.parametrize(
+    ("values", "body"),
+    [
+        ({NORM: math.inf, RATIO: math.nan}, {NORM: None, RATIO: None, "finite": False}),
+        ({RATIO: math.nan}, {RATIO: None, "finite": False}),
+        ({NORM: 0.0, RATIO: math.nan}, {NORM: 0.0, RATIO: None}),  # all zero: 0 / 0
+        ({NORM: 1.0, "condition": math.inf}, {NORM: 1.0, "condition": None}),
+        ({NORM: math.nan, "finite": True}, {NORM: None, "finite": True}),  # the trainer knows better
+        ({"finite": False}, {"finite": False}),
+    ],
+)
+def test_what_is_not_finite_is_null_and_says_so(values: dict[str, Any], body: dict[str, Any]) -> None:
+    assert reported({"w": values}) == ({"w": body}, {})
+
+
+@pytest.mark.parametrize(
+    ("layer", "values", "reason"),
+    [
+        ("w", {RATIO: "3"}, "effective_rank=3: expected a number or None"),
+        ("w", {RATIO: torch.ones(2)}, "effective_rank=<Tensor>: expected a number or None"),
+        ("w", {RATIO: True}, "effective_rank=True: expected a number or None"),
+        ("w", {RATIO: 1 << 70}, "effective_rank=<int>: expected a number or None"),
+        ("w", {RATIO: 1.0, "rows": -1}, "rows=-1"),
+        ("w", {RATIO: 1.0, "finite": 1}, "finite=1"),
+        ("w", {RATIO: 1.0, "source_dtype": "x" * 33}, "source_dtype=" + "x" * 33),
+        ("w", {RATIO: 1.0, "shape": [1]}, "shape=<list>"),
+        ("w", {"loss": 1.0}, "none of spectral_norm"),
+        ("w", {RATIO: 1.0, "x": math}, "cannot be sent"),
+        ("w", {RATIO: 1.0, "x": [math.nan]}, "cannot be sent"),
+        ("w", {RATIO: 1.0, "x": 1 << 80}, "cannot be sent"),
+        ("w", {RATIO: 1.0, "x": "y" * (64 << 10)}, "at most 65536"),
+        ("w", {3: 1.0}, "expected a mapping"),
+        ("w", 1.0, "float: expected a mapping of metric -> number or None"),
+        ("", {RATIO: 1.0}, "name is not 1 to 1024"),
+        (7, {RATIO: 1.0}, "name is not a string"),
+    ],
+)
+def test_what_is_not_sent_has_its_reason_and_the_rest_goes(layer: Any, values: Any, reason: str) -> None:
+    bodies, skipped = reported({layer: values, "good": {RATIO: 1.0}})
+    assert list(bodies) == ["good"]
+    assert len(skipped) == 1 and reason in next(iter(skipped.values()))
+
+
+def test_wrong_use_as_a_whole() -> None:
+    assert reported(None) == ({}, {"*": "NoneType: expected a mapping of layer -> {metric: number}"})
+    assert reported({"w": {RATIO: 1.0}}, role="spam")[1] == {
+        "*": "role spam: expected weight, update, gradient, feature"
+    }
+    assert reported({"w": {RATIO: 1.0}}, role=["weight"])[1]["*"].startswith("role <list>")
+
+
+def test_what_the_daemon_has_no_room_for_is_not_sent_again() -> None:
+    measurements = {"w": {RATIO: 1.0}, "v": {RATIO: 1.0}}
+    bodies, skipped = reported(measurements, role="feature", refused=("w (feature)", "v"))
+    assert list(bodies) == ["v"] and skipped == {"w (feature)": "refused"}
