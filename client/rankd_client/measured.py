@@ -79,10 +79,20 @@ def _body(layer: Any, values: Any) -> dict[str, Any] | str:
     }
     try:
         check_json(body)
+        _check_integers(body)
         num_bytes = len(msgpack.packb(body))
     except (WireError, ValueError, TypeError, OverflowError) as error:
         return f"cannot be sent: {escape(str(error), 100)}"
     return body if num_bytes <= MAX_REPORT_BYTES else f"{num_bytes} bytes; at most {MAX_REPORT_BYTES}"
+
+
+def _check_integers(value: Any) -> None:
+    """A daemon's history holds those of 64 bits with a sign."""
+    if isinstance(value, dict | list | tuple):
+        for child in value.values() if isinstance(value, dict) else value:
+            _check_integers(child)
+    elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise OverflowError("an integer beyond 64 bits")
 
 
 def _plain(value: Any) -> Any:

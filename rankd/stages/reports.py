@@ -7,6 +7,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from rankd.quota import Tally, half, namespace_of
 from rankd.records import CONTRACT_METRICS, METRIC_NAMES, REPORTED, Measurement, Snapshot
@@ -120,6 +121,7 @@ def measurement_of(run: str, message: Reported, time: float) -> Measurement:
     if "shape" in told:
         f.shape("shape", told["shape"])
         told |= {"rows": told["shape"][0], "cols": math.prod(told["shape"][1:])}
+    _check_integers(told)
     size = f.integer(0, MAX_ELEMENTS - 1)
     rows, cols = f.take(told, "rows", size, 0), f.take(told, "cols", size, 0)
     f.take(told, "source_dtype", f.text(MAX_DTYPE_BYTES), "")
@@ -129,6 +131,15 @@ def measurement_of(run: str, message: Reported, time: float) -> Measurement:
         return Measurement.from_json({**nothing, **told, "rows": rows, "cols": cols, **ours, "method": REPORTED})
     except ValueError as error:
         raise WireError("bad_field", str(error)) from None
+
+
+def _check_integers(value: Any) -> None:
+    """msgpack has integers up to 2^64 - 1: the history would be taken for damaged where one beyond 2^63 - 1 stands."""
+    if isinstance(value, dict | list):
+        for child in value.values() if isinstance(value, dict) else value:
+            _check_integers(child)
+    elif isinstance(value, int) and value >= 1 << 63:
+        raise WireError("bad_field", f"{value}; expected integers below 2^63")
 
 
 def _key(item: Snapshot | Report) -> Key:

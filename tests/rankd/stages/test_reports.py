@@ -88,6 +88,7 @@ def test_a_shape_that_is_told(body: dict[str, Any], shape: tuple[int, ...]) -> N
         (GOOD | {"shape": [0, 4]}, "bad_shape"),
         (GOOD | {"shape": "4"}, "bad_shape"),
         (GOOD | {"finite": 1}, "bad_field"),
+        (GOOD | {"x": [{"y": 1 << 63}]}, "bad_field"),
         (GOOD | {"source_dtype": 3}, "bad_field"),
         (GOOD | {"source_dtype": "x" * 33}, "bad_field"),
     ],
