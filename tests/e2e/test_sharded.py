@@ -128,7 +128,9 @@ def test_shards_are_measured_as_the_whole_would_be(
 
 @pytest.mark.long
 def test_a_process_that_is_killed_holds_nobody_up(serve: Any, start: Start, directory: Path) -> None:
-    served = serve()
+    config = directory / "rankd.toml"
+    config.write_text("[limits]\nheartbeat_seconds = 0.5\npeer_timeout_seconds = 5.0\ntrainer_grace_seconds = 2.0\n")
+    served = serve("--config", str(config))
     with subscribe(served.url, streams=("measurement",), timeout=WAIT_SECONDS) as items:
         assert end(start(served.url, 2, "killed")) == [0, -signal.SIGKILL]
         assert [next(items)["step"] for _ in range(3)] == [0, 1, 2]
