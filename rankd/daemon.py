@@ -17,6 +17,7 @@ from typing import Any
 from rankd.alertlog import AlertLog
 from rankd.answers import Answers
 from rankd.auth import Authority, Keyring
+from rankd.buffers import buffers
 from rankd.config import Limits, ServeConfig
 from rankd.crossing import Crossing
 from rankd.current import Current
@@ -236,6 +237,7 @@ class Daemon:
                 for memory in (self.assemble, self.detect, self.current, self.planner, self.jobs):
                     memory.forget(run)
             openness.look(now)
+            buffers.trim(now)
 
     async def run(self, announce: Callable[[Ready], None]) -> None:
         """Call `announce` once pushes are taken; serve until `stop` is set or SIGTERM or SIGINT comes; then finish what

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from rankd.buffers import buffers
 from rankd.records import LayerStep, Snapshot
 from rankd.scaled import largest_magnitude
 from rankd_client.wire import DTYPES, Chunk, Dtype, Shard, WireError, row_elements
@@ -128,7 +129,7 @@ class OpenLayer:
     def open(self, session: bytes, chunk: Chunk) -> None:
         """Begin the shard whose first bytes are `chunk`, which was checked."""
         row_bytes = self._dtype.num_bytes(row_elements(self.shape), self.shape) if self._dtype.scaled else 0
-        self.shards[session] = OpenShard(chunk.shard, np.empty(chunk.total_bytes, np.uint8), row_bytes)
+        self.shards[session] = OpenShard(chunk.shard, buffers.empty(chunk.total_bytes), row_bytes)
         self.num_bytes += chunk.total_bytes
         self._pieces = np.concatenate([self._pieces, _pieces(chunk.shard)])
 
@@ -188,10 +189,11 @@ class OpenLayer:
             return first.data
         rows, cols = self.shape[0], math.prod(self.shape[1:])
         if self._dtype.scaled:  # all of it whole rows, and what is in them need not be known
-            return self._stacked(np.empty((rows, self._dtype.num_bytes(cols, self.shape)), np.uint8))
+            row_bytes = self._dtype.num_bytes(cols, self.shape)
+            return self._stacked(buffers.empty(rows * row_bytes).reshape(rows, row_bytes))
         bits = _UNSIGNED[self._dtype.item_bytes]
-        matrix = np.empty((rows, cols), bits)
-        flat = matrix.reshape(-1)
+        flat = buffers.empty(rows * cols * self._dtype.item_bytes).view(bits)
+        matrix = flat.reshape(rows, cols)
         for shard in self.shards.values():
             source, at = shard.data.view(bits), 0
             for start, end in shard.shard.ranges:
