@@ -9,9 +9,10 @@ that holds. Pure: what a block is made of is the caller's choice. Not thread-saf
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rankd_client.wire import BLOCK_HEADER_BYTES
@@ -38,6 +39,9 @@ class Block:
     num_bytes: int
     free: list[tuple[int, int]] = field(init=False)
     """Free spans [start, end), sorted, never touching one another."""
+
+    used_end: int = BLOCK_HEADER_BYTES
+    """Beyond it nothing has ever lain."""
 
     def __post_init__(self) -> None:
         self.free = [(BLOCK_HEADER_BYTES, BLOCK_HEADER_BYTES + self.num_bytes)]
@@ -112,8 +116,31 @@ class Arena:
                 if end - start >= needed:
                     block.free[index : index + 1] = [(start + needed, end)] if end - start > needed else []
                     self.free_bytes -= needed
+                    block.used_end = max(block.used_end, start + needed)
                     return Region(block, start, num_bytes, needed)
         return None
+
+    def reserve_fresh(self, num_bytes: int) -> Region | None:
+        """A place that nothing has lain in yet; None where there is none."""
+        needed = aligned(max(num_bytes, 1))
+        for block in self.blocks:
+            fresh = Region(block, block.used_end, num_bytes, needed)
+            if (region := self.reserve_again(fresh)) is not None:
+                block.used_end += needed
+                return region
+        return None
+
+    def reserve_again(self, region: Region) -> Region | None:
+        """The place of a region that was given back; None where something else lies there."""
+        free = region.block.free
+        end = region.start + region.reserved_bytes
+        index = bisect_right(free, (region.start, math.inf)) - 1  # the last span that begins no later
+        if index < 0 or free[index][1] < end:
+            return None
+        first, last = free[index]
+        free[index : index + 1] = [part for part in ((first, region.start), (end, last)) if part[0] < part[1]]
+        self.free_bytes -= region.reserved_bytes
+        return replace(region)
 
     def release(self, region: Region) -> None:
         """Give `region` back and join it with the free spans beside it."""

@@ -9,88 +9,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Protocol
 
 from rankd_client.arena import Arena, Region
 from rankd_client.reports import Reports
-from rankd_client.wire import Chunk, Shard
+from rankd_client.snapshot import WHOLE, Arrival, Key, Snapshot, Tracker
+from rankd_client.wire import Shard
 
-Key = tuple[str, str]
-"""(layer, role)"""
+MAX_PLACES = 10_000
+"""Layers whose places are remembered; whoever pushes under ever new names begins anew."""
 
-WHOLE = Shard()
-
-
-class Tracker(Protocol):
-    """Of zmq.MessageTracker, what is needed: whether ZeroMQ is done with a message's memory."""
-
-    @property
-    def done(self) -> bool: ...
-
-
-class Arrival(Protocol):
-    """Of a copy that goes on after `push` has returned: whether it is whole, and its dtype then, if that is another
-    than was asked for."""
-
-    @property
-    def done(self) -> bool: ...
-    @property
-    def dtype(self) -> str | None: ...
-
-
-@dataclass(slots=True, eq=False)
-class Snapshot:
-    """One tensor's copy at one step, or of a shard of it. `sent_bytes` counts from 0 again when it has to be sent anew.
-    `arrival`: by whom it is told that the copy is whole; None: it is."""
-
-    layer: str
-    step: int
-    region: Region
-    shape: tuple[int, ...]
-    dtype: str = ""
-    source_dtype: str = ""
-    role: str = "weight"
-    shard: Shard = field(default_factory=Shard)
-    written: bool = False
-    arrival: Arrival | None = None
-    sent_bytes: int = 0
-    trackers: list[Tracker] = field(default_factory=list)
-
-    @property
-    def key(self) -> Key:
-        return self.layer, self.role
-
-    @property
-    def num_bytes(self) -> int:
-        return self.region.num_bytes
-
-    def held(self) -> bool:
-        """Whether ZeroMQ may still read the region, or a GPU write it."""
-        self.trackers = [tracker for tracker in self.trackers if not tracker.done]
-        return bool(self.trackers) or not self.arrived()
-
-    def arrived(self) -> bool:
-        if self.arrival is not None and self.arrival.done:
-            self.dtype = self.arrival.dtype or self.dtype
-            self.arrival = None
-        return self.arrival is None
-
-    def next_chunk(self, num_bytes: int) -> Chunk:
-        """The next `num_bytes` to send; the payload is the arena's memory itself."""
-        start = self.sent_bytes
-        return Chunk(
-            layer=self.layer,
-            step=self.step,
-            role=self.role,
-            dtype=self.dtype,
-            source_dtype=self.source_dtype,
-            shape=self.shape,
-            shard=self.shard,
-            total_bytes=self.num_bytes,
-            offset=start,
-            payload=self.region.view[start : start + num_bytes],
-        )
+NUM_PLACES = 2
+"""Of a layer in the arena, that are remembered: it is written to one while the other is sent."""
 
 
 class Outbox:
@@ -103,6 +32,8 @@ class Outbox:
         self.num_dropped = 0
         self._changed = threading.Condition()
         self.reports = Reports(self._changed)
+        self._places: dict[Key, list[Region]] = {}
+        """Where each layer lay last: there again, so that what is copied together stays side by side."""
         self._queue: dict[Key, Snapshot] = {}
         """Writing and pending; a newer snapshot keeps the place of the one it replaces, so that no layer starves."""
         self._sending: Snapshot | None = None
@@ -134,7 +65,7 @@ class Outbox:
                     region = old.region
                 else:
                     self._free(old)
-            region = region or self.arena.reserve(num_bytes) or self._make_room(key, step, num_bytes)
+            region = region or self._place(key, num_bytes) or self._make_room(key, step, num_bytes)
             if region is None:
                 self.num_dropped += self._queue.pop(key, None) is not None
                 return None
@@ -159,6 +90,19 @@ class Outbox:
             if self._queue.get(snapshot.key) is snapshot:
                 del self._queue[snapshot.key]
             self._free(snapshot)
+
+    def _place(self, key: Key, num_bytes: int) -> Region | None:
+        """Where the layer lay before, if that is free; else where nobody did, else the first free place."""
+        places = self._places.get(key, [])
+        for place in places:
+            if place.num_bytes == num_bytes and (region := self.arena.reserve_again(place)) is not None:
+                return region
+        region = self.arena.reserve_fresh(num_bytes) or self.arena.reserve(num_bytes)
+        if region is not None:
+            if len(self._places) >= MAX_PLACES:
+                self._places.clear()
+            self._places[key] = [region, *places][:NUM_PLACES]
+        return region
 
     def _make_room(self, key: Key, step: int, num_bytes: int) -> Region | None:
         """Give up what is needed least until `num_bytes` fit: what ZeroMQ has let go of, the same layer's older

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from rankd_client.arena import Arena, Block, Memory, Region
-from rankd_client.outbox import Outbox, Snapshot
+from rankd_client.outbox import Outbox
+from rankd_client.snapshot import Snapshot
 from rankd_client.wire import Chunk, Reported
 
 

@@ -97,3 +97,25 @@ def test_the_epoch_is_in_the_header_alone() -> None:
     block.set_epoch((1 << 63) - 1)
     assert bytes(block.memory.view) == ((1 << 63) - 1).to_bytes(8, sys.byteorder) + bytes(56) + b"x" * 128
     assert block.size == len(block.memory.view)
+
+
+def test_a_place_is_had_again_while_it_is_free() -> None:
+    arena = arena_of(4 * 128)
+    arena.grow(4 * 128)
+    regions = [arena.reserve(100) for _ in range(4)]
+    first, second, third, fourth = (region for region in regions if region is not None)
+    assert arena.reserve_again(second) is None
+    for region in (second, third):
+        arena.release(region)
+    again = arena.reserve_again(third)
+    assert again is not None and (again.block, again.start, again.num_bytes) == (third.block, third.start, 100)
+    assert arena.reserve_again(third) is None
+    assert arena.free_bytes == 128
+    other = arena.reserve(64)
+    assert other is not None and other.start == second.start
+    assert arena.reserve_again(second) is None, "half of it is another's"
+    for region in (first, fourth, again, other):
+        arena.release(region)
+    assert arena.free_bytes == 4 * 128
+    whole = arena.reserve(4 * 128)
+    assert whole is not None, "all in one piece"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankd_client.arena import Arena, Memory
-from rankd_client.outbox import Outbox, Snapshot
+from rankd_client.outbox import Outbox
+from rankd_client.snapshot import Snapshot
 
 SIZE = 64
 
@@ -245,3 +247,23 @@ def test_no_region_changes_while_it_is_read_and_none_is_lost(actions: list[tuple
             outbox.settle(f"layer {layer}", "weight", step)
     outbox.purge()
     assert outbox.settled and outbox.arena.free_bytes == 6 * SIZE
+
+
+def test_layers_lie_where_they_lay_however_irregularly_they_are_dealt_with() -> None:
+    """So that what is copied together from a GPU stays side by side, in few copies."""
+    random_ = random.Random(0)
+    outbox = outbox_of(10)
+    names = [f"layer.{index}" for index in range(5)]
+    places: dict[str, set[int]] = {name: set() for name in names}
+    for step in range(100):
+        for name in names:
+            snapshot = outbox.reserve(name, step, SIZE, (SIZE,))
+            assert snapshot is not None
+            places[name].add(snapshot.region.start)
+            outbox.commit(snapshot)
+        for _ in range(random_.randrange(6)):
+            if outbox.next_unsent() is not None:
+                send(outbox)
+        for name in random_.sample(names, random_.randrange(6)):
+            outbox.settle(name, "weight", step)
+    assert all(len(starts) <= 2 for starts in places.values()), places

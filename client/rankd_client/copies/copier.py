@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from rankd_client.copies.host import copy
 from rankd_client.copies.quiet import quiet_torch
-from rankd_client.outbox import Outbox, Snapshot
+from rankd_client.outbox import Outbox
+from rankd_client.snapshot import Snapshot
 from rankd_client.watch import Watched
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import zmq
 
 from rankd_client.endpoints import NotThereYet, check_owner, locate
 from rankd_client.keys import Key
-from rankd_client.outbox import Tracker
+from rankd_client.snapshot import Tracker
 from rankd_client.wire import Chunk, Message, encode
 
 SEND_HIGH_WATER = 8

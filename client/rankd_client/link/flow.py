@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from rankd_client.link.dealer import Dealer
 from rankd_client.link.lender import Lender
-from rankd_client.outbox import Outbox, Snapshot, Tracker
+from rankd_client.outbox import Outbox
 from rankd_client.reports import Reports
+from rankd_client.snapshot import Snapshot, Tracker
 from rankd_client.wire import MIN_CHUNK_BYTES, Lent
 
 STARVED_SECONDS = 30.0

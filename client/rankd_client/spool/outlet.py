@@ -12,7 +12,8 @@ from typing import Any
 
 from rankd_client.console import describe, say, show_bytes
 from rankd_client.link.living import CLOSE_SECONDS, living
-from rankd_client.outbox import Outbox, Snapshot
+from rankd_client.outbox import Outbox
+from rankd_client.snapshot import Snapshot
 from rankd_client.spool.session import Session
 from rankd_client.spool.thinning import BLIND_BELOW
 from rankd_client.text import escape

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from rankd_client import Client
-from rankd_client.outbox import Snapshot
+from rankd_client.snapshot import Snapshot
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
