@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from rankd_client.watch import Selection, Watched, Watcher, watch
+from rankd_client.watch.also import watch_also
 from rankd_client.watch.frameworks.dtensor import DTensorAdapter, _spread
 from rankd_client.watch.place import Place
 
@@ -146,3 +147,12 @@ def test_what_has_not_moved_is_not_looked_at_again() -> None:
         assert not watcher.again and torch.equal(moved.values(), torch.zeros(2, 4))
         model.w = torch.nn.Parameter(DTensor.from_local(torch.ones(2, 4), mesh, [Replicate()], run_check=False))
         assert watcher.look(model)[0][0].shard.whole
+
+
+def test_a_gradient_is_sharded_as_its_weight() -> None:
+    with process(1, 2), torch.no_grad():
+        mesh = init_device_mesh("cpu", (2,))
+        gradient = DTensor.from_local(torch.ones(2, 4), mesh, [Shard(0)], run_check=False)
+        items, skipped = watch_also({"w": ("gradient", gradient), "f": gradient}, Selection())
+    assert not skipped and {item.role for item in items} == {"gradient", "feature"}
+    assert all((item.shape, item.shard.rectangles) == ((4, 4), ((2, 4, 0, 4),)) for item in items)
