@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from itertools import count
 
 from rankd_client.arena import Arena, Region
 from rankd_client.reports import Reports
@@ -31,7 +32,8 @@ class Outbox:
         self.num_replaced = 0
         self.num_dropped = 0
         self._changed = threading.Condition()
-        self.reports = Reports(self._changed)
+        self._orders = count()
+        self.reports = Reports(self._changed, self._orders, self._comes_before)
         self._places: dict[Key, list[Region]] = {}
         """Where each layer lay last: there again, so that what is copied together stays side by side."""
         self._queue: dict[Key, Snapshot] = {}
@@ -70,7 +72,7 @@ class Outbox:
                 self.num_dropped += self._queue.pop(key, None) is not None
                 return None
             self.num_replaced += old is not None
-            snapshot = Snapshot(layer, step, region, shape, role=role, shard=shard)
+            snapshot = Snapshot(layer, step, region, shape, role=role, shard=shard, order=next(self._orders))
             self._queue[key] = snapshot
             return snapshot
 
@@ -247,7 +249,19 @@ class Outbox:
     # Under the lock ------------------------------------------------------------------------------------------------
 
     def _whole(self) -> Iterator[Snapshot]:
-        return (snapshot for snapshot in self._queue.values() if snapshot.written and snapshot.arrived())
+        """What may be sent: of one layer and role, snapshots and reports wait for one another, since a repeat of what
+        came before would look like a return to the daemon."""
+        return (
+            snapshot
+            for snapshot in self._queue.values()
+            if snapshot.written and snapshot.arrived() and not self.reports.come_before(snapshot.key, snapshot.order)
+        )
+
+    def _comes_before(self, key: Key, order: int) -> bool:
+        """Whether a snapshot came before, and is not dealt with."""
+        sending = self._sending if self._sending is not None and self._sending.key == key else None
+        waiting = (self._queue.get(key), sending, self._awaiting.get(key))
+        return any(snapshot is not None and snapshot.order < order for snapshot in waiting)
 
     def _requeue(self, again: list[Snapshot]) -> None:
         """Put `again` in front of the queue, except those that a newer one has overtaken."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import msgpack
@@ -34,13 +35,14 @@ Name = tuple[str, str, int]
 
 @dataclass(slots=True, eq=False)
 class Report:
-    """`body` is packed. `is_return`: its step is no later one of its layer, as far as this process knows; sent once
-    more it is one still, while others are `again`."""
+    """`body` is packed. `order`: its place among all that this process has to send. `is_return`: its step is no later
+    one of its layer, as far as this process knows; sent once more it is one still, while others are `again`."""
 
     layer: str
     role: str
     step: int
     body: bytes
+    order: int
     is_return: bool
     again: bool = False
     under_way: bool = False
@@ -48,6 +50,10 @@ class Report:
     @property
     def name(self) -> Name:
         return self.layer, self.role, self.step
+
+    @property
+    def line(self) -> tuple[str, str]:
+        return self.layer, self.role
 
     @property
     def num_bytes(self) -> int:
@@ -60,14 +66,24 @@ class Report:
 class Reports:
     """Within MAX_BYTES; the oldest go, counted in `num_dropped`. `changed` is the outbox's, and locks all this."""
 
-    def __init__(self, changed: threading.Condition) -> None:
+    def __init__(
+        self,
+        changed: threading.Condition,
+        orders: Iterator[int] | None = None,
+        is_behind: Callable[[tuple[str, str], int], bool] = lambda line, order: False,
+    ) -> None:
+        """`is_behind`: whether a snapshot of the same (layer, role) came before, and is not dealt with."""
         self.num_dropped = 0
         self._changed = changed
+        self._orders = count() if orders is None else orders
+        self._is_behind = is_behind
         self._unsent: deque[Report] = deque()
         self._awaiting: deque[Report] = deque()
         self._num_bytes = 0
         self._num_under_way = 0
         self._last_steps: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._lines: dict[tuple[str, str], deque[Report]] = {}
+        """What is unsent or awaited of each (layer, role)."""
 
     # The training thread's side ------------------------------------------------------------------------------------
 
@@ -80,8 +96,10 @@ class Reports:
             self._last_steps[line] = step
             if len(self._last_steps) > MAX_LINES:
                 self._last_steps.popitem(last=False)
-            report = Report(layer, role, step, packed, is_return=last_step is None or step <= last_step)
+            is_return = last_step is None or step <= last_step
+            report = Report(layer, role, step, packed, next(self._orders), is_return)
             self._unsent.append(report)
+            self._lines.setdefault(line, deque()).append(report)
             self._num_bytes += report.num_bytes
             while self._num_bytes > MAX_BYTES:
                 self._drop_oldest()
@@ -91,7 +109,14 @@ class Reports:
     def next(self) -> Report | None:
         """The next to be sent, if one may be; call `sent` once it is."""
         with self._changed:
-            return self._unsent[0] if self._unsent and self._num_under_way < MAX_UNDER_WAY else None
+            first = self._unsent[0] if self._unsent and self._num_under_way < MAX_UNDER_WAY else None
+            return None if first is None or self._is_behind(first.line, first.order) else first
+
+    def come_before(self, line: tuple[str, str], order: int) -> bool:
+        """Whether one of this (layer, role) came before, and is not dealt with."""
+        with self._changed:
+            waiting = self._lines.get(line)
+            return waiting is not None and waiting[0].order < order
 
     def sent(self, report: Report) -> None:
         with self._changed:
@@ -126,10 +151,9 @@ class Reports:
             returned: set[tuple[str, str]] = set()
             for report in self._awaiting:
                 self._land(report)
-                line = (report.layer, report.role)
                 if report.is_return:
-                    returned.add(line)
-                report.again = line not in returned
+                    returned.add(report.line)
+                report.again = report.line not in returned
             self._unsent.extendleft(reversed(self._awaiting))
             self._awaiting.clear()
 
@@ -158,16 +182,18 @@ class Reports:
         self.num_dropped += 1
         self._forget(report)
         if report.is_return:  # the next one of its layer is it now
-            line = (report.layer, report.role)
-            later = (other for other in (*self._awaiting, *self._unsent) if (other.layer, other.role) == line)
-            if (heir := next(later, None)) is not None:
-                heir.is_return = True
+            if (later := self._lines.get(report.line)) is not None:
+                later[0].is_return = True
             else:
-                self._last_steps.pop(line, None)
+                self._last_steps.pop(report.line, None)
 
     def _forget(self, report: Report) -> None:
         self._land(report)
         self._num_bytes -= report.num_bytes
+        line = self._lines[report.line]
+        line.remove(report)
+        if not line:
+            del self._lines[report.line]
 
     def _land(self, report: Report) -> None:
         self._num_under_way -= report.under_way

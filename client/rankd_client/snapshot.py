@@ -48,6 +48,8 @@ class Snapshot:
     arrival: Arrival | None = None
     sent_bytes: int = 0
     trackers: list[Tracker] = field(default_factory=list)
+    order: int = 0
+    """Its place among all that this process has to send."""
 
     @property
     def key(self) -> Key:
