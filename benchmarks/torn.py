@@ -4,10 +4,10 @@
 
 An SGD step adds a whole number to each weight, so that the bytes of every layer at every step are known: they come
 again after PERIOD steps, and before the run each layer's checksum at each of them is taken from a fenced copy (on a GPU
-after a synchronisation). Each push is followed at once by more optimizer steps, while it is still being sent, and on a
-GPU still being copied. The receiver, a real daemon's intake in a process of its own, compares each snapshot with the
-checksum of the step that it claims to be. All pushed layers must come, each whole; and the same check must find torn
-ones where nothing keeps the optimizer from a copy that is under way: on the CPU where live weights are handed to
+after a synchronisation). After each push the optimizer goes on until all of it is recorded, while it is being sent, and
+on a GPU still being copied. The receiver, a real daemon's intake in a process of its own, compares each snapshot with
+the checksum of the step that it claims to be. All pushed layers must come, each whole; and the same check must find
+torn ones where nothing keeps the optimizer from a copy that is under way: on the CPU where live weights are handed to
 ZeroMQ, on a GPU where the training stream does not wait for the copies. Prints one JSON line a row, and exits with 1 if
 one misses its limit.
 """
@@ -21,9 +21,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ PERIOD = 64
 PATTERN = 64
 """Weights are whole numbers from 1 to PATTERN + PERIOD: exact in bfloat16, as their sums are in float32."""
 
-WRITES = 3
-"""Optimizer steps after each push; no divisor of PERIOD, so that pushes meet all steps of it."""
+WAIT_SECONDS = 0.0005
+"""Between two optimizer steps: others need the processor too."""
 
 NUM_PRODUCTS = 8
 """Of 4096 × 4096 in bfloat16, which a GPU is busy with when a push comes, as in training, where the host is ahead of
@@ -79,6 +80,15 @@ class Training:
         self.optimizer.step()
         if comes_round:
             self._fill(-1.0)
+
+    def write_until(self, done: Callable[[float], bool]) -> None:
+        """`done` waits for so many seconds, and says whether all was recorded."""
+        deadline = time.monotonic() + ANSWER_SECONDS
+        self.write()
+        while not done(WAIT_SECONDS):
+            self.write()
+            if time.monotonic() > deadline:
+                raise RuntimeError("the receiver does not answer")
 
     def _fill(self, value: float) -> None:
         for parameter in self.model.values():
@@ -135,10 +145,7 @@ def push_all(training: Training, url: str, num_pushes: int, dtype: str, attached
         while num_pushes > 0:
             training.work()
             receipt = client.push(training.model, step=training.step)
-            for _ in range(WRITES):
-                training.write()
-            if not client.flush(ANSWER_SECONDS):
-                raise RuntimeError(f"a push did not arrive: {receipt}")
+            training.write_until(client.flush)
             num_queued += receipt.num_queued
             num_pushes -= receipt.num_queued > 0  # none where ZeroMQ holds what was sent a moment longer
     return num_queued
@@ -155,22 +162,24 @@ class LiveSender:
         welcome = self._hear()
         assert isinstance(welcome, Welcome)
         self._chunk_bytes = welcome.chunk_bytes
+        self._num_under_way = 0
 
     def send(self, training: Training) -> None:
         for name, parameter in training.model.items():
+            self._num_under_way += 1
             view, shape = bytes_of(parameter.detach()), tuple(parameter.shape)
             for start in range(0, len(view), self._chunk_bytes):
                 payload = view[start : start + self._chunk_bytes]
                 chunk = Chunk(name, training.step, "float32", shape, len(view), start, payload)
                 self._socket.send_multipart(encode(chunk), copy=False)
 
-    def wait(self, num_layers: int) -> None:
-        """Until so many were recorded."""
-        while num_layers > 0:
+    def all_recorded(self, seconds: float) -> bool:
+        while self._num_under_way and self._socket.poll(max(1, int(1000 * seconds))):
             message = self._hear()
             if isinstance(message, Refusal):
                 raise RuntimeError(f"refused: {message}")
-            num_layers -= isinstance(message, Ack) and message.state == "recorded"
+            self._num_under_way -= isinstance(message, Ack) and message.state == "recorded"
+        return not self._num_under_way
 
     def close(self) -> None:
         self._context.destroy(linger=0)
@@ -186,9 +195,7 @@ def send_live(training: Training, url: str, num_pushes: int) -> None:
     try:
         for _ in range(num_pushes):
             sender.send(training)
-            for _ in range(WRITES):
-                training.write()
-            sender.wait(len(training.model))
+            training.write_until(sender.all_recorded)
     finally:
         sender.close()
 

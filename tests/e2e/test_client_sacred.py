@@ -18,7 +18,7 @@ pytestmark = pytest.mark.e2e
 WAIT_SECONDS = 60.0
 
 # For each kind of training a digest of all that a bystander must not change: results, and the state of each source of
-# randomness. Arguments: how the client is used, the daemon's URL, kinds of training.
+# randomness. Arguments: ways to use the client, the daemon's URL, kinds of training.
 TRAIN = """
 import hashlib, pickle, random, sys
 import numpy as np
@@ -78,8 +78,9 @@ def train(use, url, kind):
     print(kind, hashlib.sha256(pickle.dumps(everything)).hexdigest())
 
 torch.use_deterministic_algorithms(True)
-for kind in sys.argv[3].split(","):
-    train(sys.argv[1], sys.argv[2], kind)
+for use in sys.argv[1].split(","):
+    for kind in sys.argv[3].split(","):
+        train(use, sys.argv[2], kind)
 """
 
 
@@ -103,15 +104,15 @@ def run(program: str, *arguments: str, **more: str) -> subprocess.CompletedProce
 
 @pytest.mark.long
 def test_results_and_randomness_are_the_same_to_the_bit(serve: Any, directory: Path) -> None:
-    nobody, kinds = f"ipc://{directory}/nobody", "plain,accumulate,checkpoint,autocast,scaler"
+    kinds = "plain,accumulate,checkpoint,autocast,scaler"
     alone = run(TRAIN, "none", "", f"{kinds},compile").stdout.splitlines()
     assert len(set(alone)) == 6 and alone[0].startswith("plain ")
-    assert run(TRAIN, "attach", nobody, f"{kinds},compile").stdout.splitlines() == alone
+    watched = run(TRAIN, "attach,push,also,int8", f"ipc://{directory}/nobody", f"{kinds},compile")
+    assert watched.stdout.splitlines() == 4 * alone
     assert run(TRAIN, "push", serve().url, kinds, "alive").stdout.splitlines() == alone[:5]
-    for use in ("push", "also", "int8"):
-        assert run(TRAIN, use, "tcp://127.0.0.1:9", "plain").stdout.splitlines() == alone[:1]  # nothing listens there
-    others = {"RANK": "1", "WORLD_SIZE": "2"}
-    assert run(TRAIN, "elsewhere", nobody, "plain", **others).stdout.splitlines() == alone[:1]  # another process pushes
+    # Nothing listens there, and another process of the job pushes.
+    others = run(TRAIN, "elsewhere", "tcp://127.0.0.1:9", "plain", RANK="1", WORLD_SIZE="2")
+    assert others.stdout.splitlines() == alone[:1]
 
 
 # What a script leaves behind when it just ends: no close(), no with.

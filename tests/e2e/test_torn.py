@@ -15,7 +15,7 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "torn.py"
 @pytest.mark.e2e
 @pytest.mark.long
 def test_no_snapshot_is_torn_in_two_thousand_pushes_and_live_weights_would_be() -> None:
-    options = ["--pushes", "2000", "--unfenced", "20", "--layers", "2", "--size", "384"]
+    options = ["--pushes", "2000", "--unfenced", "50", "--layers", "2", "--size", "384"]
     done = subprocess.run([sys.executable, BENCHMARK, *options], capture_output=True, text=True, timeout=300)
     rows = {row["name"]: row for row in map(json.loads, done.stdout.splitlines())}
     assert done.returncode == 0, (rows, done.stderr)
