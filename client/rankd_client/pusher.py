@@ -34,6 +34,8 @@ from rankd_client.watch import Selection, Watched, Watcher
 from rankd_client.wire import DTYPES, Hello
 
 CAPTURING = "a CUDA graph is being captured"
+MAX_UNSEEN = 100
+"""Due pushes without a look at a model that others send."""
 
 
 class Pusher:
@@ -67,6 +69,8 @@ class Pusher:
         self._elsewhere: tuple[int, int, frozenset[Any]] | None = None
         """A model, this process's number and what was beside the model, when others had all of it to send: it is not
         looked at any more."""
+        self._num_unseen = 0
+        """Due pushes since it was."""
         self._copied: list[str] = []
         """Names of what the newest push took."""
         self._passed: dict[str, Mapping[str, str]] = {}
@@ -88,7 +92,7 @@ class Pusher:
         if self._link is not None:
             self._schedule.adopt(self._link.plan)
         reason = self._reason_to_pass(step, now, world_size)
-        if reason is None and self._elsewhere == (id(model), process_rank, _names(also)):
+        if reason is None and self._is_elsewhere(model, process_rank, also):
             reason = REPLICA
         if reason == CAPTURING:
             self._look_once(model)
@@ -166,6 +170,14 @@ class Pusher:
             return "not due"
         return CAPTURING if copies.capturing() else None
 
+    def _is_elsewhere(self, model: Any, process_rank: int, also: Any) -> bool:
+        """Whether others had all of it to send when it was looked at, which is done again now and then: a model may
+        be sharded in place."""
+        if self._elsewhere != (id(model), process_rank, _names(also)) or self._num_unseen >= MAX_UNSEEN:
+            return False
+        self._num_unseen += 1
+        return True
+
     def _affordable_bytes(self, now: float, world_size: int) -> int | None:
         """Bound of a due push; None: skip it. Time is no common ground for several processes."""
         if world_size > 1:
@@ -213,7 +225,7 @@ class Pusher:
         self._beside.pushed(copied)
         found = (*watched, *self._beside.found)
         if process_rank and all(not_mine(item, process_rank) == REPLICA for item in found):
-            self._elsewhere = id(model), process_rank, _names(also)
+            self._elsewhere, self._num_unseen = (id(model), process_rank, _names(also)), 0
         self._turns.pushed(self._copied)
         self._remember(watched)
         if self._link is not None:
