@@ -232,7 +232,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         losses = train(characters, config, on_step, on_cause)
         train_seconds = time.perf_counter() - started
         client.flush(timeout=FLUSH_SECONDS)
-    emit(**summarize(config, losses, train_seconds, totals))
+        path = client.stats.path
+    emit(**summarize(config, losses, train_seconds, totals), path=path)
 
 
 def emit(**row: Any) -> None:
