@@ -94,7 +94,7 @@ def test_no_more_are_on_the_way_than_a_daemon_holds(reports: Reports) -> None:
 
 
 def test_memory_is_bounded_the_oldest_go_and_are_counted(reports: Reports, monkeypatch: pytest.MonkeyPatch) -> None:
-    size = Report("w", "weight", 0, module.msgpack.packb(BODY), True).num_bytes
+    size = Report("w", "weight", 0, module.msgpack.packb(BODY), 0, True).num_bytes
     monkeypatch.setattr(module, "MAX_BYTES", 3 * size)
     put(reports, 1, 2)
     assert send(reports) == [("w", 1, False), ("w", 2, False)]
