@@ -185,7 +185,7 @@ lents = st.builds(
     st.integers(0, MAX_BLOCKS - 1),
     uints,
 )
-reports = st.builds(Reported, names, uints, bodies, roles)
+reports = st.builds(Reported, names, uints, bodies, roles, st.booleans())
 acks = st.builds(
     Ack, st.sampled_from(["received", "recorded", "superseded"]), names, uints, roles, uints, st.none() | uints
 )
