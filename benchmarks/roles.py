@@ -1,10 +1,10 @@
 """How the rules do on features, gradients and updates of small trainings. Prints one JSON line per role and rule.
 
-    python benchmarks/roles.py [--seeds N] [--keep DIR]
+    python benchmarks/roles.py [--seeds N] [--as-weights] [--keep DIR]
 
-Trains each model of _roles_runs.py here, measures what it watches at every 5th step, and judges all of it under the
-rules of weights. `healthy_alerted`: (run, layer) pairs that a rule raised an alert for in a healthy training, of
-`healthy`; `found`: trainings whose features collapse in which it did for a feature after that, of `collapses`.
+Trains each model of _roles_runs.py here, measures what it watches at every 5th step, and judges it as a daemon does, or
+all of it under the rules of weights. `healthy_alerted`: (run, layer) pairs that a rule raised an alert for in a healthy
+training, of `healthy`; `found`: trainings whose features collapse in which it did after that, of `collapses`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,13 @@ import numpy as np
 import torch
 from _roles_runs import Run, runs, train
 
-from rankd.judge import DEFAULT_CONFIG, RunJudges
+from rankd.judge import DEFAULT_CONFIG, DetectConfig, RunJudges
 from rankd.records import Alert, Measurement
 
+AS_WEIGHTS = DetectConfig(
+    judged_roles=("weight", "update", "gradient", "feature"),
+    feature_effective_rank_drop_scales=DEFAULT_CONFIG.effective_rank_drop_scales,
+)
 RULES = ("effective_rank_drop", "spectral_norm_growth", "ema_drop", "nonfinite", "zero")
 
 
@@ -63,6 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--keep", type=Path, metavar="DIR", help="write what was measured there, for `rankd replay`")
+    parser.add_argument("--as-weights", action="store_true", help="judge every role by the rules of weights")
     parser.add_argument("--only", default="", metavar="TEXT", help="trainings with this in their name")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -71,7 +76,7 @@ def main() -> None:
     found: dict[tuple[str, str], set[str]] = defaultdict(set)
     num_collapses = 0
     for run in runs(arguments.seeds, arguments.only):
-        watched, alerts = judge(run, arguments.keep, DEFAULT_CONFIG)
+        watched, alerts = judge(run, arguments.keep, AS_WEIGHTS if arguments.as_weights else DEFAULT_CONFIG)
         if run.collapses is None:
             for _, role in watched:
                 healthy[role] += 1

@@ -16,12 +16,12 @@ RULE_SEVERITIES = (*SEVERITIES, "off")
 ROLES = ("weight", "update", "gradient", "feature")
 
 AT_MOST: dict[str, dict[str, Severity]] = {
-    "feature": {"zero": "warning"},
+    "feature": {"zero": "warning", "spectral_norm_growth": "info"},
     "gradient": {"nonfinite": "warning", "zero": "info"},
     "update": {"nonfinite": "warning", "zero": "info"},
 }
-"""What is less of an alarm than it is of weights: a residual branch that begins with zeros, steps that loss scaling
-leaves out because of Inf, a layer that is frozen."""
+"""What is less of an alarm than it is of weights: a residual branch that begins with zeros, features that grow as they
+are learnt, steps that loss scaling leaves out because of Inf, a layer that is frozen."""
 
 MAX_RATIO = 10.0
 """Of a scale. A layer's memory reaches back further than step/ratio: ten times is nearly all of a run."""
