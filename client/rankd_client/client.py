@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from numbers import Real
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from rankd_client.arguments import Steps, seconds_of
 from rankd_client.config import Config, read_config
 from rankd_client.console import describe, say, warn
 from rankd_client.fences import Attachment, check_attached
 from rankd_client.receipt import PushReceipt
 from rankd_client.stats import Stats
-from rankd_client.text import escape
-from rankd_client.wire import MAX_STEP
 
 if TYPE_CHECKING:
     from rankd_client.pusher import Pusher
@@ -30,11 +27,7 @@ MAX_ALERTS = 1000
 LOCK_SECONDS = 1.0
 """How long a push waits for one of another thread."""
 
-
 FLUSH_SECONDS, CLOSE_SECONDS = 5.0, 2.0
-MAX_WAIT_SECONDS = min(threading.TIMEOUT_MAX, 2**31 / 1000) - 1
-"""What locks and ZeroMQ's 32 bits of milliseconds can wait: 24 days."""
-
 
 Work = Callable[["Pusher", int, float], tuple[PushReceipt, Exception | None]]
 """Called with the step, and the time when the caller came."""
@@ -122,7 +115,7 @@ class Client:
             from rankd_client.pusher import Pusher  # brings ZeroMQ: not for those who have this disabled
 
             self._pusher = Pusher(self.config, os.urandom(16), self._alerts)
-        self._next_steps = {"pushed": 0, "reported": 0}
+        self._steps = Steps()
         self._attached: dict[int, Attachment] = {}
         """By the model's id."""
 
@@ -158,7 +151,7 @@ class Client:
         """
         return self._alone(
             step,
-            lambda: self._checked_step(step, "reported"),
+            lambda: self._steps.reported(step),
             lambda pusher, number, started: pusher.report(measurements, number, role, started),
         )
 
@@ -214,7 +207,7 @@ class Client:
         """A push, by hand or by a hook."""
         return self._alone(
             step,
-            lambda: self._checked_step(step, "pushed"),
+            lambda: self._steps.pushed(step),
             lambda pusher, number, started: pusher.push(model, number, started, also),
         )
 
@@ -290,28 +283,12 @@ class Client:
     ) -> None:
         self.close()
 
-    def _checked_step(self, step: Any, what: str) -> int:
-        """`step`; where it is left out, that after the last one, and for what is reported that of the last push."""
-        if step is None:
-            step = self._next_steps[what]
-            if what == "reported" and self._next_steps["pushed"]:
-                step = self._next_steps["pushed"] - 1
-        number = operator.index(step)
-        if isinstance(step, bool) or not 0 <= number <= MAX_STEP:
-            raise ValueError(f"step={step!r}: expected an integer from 0 to 2**63 - 1")
-        self._next_steps[what] = number + 1
-        return number
-
     def _checked_timeout(self, timeout: Any, default: float) -> float:
-        """Seconds to wait: None is the default, a number what is nearest to it, anything else a fault."""
-        if timeout is None:
-            return default
-        is_number = isinstance(timeout, Real) and not isinstance(timeout, bool) and timeout == timeout  # NaN is not
-        if not is_number:
-            error = ValueError(f"timeout={escape(timeout)}: expected a number of seconds, or None for {default}")
+        try:
+            return seconds_of(timeout, default)
+        except ValueError as error:
             self._fault(error, "a timeout")
             return default
-        return 0.0 if timeout < 0 else MAX_WAIT_SECONDS if timeout > MAX_WAIT_SECONDS else float(timeout)
 
     def _fault(self, error: Exception, what: str = "a push") -> None:
         self.num_errors += 1

@@ -193,18 +193,21 @@ class Conversation:
 
     def _lend(self, now: float) -> None:
         if self.lender.advance(now):
-            self._loans_ended(now, is_missed=self.flow.num_loans > 0)
+            was_missed = self.flow.num_loans > 0
+            self.flow.end_loans()
+            if was_missed:  # their answers may never come; most often because the daemon is gone
+                self.close(0.0)
+                return
         if self.lender.path != self._told_path and not self.lender.is_asking:
             self._told_path = self.lender.path
             why = f" ({self.lender.why})" if self.lender.why else ""
             inform(f"{self.address}: snapshots go by {self._told_path}{why}")
 
-    def _loans_ended(self, now: float, is_missed: bool) -> None:
+    def _loans_ended(self, now: float) -> None:
         """The epoch is raised. Another hello sets credit and snapshots right: what is unsettled goes again, framed."""
         self.flow.end_loans()
-        if is_missed:
-            self._is_recovering = True
-            self._say_hello(now)
+        self._is_recovering = True
+        self._say_hello(now)
 
     def _patience_ends(self) -> float:
         """When a daemon counts as gone: it says nothing, or its answers, which it sends without waiting, got lost."""
@@ -260,7 +263,7 @@ class Conversation:
         elif code in LOANS_ENDED:
             if self.state == "ready":
                 self.lender.give_up(now, f"{code}: {refusal.detail}")
-                self._loans_ended(now, is_missed=True)
+                self._loans_ended(now)
         elif code == "unknown_version" and self.state == "hello" and self.handshake.fall_back():
             self._say_hello(now)
         elif refusal.layer is not None and refusal.step is not None:

@@ -9,7 +9,7 @@ import torch
 from absent_daemon import Make, model_of
 
 from rankd_client import Client, PushReceipt
-from rankd_client.client import MAX_STEP
+from rankd_client.wire import MAX_STEP
 
 NUMBERS = {"effective_rank": 3.0}
 
