@@ -145,3 +145,41 @@ def test_reports_and_snapshots_of_one_layer_keep_their_order(serve: Any) -> None
     assert [item.get("rule") for item in seen] == [None] * len(seen), "nothing went back"
     taken = [item["step"] for item in seen]
     assert taken == sorted(taken) and set(taken) >= {step for step in steps if step % 10} | {30}
+
+
+PROCESS = """
+import sys, torch, torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+from rankd_client import Client
+url, meet, process = sys.argv[1], sys.argv[2], int(sys.argv[3])
+dist.init_process_group("gloo", f"file://{meet}", rank=process, world_size=2)
+mesh = init_device_mesh("cpu", (2,))
+ones = torch.outer(torch.ones(16), torch.ones(8))  # of norm sqrt(128)
+weight = torch.nn.Parameter(distribute_tensor(ones.bfloat16(), mesh, [Shard(0)]))
+weight.main_param = distribute_tensor(3 * ones, mesh, [Shard(0)])
+also = {"w": ("gradient", distribute_tensor(5 * ones, mesh, [Shard(1)])), "h": (7 + process) * torch.ones(2, 8, 8)}
+with Client("job", url, max_overhead=None, strict=True, echo=False, source="master") as client:
+    skipped = client.push({"w": weight}, 0, also=also).skipped
+    assert skipped == ({"h (feature)": "replica"} if process else {}), skipped
+    assert client.flush(60.0)
+    dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def test_in_a_sharded_job_gradients_and_masters_are_assembled_and_process_0_has_the_features(
+    serve: Any, directory: Path
+) -> None:
+    url = serve().url
+    with subscribe(url, streams=("measurement",), timeout=2 * WAIT_SECONDS) as items:
+        command = [sys.executable, "-W", "ignore", "-c", PROCESS, url, str(directory / "meet")]
+        job = [subprocess.Popen([*command, str(process)]) for process in range(2)]
+        rows = list(itertools.islice(items, 3))
+        assert [process.wait(60) for process in job] == [0, 0]
+    norms = {(row["layer"], row["role"], row["source_dtype"]): row["spectral_norm"] for row in rows}
+    assert norms == {
+        ("w", "weight", "float32"): pytest.approx(3 * 128**0.5, rel=1e-4),
+        ("w", "gradient", "float32"): pytest.approx(5 * 128**0.5, rel=1e-4),
+        ("h", "feature", "float32"): pytest.approx(7 * 128**0.5, rel=1e-4),
+    }
