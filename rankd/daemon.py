@@ -30,6 +30,7 @@ from rankd.judge import Key
 from rankd.lent import ArenaListener, Lenders
 from rankd.mailbox import Mailbox
 from rankd.openness import Openness
+from rankd.peers import Peer
 from rankd.plan import Planner, keep_reviewed
 from rankd.presence import Presence, Ready
 from rankd.query import QueryServer
@@ -41,7 +42,7 @@ from rankd.stages.assemble import Assemble
 from rankd.stages.detect import Detect
 from rankd.stages.measure import Measure
 from rankd.stages.publish import Publish
-from rankd.stages.receive import Peer, Receive
+from rankd.stages.receive import Receive
 from rankd.stages.record import Outcome, Record
 from rankd.stages.reports import Report, Reports
 from rankd.store.errors import StoreError

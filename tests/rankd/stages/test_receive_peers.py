@@ -10,7 +10,8 @@ import pytest
 import zmq
 from receiving import CREDIT, STREAM_ID, Client, Side, chunk, hello, serving
 
-from rankd.stages.receive import MAX_FAULTS, MAX_HELLOS, Peer
+from rankd.conduct import MAX_FAULTS, MAX_HELLOS
+from rankd.peers import Peer
 from rankd_client.wire import (
     MIN_CHUNK_BYTES,
     Ack,
