@@ -3,7 +3,6 @@ whole, and nothing of it stays mapped."""
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -32,10 +31,10 @@ while client.stats.path != "memfd":
     assert client.flush(60)
     step += 1
 if sys.argv[2] == "fork" and os.fork() == 0:  # as a data loader's worker, which goes on
-    print("worker", os.getpid(), flush=True)
+    os.write(1, b"worker %d\\n" % os.getpid())
     sys.stdin.read()
     os._exit(0)
-print("lends", flush=True)
+os.write(1, b"lends\\n")  # in one piece, beside the worker's
 sys.stdin.read()
 """
 
@@ -157,23 +156,21 @@ def test_a_killed_trainers_memory_is_let_go_of_at_once(serve: Any, how: str, dir
     config = directory / "rankd.toml"
     config.write_text("[limits]\npeer_timeout_seconds = 3600.0\n")
     served = serve("--config", str(config))
-    trainer = subprocess.Popen(
-        [sys.executable, "-c", TRAINER, served.url, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert trainer.stdout is not None and trainer.stdin is not None
-    words = [trainer.stdout.readline().split() for _ in range(1 + (how == "fork"))]
-    assert ["lends"] in words, words
-    assert num_mapped(served.process.pid) == 1
-    trainer.kill()
-    trainer.wait(WAIT_SECONDS)
-    wait_until(lambda: num_mapped(served.process.pid) == 0)
-    for word in words:
-        if word[0] == "worker":
-            held = [str(path.readlink()) for path in Path(f"/proc/{word[1]}/fd").iterdir()]
-            assert not [name for name in held if "rankd-arena" in name]
-            os.kill(int(word[1]), signal.SIGKILL)
-    trainer.stdin.close()
-    trainer.stdout.close()
+    command = [sys.executable, "-c", TRAINER, served.url, how]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as trainer:
+        try:
+            assert trainer.stdout is not None
+            words = [trainer.stdout.readline().split() for _ in range(1 + (how == "fork"))]
+            assert ["lends"] in words, words
+            assert num_mapped(served.process.pid) == 1
+        finally:
+            trainer.kill()
+            trainer.wait(WAIT_SECONDS)
+        wait_until(lambda: num_mapped(served.process.pid) == 0)
+        for name, *pid in words:
+            if name == "worker":  # it lives until its standard input ends, with this block
+                held = [str(path.readlink()) for path in Path(f"/proc/{pid[0]}/fd").iterdir()]
+                assert not [link for link in held if "rankd-arena" in link]
 
 
 def test_without_room_for_it_all_goes_in_frames(serve: Any, directory: Path) -> None:
