@@ -1,54 +1,31 @@
-"""The composition root: builds the stages, runs the loops, shuts down in order."""
+"""The daemon's loops, and how it starts and shuts down. What they run on is put together in composition.py."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import secrets
 import signal
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from rankd.alertlog import AlertLog
-from rankd.answers import Answers
-from rankd.auth import Authority, Keyring
-from rankd.buffers import buffers
-from rankd.config import Limits, ServeConfig
-from rankd.crossing import Crossing
-from rankd.current import Current
-from rankd.executors import EXECUTORS, MeasureError, choose_devices, settings_of
-from rankd.faults import DAEMON_RUN, ClockWatch, Faults
-from rankd.health import Health
-from rankd.history import History
-from rankd.jobs import Jobs
+from rankd.composition import Composition
+from rankd.config import ServeConfig
+from rankd.executors import MeasureError
+from rankd.faults import DAEMON_RUN
+from rankd.housekeeping import Housekeeping
 from rankd.judge import Key
-from rankd.lent import ArenaListener, Lenders
-from rankd.mailbox import Mailbox
-from rankd.openness import Openness
 from rankd.peers import Peer
-from rankd.plan import Planner, keep_reviewed
-from rankd.presence import Presence, Ready
-from rankd.query import QueryServer
-from rankd.quota import Quota, share
-from rankd.race import Lost
+from rankd.plan import keep_reviewed
+from rankd.presence import Ready
 from rankd.records import LayerStep, Measurement, Snapshot
-from rankd.sockets import Sockets
-from rankd.stages.assemble import Assemble
-from rankd.stages.detect import Detect
-from rankd.stages.measure import Measure
-from rankd.stages.publish import Publish
-from rankd.stages.receive import Receive
-from rankd.stages.record import Outcome, Record
-from rankd.stages.reports import Report, Reports
+from rankd.stages.record import Outcome
+from rankd.stages.reports import Report
 from rankd.store.errors import StoreError
-from rankd.supervise import Stall, stop_with_stdin
-from rankd.web.listener import HttpListener
-from rankd_client.wire import Ack, AlertNotice, Refusal, Reported, WireError
+from rankd.supervise import stop_with_stdin
+from rankd_client.wire import Ack, AlertNotice, Chunk, Refusal, Reported, WireError
 
 __all__ = ["Daemon", "Ready"]
 
@@ -70,72 +47,16 @@ class Daemon:
         self.stop = asyncio.Event()
         self.drained = True
         """False where the daemon stopped before it had measured all that was waiting."""
-        self.counters: Counter[str] = Counter()
-        self.crossing, self.log_alert = Crossing(), AlertLog(time.monotonic)
+        self.log_alert = AlertLog(time.monotonic)
         with contextlib.ExitStack() as cleanup:
-            self._build(config, config.limits, self.counters, cleanup)
+            self.parts = parts = Composition(config, self.stop, cleanup)
             self._cleanup = cleanup.pop_all()
-
-    def _build(
-        self, config: ServeConfig, limits: Limits, counters: Counter[str], cleanup: contextlib.ExitStack
-    ) -> None:
-        keyring = Keyring(config.keys) if config.asks_for_keys and config.keys is not None else None
-        self.authority = Authority(keyring)
-        self.presence = Presence(config)
-        cleanup.callback(self.presence.end)
-        self.history = History(config.data, config.history, counters, self.authority.disk_quotas, self._unread)
-        cleanup.callback(self.history.close)
-        streams = self.history.streams
-        # An origin of its own: the stream outlives us, and our counts begin anew.
-        self.faults = Faults(secrets.token_hex(8), time.time, time.monotonic)
-        settings = settings_of(config.measure)
-        self.executor = EXECUTORS[config.executor](choose_devices(config.device), self._fault_from_thread, settings)
-        cleanup.callback(self.executor.close)
-        self.sockets = Sockets(config, self.authority, counters, self._fault_from_thread)
-        cleanup.callback(self.sockets.close)
-        self.current = Current(streams, limits, counters)
-        doors, quota = self.sockets.doors, self._quota
-        self.jobs = Jobs(limits.heartbeat_seconds, limits.trainer_grace_seconds, secrets.token_hex(8))
-        self.receive = Receive(
-            self.sockets.push, limits, streams, time.monotonic, counters, self.current.firing, doors["push"],
-            self.jobs.trainers, self.jobs.pacing.plan, self._lenders(limits, counters, cleanup),
-        )  # fmt: skip
-        self.assemble = Assemble(limits, counters, quota)
-        self.mailbox = Mailbox(limits.max_mailbox_bytes, self.executor.num_slots, counters, quota, self.receive.runs)
-        gauges, num_workers = self._gauges(), self.executor.num_workers
-        self.planner = Planner(config.measure, num_workers, gauges["device"], gauges["lag_seconds"], limits.max_layers)
-        self.measure = Measure(self.executor, time.time, self.planner, counters, settings)
-        self.detect, self.reports = Detect(config.detect), Reports(counters, time.time)
-        on_fault, patience_seconds = partial(self._fault, "history"), config.history.patience_seconds
-        self.record = Record(streams, self.current, counters, self.history.writer, patience_seconds, on_fault=on_fault)
-        self.publish = Publish(self.sockets.alerts, streams, time.time, counters, doors["alerts"])
-        answers = Answers(self.current, counters, self.history.reading, self.planner.describe, self.jobs.summary)
-        self.query = QueryServer(self.sockets.query, answers, counters, doors["query"])
-        processes = self.jobs.trainers.describe
-        self.health = Health(self.stop, self.presence, self.faults, gauges, counters, processes)
-        self.http = HttpListener(config, self.authority.http_token, self.health, counters)
-        cleanup.callback(self.http.close)
-
-    def _lenders(self, limits: Limits, counters: Counter[str], cleanup: contextlib.ExitStack) -> Lenders:
-        """Clients on this host whose memory is read."""
-        bound = self.sockets.arena
-        lenders = Lenders(limits, counters, "" if bound is None else Path(bound.getsockname()).name)
-        if bound is not None:
-            cleanup.callback(ArenaListener(bound, lenders, limits, counters).close)
-        return lenders
-
-    def _gauges(self) -> dict[str, Callable[[], Any]]:
-        return {
-            "stream_id": lambda: self.history.streams.stream_id,
-            "device": lambda: str(self.executor.device),
-            "num_waiting": lambda: len(self.mailbox),
-            "waiting_bytes": lambda: self.mailbox.num_bytes,
-            "assembly_bytes": lambda: self.assemble.num_bytes,
-            "num_unwritten": lambda: self.record.num_pending,
-            "lag_seconds": lambda: round(self.mailbox.lag_seconds, 3),
-            "plan": lambda: self.planner.describe(),
-            "trainers": lambda: self.jobs.summary(),
-        }
+        # The way of a snapshot, in its order:
+        self.receive, self.assemble, self.mailbox = parts.receive, parts.assemble, parts.mailbox
+        self.measure, self.detect, self.record, self.publish = parts.measure, parts.detect, parts.record, parts.publish
+        # Beside it:
+        self.counters, self.history, self.current = parts.counters, parts.history, parts.current
+        self.reports, self.jobs, self.planner, self.health = parts.reports, parts.jobs, parts.planner, parts.health
 
     async def intake(self) -> None:
         """Chunks in, whole snapshots into the mailbox. Never waits for analysis."""
@@ -145,28 +66,53 @@ class Daemon:
                 await self._take_report(peer, chunk)
                 continue
             try:
-                last_steps = await self.history.last_steps(peer.run) if self.assemble.asks(peer.run, chunk) else None
+                last_steps = await self._last_steps(peer, chunk)
                 now, confirm = time.monotonic(), self.receive.confirm
                 assembled = self.assemble.add(peer.run, peer.session, chunk, now, last_steps, confirm)
             except WireError as error:
                 self.receive.refuse_chunk(peer, chunk, error)
-                self._lose(self.assemble.take_lost())
+                self._answer_lost()
                 continue
             self.jobs.trainers.pushed(peer.session, chunk.step)
             self.receive.give_credit(peer, chunk)
-            self._lose(self.assemble.take_lost())
+            self._answer_lost()
             if assembled.settled:
                 self.receive.acknowledge([peer.session], Ack("recorded", chunk.layer, chunk.step, chunk.role))
             if assembled.snapshot is not None:
-                self.reports.put(assembled.snapshot)
-                self.planner.arrived(assembled.snapshot, time.monotonic())
-                self.jobs.pacing.whole(peer.run, chunk.step)
-                for displaced in self.mailbox.put(assembled.snapshot):
-                    old = displaced.snapshot
-                    self.reports.over(old)
-                    self.jobs.pacing.displaced(old.run, old.step)
-                    self.record.superseded(*old.key)
-                    self._settle((*old.key, old.step), "superseded", displaced.by_step)
+                self._await_measuring(assembled.snapshot)
+
+    async def _take_report(self, peer: Peer, message: Reported) -> None:
+        """Credit comes back once it is judged: what waits is bounded by it."""
+        try:
+            last_steps = await self._last_steps(peer, message)
+            measurement = self.reports.read(peer.run, message)
+            taken = self.assemble.report(peer.run, peer.session, message, time.monotonic(), last_steps)
+        except WireError as error:
+            self.receive.refuse_chunk(peer, message, error)
+            return
+        self.jobs.trainers.pushed(peer.session, message.step)
+        if taken.is_new:
+            self.reports.put(Report(measurement, partial(self.receive.give_credit, peer, message)))
+            return
+        self.receive.give_credit(peer, message)
+        if taken.settled:
+            self.receive.acknowledge([peer.session], Ack("recorded", message.layer, message.step, message.role))
+
+    async def _last_steps(self, peer: Peer, part: Chunk | Reported) -> Mapping[tuple[str, str], int] | None:
+        """What the history has of a run that is new here; None where nobody asks, or nobody knows."""
+        return await self.history.last_steps(peer.run) if self.assemble.asks(peer.run, part) else None
+
+    def _await_measuring(self, snapshot: Snapshot) -> None:
+        """Into the mailbox, where the newest of a layer wins."""
+        self.reports.put(snapshot)
+        self.planner.arrived(snapshot, time.monotonic())
+        self.jobs.pacing.whole(snapshot.run, snapshot.step)
+        for displaced in self.mailbox.put(snapshot):
+            old = displaced.snapshot
+            self.reports.over(old)
+            self.jobs.pacing.displaced(old.run, old.step)
+            self.record.superseded(*old.key)
+            self._settle((*old.key, old.step), "superseded", displaced.by_step)
 
     async def analysis(self) -> None:
         """Snapshots out of the mailbox, as many at once as the executor has slots, in order within a layer."""
@@ -183,6 +129,14 @@ class Daemon:
             await self._judge(measurements)
         self.reports.over(snapshot)
         self.mailbox.done(snapshot)
+
+    def _give_up(self, snapshot: Snapshot, error: MeasureError) -> None:
+        """One matrix cannot be measured here: its trainers hear so, and everybody that it happened."""
+        self.counters["dropped_unmeasured"] += 1
+        self.parts.fault("measure", f"{error}")
+        sessions = self.assemble.settle((*snapshot.key, snapshot.step))
+        refusal = Refusal("measure_failed", str(error), snapshot.layer, snapshot.step, snapshot.role)
+        self.receive.acknowledge(sessions, refusal)
 
     async def reporting(self) -> None:
         """What trainers report, each once nothing of its layer is before it: straight to the detectors."""
@@ -201,6 +155,12 @@ class Daemon:
                 await self._recall(layer)
         self.record.together([(m, self.detect(m), self.detect.due(m)) for m in measurements])
 
+    async def _recall(self, layer: Key) -> None:
+        """A layer from before the start goes on where its record ends; one that cannot be read begins anew."""
+        judge = await self.history.recall(lambda archive: self.detect.recall(layer, archive.recall))
+        if judge is not None:
+            self.detect.take(judge)
+
     async def delivery(self) -> None:
         """What is recorded goes out, and its trainers hear so."""
         while True:
@@ -215,30 +175,20 @@ class Daemon:
         for key, word in outcome.settled:
             self._settle(key, word)
 
+    def _settle(self, key: LayerStep, state: str, by_step: int | None = None) -> None:
+        _, layer, role, step = key
+        self.receive.acknowledge(self.assemble.settle(key), Ack(state, layer, step, role, by_step=by_step))
+
+    def _answer_lost(self) -> None:
+        """Trainers hear of what went for want of room, or cannot be whole any more."""
+        self.receive.acknowledge_all(self.jobs.answers(self.assemble.take_lost()))
+
     async def housekeeping(self) -> None:
-        """Once a heartbeat: say that we live, give up what timed out, look at what may go wrong."""
-        clock, stall = ClockWatch(time.time, time.monotonic), Stall()
-        openness = Openness(self.config.insecure, self.sockets.open_to_users, time.monotonic())
+        """Once a heartbeat, beside everything else."""
+        housekeeping = Housekeeping(self.parts, time.monotonic())
         while True:
             await asyncio.sleep(self.config.limits.heartbeat_seconds)
-            now = time.monotonic()
-            self.publish.heartbeat()
-            self._look_after_trainers(now)
-            self.record.watch()
-            if revoked := self.authority.refresh():
-                self.receive.drop(revoked)
-                self.sockets.gate.cut_users(revoked, "revoked")
-            self._fault("clock", clock.check())
-            self._fault("history_log", self.history.overgrown)
-            self.health.stalled = stall.check(self.mailbox.num_unfinished, self.mailbox.num_done, now)
-            self._fault("stalled", self.health.stalled)
-            for alert in self.faults.expire():
-                self.record.alert(alert)
-            if not self.record.num_pending and (run := self.assemble.idle_run(now, self.receive.runs())) is not None:
-                for memory in (self.assemble, self.detect, self.current, self.planner, self.jobs):
-                    memory.forget(run)
-            openness.look(now)
-            buffers.trim(now)
+            housekeeping.once(time.monotonic())
 
     async def run(self, announce: Callable[[Ready], None]) -> None:
         """Call `announce` once pushes are taken; serve until `stop` is set or SIGTERM or SIGINT comes; then finish what
@@ -247,6 +197,7 @@ class Daemon:
             asyncio.get_running_loop().add_signal_handler(signum, self.stop.set)
         if self.config.while_stdin:
             stop_with_stdin(self.stop)
+        parts = self.parts
         with self._cleanup:
             self._begin()
             async with asyncio.TaskGroup() as tasks:
@@ -256,42 +207,49 @@ class Daemon:
                     self.delivery(),
                     self.reporting(),
                     self.housekeeping(),
-                    self.query.serve(),
+                    parts.query.serve(),
                     self.publish.watch_subscriptions(),
                 ]
                 # That this loop turns is what is told: a layer may take minutes. A loop that fails ends the process.
-                side += [self.crossing.watch(), self.presence.notifier.keep_alive(lambda: True)]
+                side += [parts.crossing.watch(), parts.presence.notifier.keep_alive(lambda: True)]
                 side.append(keep_reviewed(self.planner, self.config.limits.heartbeat_seconds))
                 others = [tasks.create_task(task) for task in side]
-                tasks.create_task(self.http.serve())
-                self.presence.begin(self.ready(), announce, self.authority.public_key)
+                tasks.create_task(parts.http.serve())
+                parts.presence.begin(self.ready(), announce, parts.authority.public_key)
                 await self.stop.wait()
-                self.presence.end()
+                parts.presence.end()
                 await self._drain(intake, analysis)
                 for task in others:
                     task.cancel()
-                self.http.stop()
+                parts.http.stop()
 
     def close(self) -> None:
         """Lets go of everything that construction took; `run` does so by itself."""
         self._cleanup.close()
 
     def ready(self) -> Ready:
-        return Ready(**self.sockets.addresses, http=self.http.address)
+        return Ready(**self.parts.sockets.addresses, http=self.parts.http.address)
 
     def _begin(self) -> None:
         """Go on where the last daemon was; say what is wrong from the start."""
         self.history.begin(
             self.current,
-            on_committed=partial(self.crossing.call, self.record.committed),
-            on_fault=partial(self.crossing.call, self._history_fault),
+            on_committed=partial(self.parts.crossing.call, self.record.committed),
+            on_fault=partial(self.parts.crossing.call, self._history_fault),
         )
-        self.faults.restore(self.current.firing(DAEMON_RUN))
+        self.parts.faults.restore(self.current.firing(DAEMON_RUN))
         self.jobs.gone.restore(self.current.all_firing())
         if (file := self.history.moved_aside) is not None:
-            self._fault("history_moved", f"the history was damaged; it is now {file.name}, and a new one was begun")
-        for alert in self.faults.settle():
+            text = f"the history was damaged; it is now {file.name}, and a new one was begun"
+            self.parts.fault("history_moved", text)
+        for alert in self.parts.faults.settle():
             self.record.alert(alert)
+
+    def _history_fault(self, error: StoreError | None) -> None:
+        self.history.look_anew()
+        self.record.fault(error)
+        if error is not None and error.begun_anew:
+            self.parts.fault("history_moved", str(error))
 
     async def _drain(self, intake: asyncio.Task[None], analysis: asyncio.Task[None]) -> None:
         log.info("stopping num_waiting=%d", len(self.mailbox))
@@ -309,74 +267,3 @@ class Daemon:
         self._deliver(self.record.take_outcome())
         self.publish.heartbeat(state="stopping")
         self.receive.goodbye()
-
-    def _look_after_trainers(self, now: float) -> None:
-        """Who lives, who is gone, what will not be whole without them, and how often the others are to push."""
-        for session in self.receive.heartbeat():
-            self.assemble.lose(session)
-        self._lose(self.assemble.expire(now, self.jobs.sessions_gone(now), self.receive.runs()))
-        for alert in self.jobs.gone.look(self.jobs.trainers, now):
-            self.record.alert(alert)
-        for run, plan in self.jobs.pacing.review(self.jobs.trainers, now).items():
-            self.receive.announce(run, plan)
-
-    def _lose(self, lost: list[Lost]) -> None:
-        for sessions, message in self.jobs.answers(lost):
-            self.receive.acknowledge(sessions, message)
-
-    async def _recall(self, layer: Key) -> None:
-        """A layer from before the start goes on where its record ends; one that cannot be read begins anew."""
-        judge = await self.history.recall(lambda archive: self.detect.recall(layer, archive.recall))
-        if judge is not None:
-            self.detect.take(judge)
-
-    def _quota(self, namespace: str) -> Quota:
-        """What its keys say, else a share. The common namespace, the only one where there are no keys, has all."""
-        quota = self.authority.quota(namespace)
-        return share(quota, self.config.limits) if namespace else quota
-
-    async def _take_report(self, peer: Peer, message: Reported) -> None:
-        """Credit comes back once it is judged: what waits is bounded by it."""
-        try:
-            last_steps = await self.history.last_steps(peer.run) if self.assemble.asks(peer.run, message) else None
-            measurement = self.reports.read(peer.run, message)
-            taken = self.assemble.report(peer.run, peer.session, message, time.monotonic(), last_steps)
-        except WireError as error:
-            self.receive.refuse_chunk(peer, message, error)
-            return
-        self.jobs.trainers.pushed(peer.session, message.step)
-        if taken.is_new:
-            self.reports.put(Report(measurement, partial(self.receive.give_credit, peer, message)))
-            return
-        self.receive.give_credit(peer, message)
-        if taken.settled:
-            self.receive.acknowledge([peer.session], Ack("recorded", message.layer, message.step, message.role))
-
-    def _settle(self, key: LayerStep, state: str, by_step: int | None = None) -> None:
-        _, layer, role, step = key
-        self.receive.acknowledge(self.assemble.settle(key), Ack(state, layer, step, role, by_step=by_step))
-
-    def _give_up(self, snapshot: Snapshot, error: MeasureError) -> None:
-        """One matrix cannot be measured here: its trainers hear so, and everybody that it happened."""
-        self.counters["dropped_unmeasured"] += 1
-        self._fault("measure", f"{error}")
-        sessions = self.assemble.settle((*snapshot.key, snapshot.step))
-        refusal = Refusal("measure_failed", str(error), snapshot.layer, snapshot.step, snapshot.role)
-        self.receive.acknowledge(sessions, refusal)
-
-    def _fault(self, name: str, text: str | None) -> None:
-        """`name` is wrong, or (None) no longer: an alert of the daemon's own run, at each change."""
-        if (alert := self.faults.follow(name, text)) is not None:
-            self.record.alert(alert)
-
-    def _unread(self, text: str) -> None:
-        self._fault("history_unread", f"the history cannot be read: {text}")
-
-    def _history_fault(self, error: StoreError | None) -> None:
-        self.history.look_anew()
-        self.record.fault(error)
-        if error is not None and error.begun_anew:
-            self._fault("history_moved", str(error))
-
-    def _fault_from_thread(self, name: str, text: str | None) -> None:
-        self.crossing.call(self._fault, name, text)

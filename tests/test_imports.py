@@ -52,6 +52,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "asyncio": (
         *CLI,
         *DAEMON_SOCKETS,
+        "rankd.composition",  # hands on the event by which the daemon is stopped
         "rankd.crossing",
         "rankd.executors",
         "rankd.health",
@@ -64,7 +65,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "rankd.supervise",
         "rankd_client.subscriber",
     ),
-    "rankd.stages": ("rankd.daemon",),
+    "rankd.stages": ("rankd.composition", "rankd.daemon"),  # one puts them together, the other hands on between them
     "rankd_client": (*CLI, "rankd.sync"),
 }
 # What the daemon shares with its client: the protocol, the names of layers, what a URL stands for, key files, memory.

@@ -140,6 +140,11 @@ class Receive:
             if (peer := self._peers.of(session)) is not None:
                 self._send(peer.identity, message)
 
+    def acknowledge_all(self, answers: Iterable[tuple[Iterable[bytes], Ack | Refusal]]) -> None:
+        """As `acknowledge`, of several."""
+        for sessions, message in answers:
+            self.acknowledge(sessions, message)
+
     def notify(self, run: str, notice: AlertNotice) -> None:
         """Send an alert back to the run's own trainers."""
         for peer in self._peers:
