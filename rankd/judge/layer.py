@@ -4,43 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator
-from dataclasses import astuple, fields
-from typing import Any
+from collections.abc import Collection
 
 from rankd.detectors import DEFAULT_CONFIG, DetectConfig, make_detectors, make_notices, precision_of
+from rankd.judge.advice import advice_on
 from rankd.judge.parts import Parts
-from rankd.judge.state import StateError, pack_state, unpack_state
+from rankd.judge.state import StateError, pack_alert, pack_state, unpack_alert, unpack_state
 from rankd.records import REPORTED, Alert, Measurement, Verdict
-
-ADVICE = {
-    "effective_rank_drop": "Look at what changed shortly before this step: learning rate, weight decay, precision or "
-    "data; and at this layer's loss and gradient norm. A falling rank is not harm by itself.",
-    "spectral_norm_growth": "Look at the learning rate, clipping and weight decay of this layer, and at the loss. "
-    "A growing norm is not harm by itself.",
-    "ema_drop": "Stable rank falls in most healthy runs too: compare with other layers and with effective_rank.",
-    "nonfinite": "Look at the loss, gradient scaling and learning rate of the steps before; the last good checkpoint "
-    "is older than this step.",
-    "zero": "Check whether the layer is meant to be pruned, frozen or zero-initialised, and its weight decay.",
-    "baseline_reset": "Nothing to do if the run was restarted or the layer rebuilt on purpose.",
-}
-
-ROLE_ADVICE = {
-    ("feature", "effective_rank_drop"): "Look at what keeps the features apart (stop-gradient, variance and covariance "
-    "terms, negatives, temperature, batch size), at dead units, and at what changed shortly before this step.",
-    ("feature", "zero"): "Look for dead units; a branch that is zero-initialised begins so.",
-    ("gradient", "nonfinite"): "Loss scaling leaves out steps with such a gradient: look at it if it stays.",
-    ("gradient", "zero"): "Nothing to do if the layer is frozen.",
-    ("update", "zero"): "Nothing to do if the layer is frozen.",
-}
 
 STATE_EVERY = 64
 """Measurements of a layer from one recorded state to the next: half as many, on average, are fed again after a start,
 and a state of 118 kB (10,000 readings) costs 1.8 kB for each of them to write."""
-
-
-FIRST_FIELDS = 15
-"""Of an alert, that every recorded state has: up to `time`."""
 
 
 class LayerJudge:
@@ -126,7 +100,7 @@ class LayerJudge:
             "config": self.config.recorded(),
             "shape": self._shape,
             "last_step": self._last_step,
-            "firing": [_packed(alert) for alert in self._firing.values()],
+            "firing": [pack_alert(alert) for alert in self._firing.values()],
             "num_raised": self._num_raised,
             **({"split": True} if self._split else {}),
             **({"parts": self.parts.present} if self.parts.present else {}),
@@ -146,10 +120,7 @@ class LayerJudge:
         judge = cls(run, layer, role, config)
         judge._shape = None if state["shape"] is None else tuple(state["shape"])
         judge._last_step = state["last_step"]
-        fired: Iterator[list[Any]] = (
-            [tuple(value) if isinstance(value, list) else value for value in each] for each in state["firing"]
-        )
-        judge._firing = {alert.rule: alert for alert in (Alert(*values) for values in fired)}
+        judge._firing = {alert.rule: alert for alert in map(unpack_alert, state["firing"])}
         judge._num_raised = state["num_raised"]
         judge._split = state.get("split", False)
         judge.parts.present = state.get("parts", {})
@@ -263,7 +234,7 @@ class LayerJudge:
             value=verdict.value,
             baseline=verdict.baseline,
             message=f"{name}: {verdict.detail}",
-            advice=ROLE_ADVICE.get((self.role, verdict.rule)) or ADVICE.get(verdict.rule, ""),
+            advice=advice_on(verdict.rule, self.role),
             time=measurement.time or 0.0,
             role=self.role,
         )
@@ -276,15 +247,6 @@ class LayerJudge:
         count = self._num_raised[rule] = self._num_raised.get(rule, 0) + 1
         key = json.dumps([self.run, self.layer, self.role, list(self._shape or ()), rule, step, count])
         return hashlib.sha256(key.encode()).hexdigest()[:16]
-
-
-def _packed(alert: Alert) -> tuple[Any, ...]:
-    """Its fields; those behind the first ones as far as they say something: older states have none of them."""
-    values, last = astuple(alert), FIRST_FIELDS
-    for at, field in enumerate(fields(alert)):
-        if at >= FIRST_FIELDS and values[at] != field.default:
-            last = at + 1
-    return values[:last]
 
 
 def _step(measurement: Measurement) -> int:

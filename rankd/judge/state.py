@@ -7,13 +7,20 @@ anew from all its measurements.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
+from dataclasses import astuple, fields
 from typing import Any
 
 import msgpack
 
+from rankd.records import Alert
+
 STATE_VERSION = 2
 _COLUMN = 1
 """msgpack's extension type for a column of numbers, by its place among the columns."""
+
+FIRST_FIELDS = 15
+"""Of an alert, that every recorded state has: up to `time`."""
 
 
 class StateError(ValueError):
@@ -45,6 +52,21 @@ def unpack_state(data: bytes) -> tuple[dict[str, Any], dict[str, dict[str, Any]]
             if isinstance(value, msgpack.ExtType):
                 each[key] = columns[value.data[0]]
     return state, detectors
+
+
+def pack_alert(alert: Alert) -> tuple[Any, ...]:
+    """Its fields; those behind the first ones as far as they say something: older states have none of them."""
+    values, last = astuple(alert), FIRST_FIELDS
+    for at, field in enumerate(fields(alert)):
+        if at >= FIRST_FIELDS and values[at] != field.default:
+            last = at + 1
+    return values[:last]
+
+
+def unpack_alert(values: Sequence[Any]) -> Alert:
+    """The alert whose `pack_alert` msgpack has made a list of."""
+    fired: list[Any] = [tuple(value) if isinstance(value, list) else value for value in values]
+    return Alert(*fired)
 
 
 def _place(column: bytes, columns: list[bytes]) -> msgpack.ExtType:
