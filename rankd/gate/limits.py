@@ -36,7 +36,7 @@ class GateLimits:
     max_connections: int = 1024
     max_connections_per_peer: int = 256
     """By user id or IP address. A host with eight processes of 32 jobs. Where a limit is reached, the oldest connection
-    that has not finished its handshake makes way; those whose peer has left are not counted. Configured: config.Limits."""
+    that has not finished its handshake makes way; those whose peer has left are not counted. Configured: Limits."""
 
     max_subscriptions: int = 0
     """0: the listener takes messages; else it takes subscriptions and nothing else."""
