@@ -91,7 +91,7 @@ def points(seed: int, step: int | None, count: int = 256) -> Tensor:
 
 def two_views(seed: int, step: int) -> tuple[Tensor, Tensor]:
     x, draws = points(seed, step), generator(seed, step, 5)
-    return tuple(x + 0.3 * torch.randn(x.shape, generator=draws) for _ in range(2))  # type: ignore[return-value]
+    return tuple(x + 0.3 * torch.randn(x.shape, generator=draws) for _ in range(2))
 
 
 def adamw(parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
@@ -110,7 +110,7 @@ def classifier(seed: int, optimizer: Callable[[Iterator[nn.Parameter]], torch.op
         return F.cross_entropy(model(x)[:, :10], (x @ teacher).argmax(1))
 
     model = Encoder()
-    return Run(f"{name}.s{seed}", model, loss, lambda m, step: m.shown(points(seed, step)), optimizer)  # type: ignore[operator, return-value]
+    return Run(f"{name}.s{seed}", model, loss, lambda m, step: m.shown(points(seed, step)), optimizer)
 
 
 def autoencoder(seed: int) -> Run:
@@ -121,9 +121,9 @@ def autoencoder(seed: int) -> Run:
 
     def loss(model: nn.Module, step: int) -> Tensor:
         x = points(seed, step)
-        return F.mse_loss(model.decoder(model(x)), x)  # type: ignore[operator]
+        return F.mse_loss(model.decoder(model(x)), x)
 
-    return Run(f"autoencoder.s{seed}", Auto(), loss, lambda m, step: m.shown(points(seed, step)), adamw)  # type: ignore[operator, return-value]
+    return Run(f"autoencoder.s{seed}", Auto(), loss, lambda m, step: m.shown(points(seed, step)), adamw)
 
 
 def language(seed: int) -> Run:
@@ -152,9 +152,9 @@ def language(seed: int) -> Run:
 
     def loss(model: nn.Module, step: int) -> Tensor:
         x = text(step)
-        return F.cross_entropy(model.out(model.hidden(x[:, :-1])).flatten(0, 1), x[:, 1:].flatten())  # type: ignore[operator]
+        return F.cross_entropy(model.out(model.hidden(x[:, :-1])).flatten(0, 1), x[:, 1:].flatten())
 
-    return Run(f"language.s{seed}", Small(), loss, lambda m, step: {"hidden": m.hidden(text(step))}, adamw)  # type: ignore[operator]
+    return Run(f"language.s{seed}", Small(), loss, lambda m, step: {"hidden": m.hidden(text(step))}, adamw)
 
 
 def spread(z: Tensor) -> Tensor:
@@ -177,7 +177,7 @@ def self_supervised(seed: int, collapses: int | None) -> Run:
 
     return Run(
         f"{'vicreg' if collapses is None else 'vicreg_collapse'}.s{seed}",
-        Encoder(), loss, lambda m, step: m.shown(points(seed, step)), adamw, collapses,  # type: ignore[operator, return-value]
+        Encoder(), loss, lambda m, step: m.shown(points(seed, step)), adamw, collapses,
     )  # fmt: skip
 
 
@@ -195,11 +195,11 @@ def siamese(seed: int, collapses: int | None) -> Run:
         a, b = (model(view) for view in two_views(seed, step))
         if collapses is not None and step >= collapses:
             return -F.cosine_similarity(a, b).mean()
-        p, q = (model.predictor(model.norm(z)) for z in (a, b))  # type: ignore[operator]
+        p, q = (model.predictor(model.norm(z)) for z in (a, b))
         return -(F.cosine_similarity(p, b.detach()).mean() + F.cosine_similarity(q, a.detach()).mean()) / 2
 
     name = "simsiam" if collapses is None else "simsiam_collapse"
-    return Run(f"{name}.s{seed}", Siamese(), loss, lambda m, step: m.shown(points(seed, step)), adamw, collapses)  # type: ignore[operator, return-value]
+    return Run(f"{name}.s{seed}", Siamese(), loss, lambda m, step: m.shown(points(seed, step)), adamw, collapses)
 
 
 def variational(seed: int, collapses: int | None) -> Run:
@@ -220,10 +220,10 @@ def variational(seed: int, collapses: int | None) -> Run:
         z = mean + (log_var / 2).exp() * torch.randn(mean.shape, generator=generator(seed, step, 6))
         prior = (mean.square() + log_var.exp() - 1 - log_var).sum(1).mean() / 2
         weight = 0.3 if collapses is not None and step >= collapses else 0.01
-        return F.mse_loss(model.decoder(z), x) + weight * prior  # type: ignore[operator]
+        return F.mse_loss(model.decoder(z), x) + weight * prior
 
     name = "vae" if collapses is None else "vae_collapse"
-    return Run(f"{name}.s{seed}", Variational(), loss, lambda m, step: m.shown(points(seed, step)), adamw, collapses)  # type: ignore[operator, return-value]
+    return Run(f"{name}.s{seed}", Variational(), loss, lambda m, step: m.shown(points(seed, step)), adamw, collapses)
 
 
 MAKERS: tuple[Callable[[int], Run], ...] = (
