@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -15,8 +16,12 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture(autouse=True)
-def found(monkeypatch: pytest.MonkeyPatch) -> None:
+def found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # two are many times slower where cores are busy
+    yield
+    torch.set_num_threads(num_threads)
 
 
 def test_each_training_has_weights_features_gradients_and_updates_of_every_check() -> None:

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,19 @@ def spread(z: torch.Tensor) -> torch.Tensor:
     return 25 * F.relu(1 - covariance.diagonal().add(1e-4).sqrt()).mean() + off_diagonal.square().sum() / z.shape[1]
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Several are many times slower where cores are busy."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_a_collapse_that_ranks_of_weights_do_not_show_is_seen_in_the_features(serve: Any) -> None:
     """Self-supervised training in which, from step 400 on, nothing keeps the features apart any more."""
     torch.manual_seed(1)
-    torch.set_num_threads(1)  # several are many times slower where cores are busy
     model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     probe = points(0)
