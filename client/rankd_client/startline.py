@@ -25,6 +25,7 @@ class StartLine:
         self._num_tensors = 0
         self._num_masters = 0
         self._never: list[str] = []
+        self._left: list[str] = []
         self._first: tuple[int, float, float, int] | None = None
         self._said = False
 
@@ -34,6 +35,7 @@ class StartLine:
             return
         self._watched = [item.label for item in watched]
         self._num_masters = sum(item.is_master for item in watched)
+        self._left = [f"{escape(item.label, 100)} ({escape(item.note, 200)})" for item in watched if item.note]
         self._num_tensors = len(watched) + len(skipped)
         limit = self._config.max_push_bytes
         self._never = [
@@ -75,6 +77,7 @@ class StartLine:
         wire_bytes = self._first[3] if self._first else 0
         masters = f" ({self._num_masters} of them float32 masters)" if self._config.source == "master" else ""
         say(f"{num_watched} of {self._num_tensors} tensors watched{masters}, {show_bytes(wire_bytes)} a push{cost}")
-        if self._never:
-            more = len(self._never) - MAX_NAMES
-            say("never pushed: " + ", ".join(self._never[:MAX_NAMES]) + (f" and {more} more" if more > 0 else ""))
+        for what, names in (("never pushed", self._never), ("pushed themselves", self._left)):
+            if names:
+                more = len(names) - MAX_NAMES
+                say(f"{what}: " + ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else ""))

@@ -135,6 +135,21 @@ def test_memory_stays_within_its_bound_while_nobody_listens(make: Make, monkeypa
     assert sum(receipt.num_dropped for receipt in receipts) == reports.num_dropped == 200 - reports.num_unsent > 0
 
 
+def test_the_start_line_says_which_weights_have_masters_and_why_others_go_themselves(
+    make: Make, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = {name: torch.nn.Parameter(torch.ones(4, 4, dtype=torch.bfloat16)) for name in "abc"}
+    model["a"].main_param = torch.ones(4, 4)  # type: ignore[attr-defined]
+    model["b"].main_param = torch.ones(8)  # type: ignore[attr-defined]
+    client = make(source="master")
+    client.push(model)
+    assert client.stats.num_masters == 1
+    client.close()
+    err = capfd.readouterr().err
+    assert "3 of 3 tensors watched (1 of them float32 masters)" in err
+    assert "pushed themselves: b (master of shape (8,), a shard)" in err
+
+
 def test_source_is_one_of_two(make: Make) -> None:
     assert make(source="master").config.source == "master"
     with pytest.raises(ValueError, match="source='both': expected one of param, master"):
