@@ -1,8 +1,8 @@
 """The receiving ends of benchmarks/same_host.py, each a process of its own on ipc in DIRECTORY.
 
 `lent`: the whole daemon but for its measuring (benchmarks/_remote_ends.py). `framed`: the same, with room for nobody's
-memory, so that clients send frames. `raw`: pyzmq's ROUTER, which copies each chunk into memory that is there. Each prints `ready
-ADDRESS` and lives until its stdin ends.
+memory, so that clients send frames. `raw`: pyzmq's ROUTER, which copies each chunk into memory that is there. Each
+prints `ready ADDRESS` and lives until its stdin ends.
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ LEAST_BYTES = 1 << 20
 STEP_BYTES = 2 << 20
 """Sizes are rounded up to so many, a huge page: layers that differ a little share buffers."""
 
+LINE_BYTES = 64
+
 MAX_IDLE_BYTES = 512 << 20
 """Kept for later; what is in use has the limits of whoever uses it."""
 
@@ -52,7 +54,7 @@ class Buffers:
         try:
             raw = idle.pop()
         except IndexError:
-            raw = np.empty(size, np.uint8)
+            raw = _aligned(size)
         self._least_idle[size] = min(self._least_idle.get(size, 0), len(idle))
         handle = (ctypes.c_ubyte * num_bytes).from_address(raw.ctypes.data)
         weakref.finalize(handle, self._give_back, raw).atexit = False
@@ -71,6 +73,13 @@ class Buffers:
     def _give_back(self, raw: Array) -> None:
         if self.idle_bytes + raw.nbytes <= self.max_idle_bytes:
             self._idle[raw.nbytes].append(raw)
+
+
+def _aligned(num_bytes: int) -> Array:
+    """At the start of a cache line: where malloc begins, 16 bytes behind it, copies took a fifth longer."""
+    raw = np.empty(num_bytes + LINE_BYTES, np.uint8)
+    start = -raw.ctypes.data % LINE_BYTES
+    return raw[start : start + num_bytes]
 
 
 buffers = Buffers()

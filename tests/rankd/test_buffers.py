@@ -38,7 +38,7 @@ def test_no_two_hold_the_same_bytes() -> None:
     held = [buffers.empty(size) for size in (MIB, 2 * MIB, 2 * MIB, 5 * MIB, 5 * MIB, 6 * MIB) for _ in range(3)]
     spans = sorted((address(array), address(array) + array.nbytes) for array in held)
     assert all(end <= start for (_, end), (start, _) in pairwise(spans))
-    assert all(array.flags.writeable and array.dtype == np.uint8 for array in held)
+    assert all(array.flags.writeable and array.dtype == np.uint8 and address(array) % 64 == 0 for array in held)
 
 
 def test_small_ones_are_malloc_s() -> None:
