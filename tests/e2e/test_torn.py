@@ -14,10 +14,10 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "torn.py"
 
 @pytest.mark.e2e
 @pytest.mark.long
-def test_no_snapshot_is_torn_in_two_thousand_pushes_and_live_weights_would_be() -> None:
-    options = ["--pushes", "2000", "--unfenced", "50", "--layers", "2", "--size", "384"]
+def test_no_snapshot_is_torn_and_live_weights_would_be() -> None:
+    options = ["--pushes", "500", "--unfenced", "50", "--layers", "2", "--size", "384"]
     done = subprocess.run([sys.executable, BENCHMARK, *options], capture_output=True, text=True, timeout=300)
     rows = {row["name"]: row for row in map(json.loads, done.stdout.splitlines())}
     assert done.returncode == 0, (rows, done.stderr)
-    assert rows["torn_bfloat16"]["ours"] == 0 and rows["checked_bfloat16"]["ours"] >= 2000
+    assert rows["torn_bfloat16"]["ours"] == 0 and rows["checked_bfloat16"]["ours"] >= 500
     assert rows["torn_without_fence"]["ours"] > 0
