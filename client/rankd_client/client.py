@@ -173,8 +173,10 @@ class Client:
         if (older := self._attached.pop(id(model), None)) is not None:
             older.detach()
         fence = pusher.fence
-        if not fence.watch(model, optimizers):
-            say("attach: some weights of the model are not the optimizer's: each push makes the training stream wait")
+        if not fence.watch(model, optimizers, pusher.wants):
+            say(
+                "attach: some weights, maybe frozen ones, are not the optimizer's: each push makes the GPU's stream wait"
+            )
         pusher.use_optimizers(attachment.optimizers)
         ids = attachment.model_id, attachment.optimizer_ids
         attachment.hook(fence.before_step, self._guard, lambda: fence.forget(*ids))

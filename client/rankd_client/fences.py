@@ -7,6 +7,8 @@ import weakref
 from collections.abc import Callable, Sequence, Set
 from typing import Any
 
+from rankd_client.naming import clean_names
+
 
 class Fence:
     """Whether the wait may be left to a hook before the next optimizer step. Only where that has shown that it runs:
@@ -21,11 +23,15 @@ class Fence:
         self._is_proven = False
         """A hook has run since the last push."""
 
-    def watch(self, model: Any, optimizers: Sequence[Any]) -> bool:
-        """A model whose weights change in steps of these optimizers alone; False where they are not all of it."""
+    def watch(self, model: Any, optimizers: Sequence[Any], wanted: Callable[[str], bool] = lambda name: True) -> bool:
+        """A model whose weights change in steps of these optimizers alone; False where some are not theirs. Frozen ones
+        are not either: they may be an average that is written after each step, by ways that leave no trace. `wanted`:
+        which of the names are pushed."""
         self._unseen |= {id(optimizer) for optimizer in optimizers}
         parameters = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
-        covered = all(id(p) in parameters for p in model.parameters() if p.requires_grad)
+        matrices = {name: p for name, p in model.named_parameters() if p.dim() > 1}
+        clean = clean_names(matrices)
+        covered = all(id(p) in parameters for name, p in matrices.items() if wanted(clean[name]))
         if covered:
             self._models[id(model)] = weakref.ref(model)
         return covered

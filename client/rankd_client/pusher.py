@@ -114,6 +114,10 @@ class Pusher:
         self._meter.pushed(step, now, lasting_seconds, wire_bytes, self._copied)
         return replace(receipt, blocked_seconds=blocked_seconds), error
 
+    def wants(self, name: str) -> bool:
+        """Whether a layer called so is pushed."""
+        return not self._watcher.selection.refuses(name)
+
     def use_optimizers(self, optimizers: tuple[weakref.ref[Any], ...]) -> None:
         """They may keep float32 copies of weights."""
         selection = self._watcher.selection
@@ -219,7 +223,7 @@ class Pusher:
                 self._set_up([*watched, *self._beside.found], process_rank, world_size)
             copied, error = self._copier.copy(chosen, step, skipped, self._watcher.again and not beside)
             self.fence.pushed(model)
-            if beside:  # of which nobody knows when it changes next
+            if beside or any(item.decode is not None for item in chosen):  # who knows when it changes next
                 self.fence.now()
         self._copied = [item.name for item in copied if item.role == "weight"]
         self._beside.pushed(copied)

@@ -80,7 +80,10 @@ def test_weights_of_no_optimizer_are_not_left_to_one(fence: Fence, waits: Waits)
     fence.pushed(model)
     assert waits.count == 2
     model[1].requires_grad_(False)
-    assert fence.watch(model, [optimizer])  # frozen: nobody changes them
+    assert not fence.watch(model, [optimizer])  # frozen, but it may be an average that somebody writes
+    assert fence.watch(model, [optimizer], lambda name: name != "1.weight")
+    model[1].weight = nn.Parameter(torch.ones(2))  # vectors are not watched
+    assert fence.watch(model, [optimizer])
 
 
 def test_another_model_is_not_left_to_the_hook(fence: Fence, waits: Waits) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rankd_client import memfd
@@ -62,6 +63,8 @@ def _register(array: memfd.Bytes) -> bool:
     cudart: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     address = ctypes.addressof(array)
     if int(cudart.cudaHostRegister(address, len(array), 0)) != 0:
+        with suppress(RuntimeError):  # CUDA would tell the next launch of this thread, which may be the trainer's
+            torch.zeros(1, device="cuda")
         return False
     # Before the mapping ends: of an object's finalizers the last one made is the first to run.
     weakref.finalize(array, _unregister, cudart, address, os.getpid()).atexit = False

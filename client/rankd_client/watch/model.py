@@ -146,6 +146,8 @@ def _watched(place: Place, of: Source, selection: Selection) -> Watched:
     dtype = source if sizes[source] <= sizes[selection.dtype] else selection.dtype
     if DTYPES[dtype].scaled and not place.shard.has_whole_rows(shape):
         dtype = COARSEST  # a scale belongs to a whole row, and others have the rest of this one
+    if dtype == "float16" != source and not place.shard.whole:
+        dtype = COARSEST  # whether it overflows is seen of the whole alone, and all parts are to be of one dtype
     return Watched(
         place.name,
         place.tensor,

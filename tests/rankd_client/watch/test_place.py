@@ -62,3 +62,18 @@ def test_a_process_that_holds_nothing_knows_the_layer_all_the_same() -> None:
     place = Place("w", torch.ones(0), (4, 6), Shard(ranges=((24, 24),)), replica=0, num_shards=2, group="job")
     item = look(place)[0][0]
     assert (item.name, item.num_bytes, item.turn_bytes, item.group) == ("w", 0, 24, "job")
+
+
+def test_no_part_decides_alone_whether_it_overflows_in_float16() -> None:
+    """One part of a layer may hold zeros alone, another what overflows: all are to be of one dtype."""
+
+    class Half:
+        def place(self, name: str, tensor: torch.Tensor) -> Place:
+            return Place(name, tensor, (8, 4), Shard(rectangles=((0, 4, 0, 4),)), replica=0, num_shards=2)
+
+    weights = {"w": torch.zeros(4, 4)}
+    ((part,), _) = watch(weights, Selection("float16"), (Half(),))
+    ((whole,), _) = watch(weights, Selection("float16"))
+    assert (part.dtype, whole.dtype) == ("bfloat16", "float16")
+    ((own,), _) = watch({"w": torch.zeros(4, 4, dtype=torch.float16)}, Selection("float16"), (Half(),))
+    assert own.dtype == "float16", "nothing is rounded"
