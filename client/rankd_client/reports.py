@@ -64,16 +64,21 @@ class Report:
 
 
 class Reports:
-    """Within MAX_BYTES; the oldest go, counted in `num_dropped`. `changed` is the outbox's, and locks all this."""
+    """Within `max_bytes`; the oldest go, counted in `num_dropped`. `changed` is the outbox's, and locks all this."""
 
     def __init__(
         self,
         changed: threading.Condition,
         orders: Iterator[int] | None = None,
         is_behind: Callable[[tuple[str, str], int], bool] = lambda line, order: False,
+        max_bytes: int = MAX_BYTES,
+        on_dropped: Callable[[Report], None] = lambda report: None,
     ) -> None:
-        """`is_behind`: whether a snapshot of the same (layer, role) came before, and is not dealt with."""
+        """`is_behind`: whether a snapshot of the same (layer, role) came before, and is not dealt with. `on_dropped`
+        is called under the lock."""
         self.num_dropped = 0
+        self._max_bytes = max_bytes
+        self._on_dropped = on_dropped
         self._changed = changed
         self._orders = count() if orders is None else orders
         self._is_behind = is_behind
@@ -101,7 +106,7 @@ class Reports:
             self._unsent.append(report)
             self._lines.setdefault(line, deque()).append(report)
             self._num_bytes += report.num_bytes
-            while self._num_bytes > MAX_BYTES:
+            while self._num_bytes > self._max_bytes:
                 self._drop_oldest()
 
     # The outlet's side ---------------------------------------------------------------------------------------------
@@ -180,6 +185,7 @@ class Reports:
         waiting = self._awaiting or self._unsent
         report = waiting.popleft()
         self.num_dropped += 1
+        self._on_dropped(report)
         self._forget(report)
         if report.is_return:  # the next one of its layer is it now
             if (later := self._lines.get(report.line)) is not None:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import queue
+import sys
 from dataclasses import dataclass
 from typing import NoReturn
 
 from rankd_client.arena import Arena, Block, Memory, Region
 from rankd_client.outbox import Outbox
+from rankd_client.reports import Report, Reports
 from rankd_client.snapshot import Snapshot
 from rankd_client.wire import Chunk, Reported
+
+DROPPED = "dropped"
+"""Of numbers that could not be sent, to a daemon that takes none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a snapshot: `word` is "recorded", "superseded" or the code of a refusal. It was sent `num_again`
-    times more than once."""
+    """What became of a snapshot: `word` is "recorded", "superseded", DROPPED or the code of a refusal. It was sent
+    `num_again` times more than once."""
 
     key: tuple[str, str]
     step: int
@@ -30,6 +35,8 @@ class Cargo(Outbox):
         super().__init__(Arena(0, _nothing))
         self.outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._num_again: dict[tuple[str, str], int] = {}
+        # Not within what a trainer may hold: what is under way is bounded by the shipment, and all of it counts.
+        self.reports = Reports(self._changed, self._orders, self._comes_before, sys.maxsize, self._dropped)
 
     def put(self, chunk: Chunk, body: bytearray) -> None:
         """A whole matrix, as its first chunk has it, and its bytes."""
@@ -47,8 +54,7 @@ class Cargo(Outbox):
     def settle(self, layer: str, role: str, step: int, outcome: str = "recorded") -> bool:
         known = super().settle(layer, role, step, outcome)
         if known:
-            num_again = self._num_again.pop((layer, role), 0)
-            self.outcomes.put(Outcome((layer, role), step, outcome, num_again))
+            self._tell((layer, role), step, outcome)
         return known
 
     def rewind(self) -> None:
@@ -57,6 +63,12 @@ class Cargo(Outbox):
             for key in begun:
                 self._num_again[key] = self._num_again.get(key, 0) + 1
         super().rewind()
+
+    def _dropped(self, report: Report) -> None:
+        self._tell(report.line, report.step, DROPPED)
+
+    def _tell(self, key: tuple[str, str], step: int, word: str) -> None:
+        self.outcomes.put(Outcome(key, step, word, self._num_again.pop(key, 0)))
 
 
 def _nothing(num_bytes: int) -> NoReturn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import msgpack
 import pytest
 
 from rankd_client import reports as module
@@ -93,13 +94,18 @@ def test_no_more_are_on_the_way_than_a_daemon_holds(reports: Reports) -> None:
     assert len(send(reports)) == MAX_UNDER_WAY
 
 
-def test_memory_is_bounded_the_oldest_go_and_are_counted(reports: Reports, monkeypatch: pytest.MonkeyPatch) -> None:
-    size = Report("w", "weight", 0, module.msgpack.packb(BODY), 0, True).num_bytes
-    monkeypatch.setattr(module, "MAX_BYTES", 3 * size)
+def test_memory_is_bounded_the_oldest_go_and_are_counted() -> None:
+    size = Report("w", "weight", 0, msgpack.packb(BODY), 0, True).num_bytes
+    dropped: list[int] = []
+    reports = Reports(threading.Condition(), max_bytes=3 * size, on_dropped=lambda report: dropped.append(report.step))
     put(reports, 1, 2)
     assert send(reports) == [("w", 1, False), ("w", 2, False)]
     put(reports, 3, 4, 5)
-    assert reports.num_dropped == 2 and send(reports) == [("w", 3, False), ("w", 4, False), ("w", 5, False)]
+    assert (
+        reports.num_dropped == 2
+        and dropped == [1, 2]
+        and send(reports) == [("w", 3, False), ("w", 4, False), ("w", 5, False)]
+    )
     reports.rewind()
     assert send(reports)[0] == ("w", 3, False), "the first of what is left is it that may be a return now"
     put(reports, *range(6, 60))

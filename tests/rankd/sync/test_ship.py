@@ -11,8 +11,10 @@ from link_ends import PATIENCE_SECONDS, Router
 from spooled import Spooled, chunk_of
 
 from rankd.sync import Shipment, Tally, Unreachable, find_lives, ship
+from rankd.sync.cargo import DROPPED, Cargo, Outcome
 from rankd.sync.progress import Progress
 from rankd_client.link import loop
+from rankd_client.reports import MAX_BYTES
 from rankd_client.spool.format import SpoolError
 from rankd_client.wire import Ack, Bye, Chunk, Refusal, Reported, encode
 
@@ -209,3 +211,30 @@ def test_what_is_under_way_has_bounds(
             chunk = router.receive()
             assert isinstance(chunk, Chunk) and chunk.layer == str(layer + 4)
     assert syncing.end()[0].num_shipped == 8
+
+
+def test_numbers_of_more_bytes_than_a_trainer_may_hold_are_all_dealt_with(
+    router: Router, start: Start, tmp_path: Path
+) -> None:
+    writer, layers = Spooled(tmp_path / "spool", session=bytes(range(16))), [str(layer) for layer in range(80)]
+    spectra: dict[str, object] = {str(head): [float(index) for index in range(1000)] for head in range(7)}
+    for layer in layers:
+        header, body = map(bytes, encode(Reported(layer, 1, spectra)))
+        assert len(layers) * len(body) > MAX_BYTES
+        writer.session.keep((layer, "weight", "numbers"), 1, header, body, lambda: None)
+    writer.close()
+    syncing = start(tmp_path / "spool")
+    router.welcome()
+    for layer in layers:
+        report = router.receive()
+        assert isinstance(report, Reported) and report.layer == layer
+        router.send(Ack("received", layer, 1, credit_bytes=report.num_bytes), Ack("recorded", layer, 1))
+    (tally,) = syncing.end()
+    assert (tally.num_shipped, tally.num_left) == (len(layers), 0)
+
+
+def test_numbers_that_cannot_be_sent_have_an_outcome_too() -> None:
+    cargo = Cargo()
+    cargo.put_numbers(Reported("a", 1, {"stable_rank": 2.5}))
+    cargo.reports.give_up()
+    assert cargo.outcomes.get_nowait() == Outcome(("a", "weight"), 1, DROPPED, 0)
