@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -87,20 +88,24 @@ def choose_alike(layers: Sequence[Layer], max_bytes: int, turn: int) -> list[str
     """The same for jobs of several processes: a function of the layers' names and sizes and the number of the turn.
 
     A layer counts as `turn_bytes`, the same in all processes, whatever their own part of it is. Where all fit into one
-    push, all go. Else the groups take turns, because a group is known to the same processes, and what else one of them
-    knows (such as its own experts) is no common ground: how a group is cut into what fits depends on it alone, and
-    whoever takes all at every turn takes what the others do, too.
+    push, all go. Else the groups draw lots for the turn, because a group is known to the same processes, and what else
+    one of them knows (such as its own experts) is no common ground: a group's lot, its part that goes and how it is cut
+    into parts depend on it and the turn alone. So whoever knows fewer groups, or takes all at every turn, takes what
+    the others do, too.
     """
     fitting = [layer for layer in layers if layer.turn_bytes <= max_bytes]
     if sum(layer.turn_bytes for layer in fitting) <= max_bytes:
         return [layer.name for layer in fitting]
-    groups = sorted({layer.group for layer in fitting})
-    own = groups[turn % len(groups)]
-    return _turn_of([layer for layer in fitting if layer.group == own], max_bytes, turn // len(groups))
+    own = max({layer.group for layer in fitting}, key=lambda group: (_lot(group, turn), group))
+    return _turn_of([layer for layer in fitting if layer.group == own], max_bytes, turn, own)
 
 
-def _turn_of(layers: Sequence[Layer], max_bytes: int, turn: int) -> list[str]:
-    """Those of priority, and one part of the others, which are cut in their order into what fits beside those."""
+def _turn_of(layers: Sequence[Layer], max_bytes: int, turn: int, group: str) -> list[str]:
+    """Those of priority, and one part of the others, which are cut in their order into what fits beside those.
+
+    Parts go in their order, from a part on that is drawn anew after each round: the turns that there are may be every
+    fifth or tenth one, and in order alone most parts would never have one of those.
+    """
     first = []
     for layer in layers:
         if layer.priority and layer.turn_bytes <= max_bytes:
@@ -116,7 +121,18 @@ def _turn_of(layers: Sequence[Layer], max_bytes: int, turn: int) -> list[str]:
             part_bytes = 0
         parts[-1].append(layer.name)
         part_bytes += layer.turn_bytes
-    return first + parts[turn % len(parts)]
+    begin = _lot(f"part {group}", turn // len(parts))
+    return first + parts[(turn + begin) % len(parts)]
+
+
+def _lot(name: str, number: int) -> int:
+    """64 bits that look random, and are the same in all processes: splitmix64 of what the name and the number make."""
+    bits = (zlib.crc32(name.encode(errors="backslashreplace")) << 32) + (number + 1) * 0x9E3779B97F4A7C15
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        bits &= (1 << 64) - 1
+        bits = (bits ^ (bits >> shift)) * factor
+    bits &= (1 << 64) - 1
+    return bits ^ (bits >> 31)
 
 
 def _fill(layers: Sequence[Layer], max_bytes: int) -> list[str]:
