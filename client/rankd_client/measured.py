@@ -14,8 +14,8 @@ from rankd_client.reports import Reports
 from rankd_client.text import escape
 from rankd_client.watch.unfit import unfit_name
 from rankd_client.wire import MAX_REPORT_BYTES, WireError
-from rankd_client.wire.fields import ROLES, check_json
-from rankd_client.wire.limits import MAX_ELEMENTS
+from rankd_client.wire.fields import ROLES, check_json, unpack_map
+from rankd_client.wire.limits import BYTES_PER_ELEMENT, MAX_ELEMENTS
 
 NORMS = ("spectral_norm", "frobenius_norm", "nuclear_norm")
 RATIOS = (
@@ -80,10 +80,17 @@ def _body(layer: Any, values: Any) -> dict[str, Any] | str:
     try:
         check_json(body)
         _check_integers(body)
-        num_bytes = len(msgpack.packb(body))
+        packed = msgpack.packb(body)
     except (WireError, ValueError, TypeError, OverflowError) as error:
         return f"cannot be sent: {escape(str(error), 100)}"
-    return body if num_bytes <= MAX_REPORT_BYTES else f"{num_bytes} bytes; at most {MAX_REPORT_BYTES}"
+    if len(packed) > MAX_REPORT_BYTES:
+        return f"{len(packed)} bytes; at most {MAX_REPORT_BYTES}"
+    try:
+        unpack_map(packed, MAX_REPORT_BYTES, "payload_too_large")  # a daemon reads it so
+    except WireError:
+        most = MAX_REPORT_BYTES // BYTES_PER_ELEMENT
+        return f"a daemon could not read it: lists and maps have at most {most} elements, and each key once"
+    return body
 
 
 def _check_integers(value: Any) -> None:

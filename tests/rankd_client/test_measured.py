@@ -14,6 +14,7 @@ from rankd.records import METRIC_NAMES
 from rankd.stages.reports import measurement_of
 from rankd_client.measured import METRICS, report
 from rankd_client.reports import Reports
+from rankd_client.wire import LOCAL_VERSION, Reported, decode, encode
 
 NORM, RATIO = "spectral_norm", "effective_rank"
 
@@ -24,7 +25,8 @@ def reported(measurements: Any, role: Any = "weight", refused: tuple[str, ...] =
     num_queued, skipped = report(queue, measurements, 3, role, refused)
     bodies = {}
     while (item := queue.next()) is not None:
-        message = item.message()
+        message = decode(encode(item.message()), LOCAL_VERSION)
+        assert isinstance(message, Reported)
         bodies[message.layer] = message.body
         queue.sent(item)
         measurement_of("r", message, 0.0)  # whatever goes, a daemon takes
@@ -78,6 +80,9 @@ def test_what_is_not_finite_is_null_and_says_so(values: dict[str, Any], body: di
         ("w", {RATIO: 1.0, "x": [math.nan]}, "cannot be sent"),
         ("w", {RATIO: 1.0, "x": 1 << 80}, "cannot be sent"),
         ("w", {RATIO: 1.0, "x": "y" * (64 << 10)}, "at most 65536"),
+        ("w", {RATIO: 1.0, "singular_values": [1.5] * 1025}, "at most 1024 elements"),
+        ("w", {RATIO: 1.0, "of": {str(number): number for number in range(1025)}}, "at most 1024 elements"),
+        ("w", {RATIO: 1.0, **{str(number): number for number in range(1024)}}, "at most 1024 elements"),
         ("w", {3: 1.0}, "expected a mapping"),
         ("w", 1.0, "float: expected a mapping of metric -> number or None"),
         ("", {RATIO: 1.0}, "name is not 1 to 1024"),
