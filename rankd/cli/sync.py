@@ -62,16 +62,19 @@ def _ship_all(root: Path, address: str, key: Key | None, wait: float, json_lines
         leave(f"{escape(repr(str(root)))}: {error.strerror}", PROBLEM)
     for fault in faults:
         _say(str(fault))
-    is_well, unshipped = not faults, set()
+    is_well, unfinished = not faults, set()
     for life in lives:
-        if (run := life[0].run) in unshipped:
-            continue  # its earlier steps first
+        if (run := life[0].run) in unfinished:  # its earlier steps first
+            _say(f"{escape(run, 256)}: a job that was started again waits for what the one before it has left")
+            is_well = False
+            continue
         began = time.monotonic()
         try:
             shipment = Shipment(life, address, key, wait, _say, _Watch(run))
         except (SpoolError, OSError) as error:
             _say(str(error))
-            unshipped.add(run)
+            is_well = False
+            unfinished.add(run)
             continue
         tallies += shipment.tallies
         try:
@@ -86,7 +89,9 @@ def _ship_all(root: Path, address: str, key: Key | None, wait: float, json_lines
                 seconds = round(time.monotonic() - began, 3)
                 for tally in shipment.tallies:
                     print_json({**tally.to_json(), "seconds": seconds})
-    return tallies, is_well and not unshipped
+        if any(tally.num_left for tally in shipment.tallies):  # a process that lives may write the other parts yet
+            unfinished.add(run)
+    return tallies, is_well
 
 
 class _Watch:
