@@ -157,6 +157,8 @@ class Shipment:
             while self._ready or self._under_way:
                 if self._load():
                     link.wake()
+                if not self._under_way:
+                    break  # parts were missing of all that was left
                 is_answered, now = self._collect(), time.monotonic()
                 answered_at = now if is_answered or not link.connected else answered_at
                 there_at = now if is_answered or link.connected else there_at
