@@ -32,6 +32,14 @@ class Schedule:
     min_interval_seconds: float = 0.0
     plans: tuple[Plan, ...] = field(default=(Plan(),))
     """The plan before the newest, and the newest: a plan says nothing about the steps before its first."""
+    _step: int | None = field(default=None, init=False)
+    _step_before: int | None = field(default=None, init=False)
+    """The newest step with which a push was called, due or not, and the last other one."""
+
+    def called(self, step: int) -> None:
+        """A push was called with `step`: before it is asked whether that is due."""
+        if step != self._step:
+            self._step_before, self._step = self._step, step
 
     def adopt(self, plan: Plan) -> None:
         if plan != self.plans[-1]:
@@ -47,13 +55,16 @@ class Schedule:
     def due(self, step: int, last_step: int | None, world_size: int) -> bool:
         """Whether `step` is due, `last_step` being the last one pushed (None: none yet).
 
-        Several processes: a function of the step and the plan alone. One process: the first push is due, then the
-        first step at or after each multiple of the interval; a step that goes back starts anew.
+        It is if it is the first at or after a multiple of the interval. One process: the first since the last push,
+        and without one, or if the step went back, it is due. Several processes: the first that a push was called with,
+        which is the same in all of them, whatever became of the pushes; a process that was not called before, or whose
+        step went back, has multiples alone due.
         """
         every = self.interval_at(step)
-        if world_size > 1:
-            return step % every == 0
-        return last_step is None or step < last_step or step // every > last_step // every
+        since = last_step if world_size == 1 else self._step_before
+        if since is None or step < since:
+            return world_size == 1 or step % every == 0
+        return step // every > since // every
 
     def too_soon(self, seconds_since_last: float | None, world_size: int) -> bool:
         """Whether min_interval_seconds forbids a push; time is no common ground for several processes."""

@@ -86,6 +86,7 @@ class Pusher:
         now = time.monotonic()
         self._start_line.called(step, now)
         self._meter.called(step, now)
+        self._schedule.called(step)
         if now < self._budget.resting_until:  # first, because most steps of most runs end here
             return self._pass(step, "budget"), None
         process_rank, world_size = process_world()

@@ -266,6 +266,7 @@ def test_processes_that_hear_of_a_plan_at_different_steps_push_the_same_ones(del
         for number, schedule in enumerate(schedules):
             if step - newest == delay(number):
                 schedule.adopt(plan)
+            schedule.called(step)
             if schedule.due(step, None, world_size=4):
                 pushed[number].append(step)
     assert pushed[0] == pushed[1] == pushed[2] == pushed[3]
@@ -282,6 +283,8 @@ def test_a_process_that_hears_too_late_agrees_from_then_on() -> None:
     for step in range(90, 300):
         if step == 150:
             late.adopt(plan)
+        for schedule in (early, late):
+            schedule.called(step)
         if early.due(step, None, world_size=4) != late.due(step, None, world_size=4):
             differ.append(step)
     assert differ and min(differ) >= 100 and max(differ) < 150

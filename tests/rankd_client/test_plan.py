@@ -29,6 +29,7 @@ class Layer:
 def due_steps(schedule: Schedule, steps: range | list[int], world_size: int = 1) -> list[int]:
     last, due = None, []
     for step in steps:
+        schedule.called(step)
         if schedule.due(step, last, world_size):
             due.append(step)
             last = step
@@ -48,8 +49,40 @@ def test_a_step_that_goes_back_starts_anew_and_a_repeated_one_is_not_due() -> No
     assert due_steps(Schedule(1), [5, 5, 6]) == [5, 6]
 
 
-def test_several_processes_look_at_the_step_alone() -> None:
+def test_of_several_processes_none_has_a_first_step_that_is_due_by_itself() -> None:
     assert due_steps(Schedule(10), range(7, 41), world_size=8) == [10, 20, 30, 40]
+
+
+def test_of_several_processes_a_cadence_of_the_users_own_is_no_reason_never_to_push() -> None:
+    assert due_steps(Schedule(4), range(9, 60, 10), world_size=2) == [19, 29, 39, 49, 59]
+    assert due_steps(Schedule(16), range(0, 100, 10), world_size=2) == [0, 20, 40, 50, 70, 80]
+
+
+def test_of_several_processes_a_step_that_goes_back_starts_anew_and_a_repeated_one_is_what_it_was() -> None:
+    assert due_steps(Schedule(10), [27, 31, 31, 12, 12, 25, 10, 10, 11], world_size=2) == [31, 31, 25, 10, 10]
+
+
+@given(
+    st.lists(st.integers(0, 300), min_size=2, max_size=60),
+    st.integers(0, 59),
+    st.lists(st.tuples(st.integers(0, 300), st.integers(0, 40)), max_size=2),
+)
+def test_processes_that_are_called_alike_choose_alike_from_the_second_call_on(
+    steps: list[int], joins_at: int, plans: list[tuple[int, int]]
+) -> None:
+    early, late = Schedule(3), Schedule(3)
+    for number, (first_step, every_steps) in enumerate(plans):
+        for schedule in (early, late):
+            schedule.adopt(Plan(number + 1, first_step, every_steps))
+    joins_at %= len(steps)
+    for step in steps[:joins_at]:
+        early.called(step)
+    is_first = True
+    for step in steps[joins_at:]:
+        early.called(step)
+        late.called(step)
+        is_first &= step == steps[joins_at]  # again and again, it is one step
+        assert is_first or early.due(step, None, 2) == late.due(step, None, 2)
 
 
 def test_a_plan_holds_from_its_first_step_and_never_makes_pushes_more_frequent() -> None:
