@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
-import socket
-import sys
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +11,7 @@ from typing import Any
 
 from rankd_client.endpoints import default_url, discovery_path, endpoints_of, is_discovery, state_directory
 from rankd_client.keys import Key, find_key
+from rankd_client.runname import default_run
 from rankd_client.wire import MAX_RUN_NAME_BYTES
 
 DTYPES = ("bfloat16", "float32", "float16", "float64", "int8", "float8_e4m3fn", "float8_e5m2")
@@ -130,37 +127,6 @@ def _spool_bytes() -> int:
     if not text.isascii() or not text.isdigit() or not int(text[:19]) > 0 or len(text) > 18:
         raise _wrong("RANKD_SPOOL_BYTES", text, "a number of bytes, an integer of at least 1")
     return int(text)
-
-
-JOB_VARIABLES = (
-    ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"),
-    ("SLURM_JOB_ID",),
-    ("PBS_JOBID",),
-    ("LSB_JOBID", "LSB_JOBINDEX"),
-    ("FLUX_JOB_ID",),
-    ("JOB_ID", "SGE_TASK_ID"),  # both, because other programs set a JOB_ID too
-)
-"""What batch systems call a job, and its place in an array of jobs."""
-
-_NO_ARRAY = {"LSB_JOBINDEX": "0", "SGE_TASK_ID": "undefined"}
-
-
-def default_run() -> str:
-    """A readable name. In a batch job script and job, the same in all of its processes and when it is requeued; else
-    one that no other run has: script, host, process and time."""
-    script = (Path(sys.argv[0]).stem if sys.argv and sys.argv[0] not in ("", "-c") else "python")[:60]
-    if job := _job_id():
-        return f"{script}-{job}"
-    return f"{script}-{socket.gethostname()[:60]}-{os.getpid()}-{time.strftime('%Y%m%dT%H%M%S')}"
-
-
-def _job_id() -> str:
-    """`123` or `123_4`, as the batch system's own tools say; "" outside of one."""
-    for names in JOB_VARIABLES:
-        if all(os.environ.get(name) for name in names):
-            values = [os.environ[name] for name in names if os.environ[name] != _NO_ARRAY.get(name)]
-            return "_".join(re.sub(r"[^A-Za-z0-9._\[\]-]", "", value)[:60] for value in values)
-    return ""
 
 
 def _run(run: str | None) -> str:

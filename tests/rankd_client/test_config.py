@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from rankd_client.client import Client
-from rankd_client.config import JOB_VARIABLES, default_run
 
 
 @pytest.fixture(autouse=True)
@@ -105,36 +104,6 @@ def test_patterns_are_one_or_several() -> None:
 def test_a_run_without_a_name_gets_a_readable_one() -> None:
     run = Client().run
     assert 0 < len(run) <= 256 and run.isprintable()
-
-
-@pytest.mark.parametrize(
-    ("job", "name"),
-    [
-        ({"SLURM_JOB_ID": "123", "SLURM_RESTART_COUNT": "1", "SLURM_PROCID": "7"}, "123"),
-        ({"SLURM_JOB_ID": "129", "SLURM_ARRAY_JOB_ID": "123", "SLURM_ARRAY_TASK_ID": "0"}, "123_0"),
-        ({"PBS_JOBID": "123[4].server"}, "123[4].server"),
-        ({"LSB_JOBID": "123", "LSB_JOBINDEX": "0"}, "123"),
-        ({"LSB_JOBID": "123", "LSB_JOBINDEX": "4"}, "123_4"),
-        ({"FLUX_JOB_ID": "f2ab"}, "f2ab"),
-        ({"JOB_ID": "123", "SGE_TASK_ID": "undefined"}, "123"),
-        ({"JOB_ID": "123", "SGE_TASK_ID": "4"}, "123_4"),
-        ({"SLURM_JOB_ID": "1\n\x1b/2" + "3" * 200}, "12" + "3" * 58),
-    ],
-)
-def test_a_batch_job_keeps_its_run(monkeypatch: pytest.MonkeyPatch, job: dict[str, str], name: str) -> None:
-    for variable in {variable for names in JOB_VARIABLES for variable in names}:
-        monkeypatch.delenv(variable, raising=False)
-    for variable, value in job.items():
-        monkeypatch.setenv(variable, value)
-    monkeypatch.setattr("sys.argv", ["/home/u/train.py", "--lr", "1"])
-    assert default_run() == f"train-{name}" == Client().run
-
-
-def test_a_job_id_of_another_program_names_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in {variable for names in JOB_VARIABLES for variable in names}:
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("JOB_ID", "123")
-    assert "123" not in default_run().split("-")
 
 
 def test_a_discovery_file_need_not_be_there_yet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
