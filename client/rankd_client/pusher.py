@@ -20,6 +20,7 @@ from rankd_client.budget import Budget
 from rankd_client.config import Config
 from rankd_client.console import Echo
 from rankd_client.copies.copier import Copier
+from rankd_client.elsewhere import Elsewhere
 from rankd_client.fences import Fence
 from rankd_client.measured import report
 from rankd_client.outbox import Outbox
@@ -29,13 +30,11 @@ from rankd_client.receipt import PushReceipt
 from rankd_client.shown import Shown
 from rankd_client.startline import StartLine
 from rankd_client.stats import Meter, Stats
-from rankd_client.turns import REPLICA, Turns, mine, not_mine
+from rankd_client.turns import LEFT_TO_FIRST, REPLICA, Turns, mine, not_mine
 from rankd_client.watch import Selection, Watched, Watcher
 from rankd_client.wire import DTYPES, Hello
 
 CAPTURING = "a CUDA graph is being captured"
-MAX_UNSEEN = 100
-"""Due pushes without a look at a model that others send."""
 
 
 class Pusher:
@@ -66,11 +65,7 @@ class Pusher:
         """Of the push that is under way: what was spent once and for all."""
         self._last_step: int | None = None
         self._last_seconds: float | None = None
-        self._elsewhere: tuple[int, int, frozenset[Any]] | None = None
-        """A model, this process's number and what was beside the model, when others had all of it to send: it is not
-        looked at any more."""
-        self._num_unseen = 0
-        """Due pushes since it was."""
+        self._elsewhere = Elsewhere()
         self._copied: list[str] = []
         """Names of what the newest push took."""
         self._passed: dict[str, Mapping[str, str]] = {}
@@ -93,13 +88,13 @@ class Pusher:
         if self._link is not None:
             self._schedule.adopt(self._link.plan)
         reason = self._reason_to_pass(step, now, world_size)
-        if reason is None and self._is_elsewhere(model, process_rank, also):
-            reason = REPLICA
+        if reason is None and self._elsewhere.holds(model, process_rank, also):
+            reason = self._elsewhere.reason
         if reason == CAPTURING:
             self._look_once(model)
         max_bytes = self._affordable_bytes(now, world_size) if reason is None else None
         if max_bytes is None:
-            if reason not in ("not due", REPLICA):
+            if reason not in ("not due", REPLICA, LEFT_TO_FIRST):
                 self._meter.skipped()
             return self._pass(step, reason or "budget"), None
         self._set_up_seconds, wire_bytes = 0.0, 0
@@ -175,14 +170,6 @@ class Pusher:
             return "not due"
         return CAPTURING if copies.capturing() else None
 
-    def _is_elsewhere(self, model: Any, process_rank: int, also: Any) -> bool:
-        """Whether others had all of it to send when it was looked at, which is done again now and then: a model may
-        be sharded in place."""
-        if self._elsewhere != (id(model), process_rank, _names(also)) or self._num_unseen >= MAX_UNSEEN:
-            return False
-        self._num_unseen += 1
-        return True
-
     def _affordable_bytes(self, now: float, world_size: int) -> int | None:
         """Bound of a due push; None: skip it. Time is no common ground for several processes."""
         if world_size > 1:
@@ -228,9 +215,7 @@ class Pusher:
                 self.fence.now()
         self._copied = [item.name for item in copied if item.role == "weight"]
         self._beside.pushed(copied)
-        found = (*watched, *self._beside.found)
-        if process_rank and all(not_mine(item, process_rank) == REPLICA for item in found):
-            self._elsewhere, self._num_unseen = (id(model), process_rank, _names(also)), 0
+        self._elsewhere.looked(model, process_rank, also, (*watched, *self._beside.found))
         self._turns.pushed(self._copied)
         self._remember(watched)
         if self._link is not None:
@@ -291,10 +276,6 @@ class Pusher:
         if self._turns.remember(watched, self._beside.found, again=self._watcher.again, budget=budget):
             self._passed = {}
             self._meter.watching(self._turns.names or ())
-
-
-def _names(also: Any) -> frozenset[Any]:
-    return frozenset(also) if isinstance(also, Mapping) else frozenset()
 
 
 def _tell(pusher: weakref.ref[Pusher]) -> dict[str, Any]:

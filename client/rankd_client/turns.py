@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 
 from rankd_client.plan import choose, choose_alike
@@ -9,6 +10,9 @@ from rankd_client.watch import Watched
 
 REPLICA = "replica"
 """Another process pushes the same."""
+
+LEFT_TO_FIRST = "left to process 0"
+"""Which pushes the same, unless this process is another stage of a pipeline: nothing here tells."""
 
 
 class Turns:
@@ -101,5 +105,6 @@ def mine(
 def not_mine(item: Watched, process_rank: int) -> str | None:
     """Why this process does not send it; None: it does."""
     if (process_rank if item.replica is None else item.replica) != 0:
-        return REPLICA
+        is_told = item.replica is not None or "torch.distributed.pipelining" not in sys.modules
+        return REPLICA if is_told else LEFT_TO_FIRST
     return None if item.num_bytes else "other processes hold all of it"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -134,6 +136,20 @@ def test_only_process_zero_pushes_and_time_does_not_matter_there(make: Make, mon
     client = make(every_steps=2, max_overhead=1e-9, min_interval_seconds=100.0)
     queued = [client.push(model_of(1, 512), step=step).num_queued for step in range(1, 9)]
     assert queued == [0, 1, 0, 1, 0, 1, 0, 1]
+
+
+def test_a_pipelines_stage_without_an_adapter_is_not_said_to_be_sent_by_others(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setitem(sys.modules, "torch.distributed.pipelining", ModuleType("pipelining"))
+    client = make()
+    for step in range(3):
+        assert client.push(model_of(1), step).skipped == {"h.0.weight": "left to process 0"}
+    (record,) = caplog.records
+    assert "process 1 sends nothing" in record.getMessage() and "MegatronAdapter" in record.getMessage()
+    assert client.stats.num_skipped == 0
 
 
 def test_steps_of_other_integer_types(make: Make) -> None:
