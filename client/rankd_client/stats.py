@@ -80,7 +80,9 @@ class Meter:
         self._pushed_at: dict[str, int] = {}
 
     def called(self, step: int, now_seconds: float) -> None:
-        """push() was called; at each step, so no more than this."""
+        """push() was called; at each step, so no more than this. A step that goes back makes later snapshots void."""
+        if step < self.step:
+            self._pushed_at = {name: at for name, at in self._pushed_at.items() if at <= step}
         self.step, self._last_seconds = step, now_seconds
 
     def skipped(self) -> None:
@@ -114,8 +116,8 @@ class Meter:
     def stats(self, **more: Any) -> Stats:
         """`more`: what the pusher knows besides."""
         elapsed_seconds = 0.0 if self._first_seconds is None else self._last_seconds - self._first_seconds
-        pushed_at, step = self._pushed_at, self.step
-        ages = {name: step - pushed_at[name] if name in pushed_at else None for name in self._names}
+        step, pushed_at = self.step, self._pushed_at
+        ages = {name: max(0, step - pushed_at[name]) if name in pushed_at else None for name in self._names}
         return Stats(
             step=step,
             num_pushes=self.num_pushes,

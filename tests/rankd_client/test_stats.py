@@ -48,6 +48,19 @@ def test_a_step_that_goes_back_is_no_negative_time() -> None:
     assert meter.stats().step_seconds == pytest.approx(0.1)
 
 
+def test_of_a_layer_pushed_after_the_step_that_a_run_went_back_to_there_is_none_yet() -> None:
+    meter = Meter()
+    meter.watching(("a", "b"))
+    for step, name in ((90, "a"), (120, "b")):
+        meter.called(step, step)
+        meter.pushed(step, step, 0.1, 1, [name])
+    meter.called(100, 200.0)
+    assert dict(meter.stats().ages_steps) == {"a": 10, "b": None}
+    meter.called(130, 300.0)
+    assert dict(meter.stats().ages_steps) == {"a": 40, "b": None}
+    assert (meter.stats().num_never, meter.stats().oldest_steps) == (1, 40)
+
+
 def test_the_summary_fits_a_heartbeat_however_many_layers_there_are() -> None:
     meter = Meter()
     meter.watching(tuple(f"layer.{index}" for index in range(10_000)))
