@@ -15,6 +15,11 @@ LEFT_TO_FIRST = "left to process 0"
 """Which pushes the same, unless this process is another stage of a pipeline: nothing here tells."""
 
 
+MAX_OTHERS = 1024
+"""Layers of other models of which it is remembered when they went, at least: a client may push several in turn, but
+names that are new for ever must not pile up."""
+
+
 class Turns:
     """Layers take turns where a push has no room for all of them. It remembers when each last went, and of the model
     what the cheap ways through a push need."""
@@ -73,6 +78,7 @@ class Turns:
             names = tuple(item.name for item in watched)
             is_new = names != self.names
             self.names = names
+            self._forget_others()
             self._total_bytes = sum(item.num_bytes for item in watched)
             self._fitting_bytes = sum(item.num_bytes for item in watched if item.num_bytes <= max_bytes)
             self.num_masters = sum(item.is_master for item in watched)
@@ -87,14 +93,23 @@ class Turns:
         return is_new
 
 
+    def _forget_others(self) -> None:
+        """But for those that went last, where there are many."""
+        others = self._last_push.keys() - set(self.names or ())
+        num_kept = max(MAX_OTHERS, len(self.names or ()))
+        if len(others) > 2 * num_kept:  # seldom, as it takes a while
+            for name in sorted(others, key=self._last_push.__getitem__)[:-num_kept]:
+                del self._last_push[name]
+
+
 def mine(
     chosen: list[Watched], skipped: dict[str, str], process_rank: int, refused: Mapping[str, str]
 ) -> list[Watched]:
     """What this process sends of it: not what the daemon would refuse again, nor what another process sends."""
     found = []
     for item in chosen:
-        if item.label in refused:
-            skipped[item.label] = f"refused: {refused[item.label]}"
+        if (code := refused.get(item.label)) is not None:  # another thread's, that forgets some
+            skipped[item.label] = f"refused: {code}"
         elif (reason := not_mine(item, process_rank)) is not None:
             skipped[item.label] = reason
         else:
