@@ -21,14 +21,13 @@ class Steps:
         self._next_pushed = self._next_reported = 0
 
     def pushed(self, step: Any) -> int:
-        """`step`, or that after the last push. Raises TypeError or ValueError."""
+        """`step`, or that after the last push. Raises ValueError."""
         number = _checked(self._next_pushed if step is None else step)
         self._next_pushed = number + 1
         return number
 
     def reported(self, step: Any) -> int:
-        """`step`, or that of the last push; where there was none, that after the last one. Raises TypeError or
-        ValueError."""
+        """`step`, or that of the last push; where there was none, that after the last one. Raises ValueError."""
         if step is None:
             step = self._next_pushed - 1 if self._next_pushed else self._next_reported
         number = _checked(step)
@@ -37,9 +36,9 @@ class Steps:
 
 
 def _checked(step: Any) -> int:
-    number = operator.index(step)
-    if isinstance(step, bool) or not 0 <= number <= MAX_STEP:
-        raise ValueError(f"step={step!r}: expected an integer from 0 to 2**63 - 1")
+    is_integer = hasattr(step, "__index__") and not isinstance(step, bool)
+    if not is_integer or not 0 <= (number := operator.index(step)) <= MAX_STEP:
+        raise ValueError(f"step={escape(step)}: expected an integer from 0 to 2**63 - 1")
     return number
 
 

@@ -115,7 +115,7 @@ class Client:
             from rankd_client.pusher import Pusher  # brings ZeroMQ: not for those who have this disabled
 
             self._pusher = Pusher(self.config, os.urandom(16), self._alerts)
-        self._steps = Steps()
+        self._steps, self._last_stats = Steps(), Stats()
         self._attached: dict[int, Attachment] = {}
         """By the model's id."""
 
@@ -174,9 +174,7 @@ class Client:
             older.detach()
         fence = pusher.fence
         if not fence.watch(model, optimizers, pusher.wants):
-            say(
-                "attach: some weights, maybe frozen ones, are not the optimizer's: each push makes the GPU's stream wait"
-            )
+            say("attach: some weights, perhaps frozen, are not the optimizer's: each push makes the GPU's stream wait")
         pusher.use_optimizers(attachment.optimizers)
         ids = attachment.model_id, attachment.optimizer_ids
         attachment.hook(fence.before_step, self._guard, lambda: fence.forget(*ids))
@@ -192,9 +190,9 @@ class Client:
 
     @property
     def stats(self) -> Stats:
-        """What pushing costs, how old each layer's newest snapshot is, what was dropped. Cheap; on any thread."""
+        """What pushing costs, how old each layer's newest snapshot is, what was dropped; of a closed client too."""
         pusher = self._pusher
-        return Stats() if pusher is None else pusher.stats()
+        return self._last_stats if pusher is None else pusher.stats()
 
     def _guard(self, work: Callable[[], Any]) -> None:
         """In somebody else's training step: nothing raises, and a child process does nothing."""
@@ -274,6 +272,7 @@ class Client:
         try:
             if pusher is not None:
                 pusher.close(seconds)
+                self._last_stats = pusher.stats()
         except Exception as error:
             self._fault(error, "close()")
 

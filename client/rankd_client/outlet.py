@@ -30,6 +30,16 @@ class Outlet(Protocol):
         """Layers that would not be taken, with the code; another thread may put another dict in its place."""
         ...
 
+    @property
+    def num_dropped(self) -> int:
+        """Snapshots and reports that were refused, or could not be written."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """By which way they go, as Stats has it."""
+        ...
+
     def start(self) -> None: ...
 
     def wake(self) -> None:

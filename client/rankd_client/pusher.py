@@ -122,15 +122,16 @@ class Pusher:
 
     def stats(self) -> Stats:
         """On any thread."""
+        link, outbox = self._link, self._outbox
         return self._meter.stats(
             max_overhead=self._config.max_overhead,
             every_steps=self._schedule.interval_at(self._meter.step),
             device_bytes=self._copier.device_bytes,
-            memory_bytes=self._outbox.arena.num_bytes,
-            num_replaced=self._outbox.num_replaced,
-            num_dropped=self._outbox.num_dropped,
+            memory_bytes=outbox.arena.num_bytes,
+            num_replaced=outbox.num_replaced,
+            num_dropped=outbox.num_dropped + outbox.reports.num_dropped + (link.num_dropped if link else 0),
             num_masters=self._turns.num_masters,
-            path="" if self._link is None else getattr(self._link, "path", "zeromq"),
+            path=link.path if link else "",
         )
 
     def report(self, measurements: Any, step: int, role: Any, started: float) -> tuple[PushReceipt, Exception | None]:
@@ -209,10 +210,12 @@ class Pusher:
                 chosen = mine(chosen, skipped, process_rank, refused)
             if chosen and not (self._watcher.again and self._link is not None and not beside):
                 self._set_up([*watched, *self._beside.found], process_rank, world_size)
-            copied, error = self._copier.copy(chosen, step, skipped, self._watcher.again and not beside)
-            self.fence.pushed(model)
-            if beside or any(item.decode is not None for item in chosen):  # who knows when it changes next
-                self.fence.now()
+            try:
+                copied, error = self._copier.copy(chosen, step, skipped, self._watcher.again and not beside)
+            finally:  # after Ctrl-C, too, copies may go on
+                self.fence.pushed(model)
+                if beside or any(item.decode is not None for item in chosen):  # who knows when it changes next
+                    self.fence.now()
         self._copied = [item.name for item in copied if item.role == "weight"]
         self._beside.pushed(copied)
         self._elsewhere.looked(model, process_rank, also, (*watched, *self._beside.found))

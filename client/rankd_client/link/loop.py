@@ -73,6 +73,11 @@ class Link:
         return self._talk.num_refused
 
     @property
+    def num_dropped(self) -> int:
+        """Refused for good."""
+        return self._talk.num_refused
+
+    @property
     def num_wire_errors(self) -> int:
         return self._talk.num_wire_errors
 
