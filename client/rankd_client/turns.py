@@ -92,7 +92,6 @@ class Turns:
             self.least_bytes = min(first_bytes + (turn.num_bytes if turn else 0), self.whole_bytes)
         return is_new
 
-
     def _forget_others(self) -> None:
         """But for those that went last, where there are many."""
         others = self._last_push.keys() - set(self.names or ())
