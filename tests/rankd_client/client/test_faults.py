@@ -83,6 +83,27 @@ def test_one_layer_that_cannot_be_copied_does_not_cost_the_others(make: Make) ->
         make().push(model)
 
 
+class Interrupting(torch.Tensor):
+    """A tensor while whose values are read the user has enough."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.Tensor.detach, torch.Tensor.copy_):
+            raise KeyboardInterrupt
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_after_ctrl_c_in_a_copy_copies_that_go_on_are_waited_for(make: Make) -> None:
+    client, waits = make(), list[str]()
+    assert client._pusher is not None
+    client._pusher.fence._wait = lambda: waits.append("waited")
+    client.push({"a": torch.ones(4, 4)})
+    with pytest.raises(KeyboardInterrupt):
+        client.push({"a": torch.ones(4, 4), "b": torch.ones(4, 4).as_subclass(Interrupting)})
+    assert waits == ["waited", "waited"]
+    assert client.push({"a": torch.ones(4, 4)}).num_queued == 1
+
+
 def test_two_threads_that_push_do_not_disturb_one_another(make: Make) -> None:
     client = make(strict=False)
     receipts: list[PushReceipt] = []
