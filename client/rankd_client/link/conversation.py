@@ -40,6 +40,9 @@ from rankd_client.wire import (
 LASTING = frozenset({"layer_too_large", "too_many_layers"})
 """Codes with which the same layer would be refused again: it is not copied any more until the next welcome."""
 
+MAX_REFUSED = 10_000
+"""Of those it is remembered: more than a model has, but names may be new at each push. The oldest go first."""
+
 LOANS_ENDED = frozenset({"not_lent", "loan_ended"})
 """No verdict on a snapshot: its memory could not be read, and it goes again after another hello."""
 
@@ -280,6 +283,8 @@ class Conversation:
         self.num_refused += 1
         if refusal.code in LASTING:
             self.refused[label_of(layer, role)] = refusal.code
+            if len(self.refused) > MAX_REFUSED:
+                del self.refused[next(iter(self.refused))]
         self._outbox.settle(layer, role, step, refusal.code)
         why = self._why(refusal)
         self._faults.once(f"refused-{refusal.code}", f"the daemon refused {escape(layer, 200)} ({why})")

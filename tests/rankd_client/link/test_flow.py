@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from link_ends import MIB, PATIENCE_SECONDS, Router, Setup
 
-from rankd_client.link import flow
+from rankd_client.link import conversation, flow
 from rankd_client.wire import MIN_CHUNK_BYTES, Ack, AlertNotice, Plan, Refusal, Welcome
 
 
@@ -121,6 +121,19 @@ def test_a_refused_snapshot_is_not_sent_again(router: Router, setup: Setup, capl
     assert setup.link.refused == {"a\x1b[2J": "layer_too_large"}
     (record,) = caplog.records
     assert "layer_too_large" in record.getMessage() and record.getMessage().isprintable()
+
+
+def test_no_more_refused_layers_are_remembered_than_a_model_has(
+    router: Router, setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversation, "MAX_REFUSED", 3)
+    setup.put("last", 1)
+    router.welcome()
+    router.chunk()
+    names = [*(f"layer.{number}" for number in range(10)), "last"]
+    router.send(*(Refusal("too_many_layers", "", name, 1) for name in names))
+    assert setup.outbox.wait_settled(PATIENCE_SECONDS)
+    assert list(setup.link.refused) == names[-3:]
 
 
 def test_a_passing_refusal_does_not_bar_the_layer(router: Router, setup: Setup) -> None:
