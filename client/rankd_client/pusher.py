@@ -97,7 +97,7 @@ class Pusher:
             if reason not in ("not due", REPLICA, LEFT_TO_FIRST):
                 self._meter.skipped()
             return self._pass(step, reason or "budget"), None
-        self._set_up_seconds, wire_bytes = 0.0, 0
+        self._set_up_seconds, wire_bytes, self._copied = 0.0, 0, []
         try:
             receipt, error = self._push(model, also, step, max_bytes, process_rank, world_size)
             wire_bytes = receipt.wire_bytes
@@ -106,8 +106,8 @@ class Pusher:
             blocked_seconds = time.perf_counter() - started
             lasting_seconds = blocked_seconds - self._set_up_seconds
             self._budget.spend(lasting_seconds, wire_bytes)
+            self._meter.pushed(step, now, lasting_seconds, wire_bytes, self._copied)
         self._start_line.pushed(step, now, lasting_seconds, wire_bytes)
-        self._meter.pushed(step, now, lasting_seconds, wire_bytes, self._copied)
         return replace(receipt, blocked_seconds=blocked_seconds), error
 
     def wants(self, name: str) -> bool:

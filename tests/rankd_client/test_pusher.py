@@ -102,6 +102,19 @@ def test_max_overhead_is_kept_whatever_comes_of_the_pushes(
     assert blocked_seconds <= max_overhead * (clock.seconds - began) + PUSH_SECONDS + 0.02
 
 
+def test_a_push_that_fails_counts_in_what_pushing_costs(make: Callable[..., Client], clock: Clock) -> None:
+    trainer = make(max_overhead=None)
+    trainer.push(MODEL, 0)
+    for step in range(1, 11):
+        clock.seconds += STEP_SECONDS
+        trainer.push(Broken(), step)
+    stats = trainer.stats
+    assert (trainer.num_errors, stats.num_pushes, stats.num_due) == (10, 11, 11)
+    assert stats.blocked_seconds == pytest.approx(11 * PUSH_SECONDS)
+    assert stats.push_seconds == pytest.approx(PUSH_SECONDS)
+    assert set(stats.ages_steps.values()) == {10}, "nothing went with them"
+
+
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_what_is_left_out_at_many_steps_is_not_looked_at_or_listed_anew(
     make: Callable[..., Client], clock: Clock, monkeypatch: pytest.MonkeyPatch, rank: str
