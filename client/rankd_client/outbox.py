@@ -13,6 +13,7 @@ from itertools import count
 
 from rankd_client.arena import Arena, Region
 from rankd_client.reports import Reports
+from rankd_client.returns import Returns
 from rankd_client.snapshot import WHOLE, Arrival, Key, Snapshot, Tracker
 from rankd_client.wire import Shard
 
@@ -34,6 +35,7 @@ class Outbox:
         self._changed = threading.Condition()
         self._orders = count()
         self.reports = Reports(self._changed, self._orders, self._comes_before)
+        self._returns = Returns()
         self._places: dict[Key, list[Region]] = {}
         """Where each layer lay last: there again, so that what is copied together stays side by side."""
         self._queue: dict[Key, Snapshot] = {}
@@ -59,6 +61,7 @@ class Outbox:
         """A snapshot to write into, or None where no memory can be had. Follow with `commit` or `abandon`."""
         with self._changed:
             key = (layer, role)
+            num_returns = self._returns.count(key, step)
             old = self._queue.get(key)
             region = None
             if old is not None:  # unsent: its memory is the best place for its successor, which keeps its turn
@@ -72,7 +75,9 @@ class Outbox:
                 self.num_dropped += self._queue.pop(key, None) is not None
                 return None
             self.num_replaced += old is not None
-            snapshot = Snapshot(layer, step, region, shape, role=role, shard=shard, order=next(self._orders))
+            snapshot = Snapshot(
+                layer, step, region, shape, role=role, shard=shard, order=next(self._orders), num_returns=num_returns
+            )
             self._queue[key] = snapshot
             return snapshot
 

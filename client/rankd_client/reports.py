@@ -16,6 +16,7 @@ from typing import Any
 
 import msgpack
 
+from rankd_client.returns import Returns
 from rankd_client.wire import Reported
 
 MAX_BYTES = 4 << 20
@@ -36,7 +37,8 @@ Name = tuple[str, str, int]
 @dataclass(slots=True, eq=False)
 class Report:
     """`body` is packed. `order`: its place among all that this process has to send. `is_return`: its step is no later
-    one of its layer, as far as this process knows; sent once more it is one still, while others are `again`."""
+    one of its layer, as far as this process knows; sent once more it is one still, while others are `again`.
+    `num_returns`: how often its layer had gone back."""
 
     layer: str
     role: str
@@ -46,6 +48,7 @@ class Report:
     is_return: bool
     again: bool = False
     under_way: bool = False
+    num_returns: int = 0
 
     @property
     def name(self) -> Name:
@@ -86,6 +89,7 @@ class Reports:
         self._awaiting: deque[Report] = deque()
         self._num_bytes = 0
         self._num_under_way = 0
+        self._returns = Returns()
         self._last_steps: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._lines: dict[tuple[str, str], deque[Report]] = {}
         """What is unsent or awaited of each (layer, role)."""
@@ -103,6 +107,7 @@ class Reports:
                 self._last_steps.popitem(last=False)
             is_return = last_step is None or step <= last_step
             report = Report(layer, role, step, packed, next(self._orders), is_return)
+            report.num_returns = self._returns.count(line, step)
             self._unsent.append(report)
             self._lines.setdefault(line, deque()).append(report)
             self._num_bytes += report.num_bytes

@@ -50,6 +50,8 @@ class Snapshot:
     trackers: list[Tracker] = field(default_factory=list)
     order: int = 0
     """Its place among all that this process has to send."""
+    num_returns: int = 0
+    """How often its layer had gone back."""
 
     @property
     def key(self) -> Key:

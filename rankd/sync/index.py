@@ -50,6 +50,9 @@ class Lines:
     num_done: int = 0
     num_left: int = 0
     faults: list[SpoolError] = field(default_factory=list)
+    counted: dict[Key, tuple[int, int]] = field(default_factory=dict)
+    """How often a layer went back, snapshots and numbers, where the trainer did not write it: as far as can be told
+    from what is there."""
 
 
 class Index:
@@ -75,9 +78,12 @@ class Index:
         return {key for lines in self.lines for key in lines.places}
 
     def steps(self, key: Key) -> Iterator[tuple[Order, list[Place]]]:
-        """The steps of a layer in their order, each with all that the processes have of it."""
+        """The steps of a layer in their order, each with all that the processes have of it. Where it went back and
+        one process saw that while another did not, which parts belong together is not known: each is by itself."""
         lines = [self._orders(session, key) for session in range(len(self.lines))]
-        for order, places in groupby(merge(*lines, key=lambda line: line[0]), key=lambda line: line[0]):
+        is_alike = len({lines.counted[key] for lines in self.lines if key in lines.counted}) < 2
+        ordered = merge(*lines, key=lambda line: line[0])
+        for (order, _), places in groupby(ordered, key=lambda line: (line[0], -1 if is_alike else line[1].session)):
             yield order, [place for _, place in places]
 
     def may_come(self, key: Key, order: Order, places: list[Place]) -> bool:
@@ -114,7 +120,7 @@ class Index:
                 if path.exists():  # else it was thinned out just now
                     lines.faults.append(error)
         done = self.progress[session].numbers
-        for key, line in rows.ordered():
+        for key, line in rows.ordered(lines.counted):
             # Not only what was dealt with itself: nothing goes that is older than what went.
             last = max((place for place, row in enumerate(line) if row[3] in done), default=-1)
             lines.num_done += last + 1
@@ -147,7 +153,7 @@ class Index:
                 faults.append(error)
                 continue
             self._need(message)
-            rows.add(message, record.number, thinning_class, record.at)
+            rows.add(message, record, thinning_class)
         if rows.newest is None and self.life[session].live:
             rows.newest = newest
 
@@ -161,21 +167,27 @@ class _Rows:
 
     def __init__(self) -> None:
         self.newest: int | None = None
-        self._by_key: dict[Key, list[tuple[int, int, int, int, int]]] = {}
+        self._by_key: dict[Key, list[tuple[int, int, int, int, int, int | None]]] = {}
 
-    def add(self, message: Message, number: int, thinning_class: int, at: int) -> None:
-        row = (number, message.step, int(isinstance(message, Reported)), thinning_class, at)
+    def add(self, message: Message, record: Record, thinning_class: int) -> None:
+        kind = int(isinstance(message, Reported))
+        row = (record.number, message.step, kind, thinning_class, record.at, record.num_returns)
         self._by_key.setdefault((message.layer, message.role), []).append(row)
 
-    def ordered(self) -> Iterator[tuple[Key, list[tuple[int, int, int, int, int, int]]]]:
-        """Each layer's as they go. That it went back is told by the order in which they were written, of snapshots and
-        of numbers for themselves: one may have overtaken the other on the way to the disk."""
+    def ordered(
+        self, counted: dict[Key, tuple[int, int]]
+    ) -> Iterator[tuple[Key, list[tuple[int, int, int, int, int, int]]]]:
+        """Each layer's as they go. How often it had gone back, the trainer wrote. Where it did not, that is told by the
+        order in which they were written, of snapshots and of numbers for themselves (one may have overtaken the other
+        on the way to the disk), and `counted` says so."""
         for key, found in self._by_key.items():
             line, times, previous = [], [0, 0], [-1, -1]
-            for number, step, kind, thinning_class, at in sorted(found):
-                times[kind] += step <= previous[kind]
+            for number, step, kind, thinning_class, at, num_returns in sorted(found):
+                times[kind] = times[kind] + (step <= previous[kind]) if num_returns is None else num_returns
                 previous[kind] = step
                 line.append((times[kind], step, kind, number, thinning_class, at))
+            if any(row[-1] is None for row in found):
+                counted[key] = (times[0], times[1])
             yield key, sorted(line)
 
 

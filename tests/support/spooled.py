@@ -36,11 +36,11 @@ class Spooled:
         self.session = Session(root, max_bytes, self.hello)
         self.path = self.session.path
 
-    def keep(self, chunk: Chunk, body: bytes | None = None) -> bool:
+    def keep(self, chunk: Chunk, body: bytes | None = None, num_returns: int | None = None) -> bool:
         body = bytes(chunk.total_bytes) if body is None else body
         assert len(body) == chunk.total_bytes
         key = (chunk.layer, chunk.role)
-        return self.session.keep(key, chunk.step, bytes(encode(chunk)[0]), body, lambda: None)
+        return self.session.keep(key, chunk.step, bytes(encode(chunk)[0]), body, lambda: None, num_returns)
 
     def close(self) -> None:
         self.session.close()

@@ -4,8 +4,9 @@
     DIR/SESSION/NN.spool     its snapshots of thinning class NN (see thinning): preamble, records, each behind the other
     DIR/SESSION/done         written by `rankd sync`: what was dealt with
 
-A record is a head of 36 bytes, the header of a message of the push connection, and its body: all bytes of a shard. What
-is there is read like what comes over a network: caps first, then checksums, then the codec. Integers are little-endian.
+A record is a head of 40 bytes (of 36 without the number of returns, as they were first), the header of a message of
+the push connection, and its body: all bytes of a shard. What is there is read like what comes over a network: caps
+first, then checksums, then the codec. Integers are little-endian.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ MAX_CLASS = 63
 _PREAMBLE = struct.Struct("<12sHH16s")
 _HEAD = struct.Struct("<dII")
 _RECORD = struct.Struct("<4sIQQII")
+_RETURNS = struct.Struct("<I")
 _CRC = struct.Struct("<I")
-RECORD_MAGIC = b"snap"
+RECORD_MAGIC, RETURNS_MAGIC = b"snap", b"snpr"
 PREAMBLE_BYTES = _PREAMBLE.size
 RECORD_BYTES = _RECORD.size + _CRC.size
+"""Of the shorter head."""
 
 _HEAD_CLASS = 0xFFFF
 """In the place of a thinning class, in the preamble of `head`."""
@@ -61,17 +64,19 @@ class Origin:
 @dataclass(frozen=True, slots=True)
 class Record:
     """Where a record lies in its file, and what its head says. `number` counts up in a session, over all of its
-    files."""
+    files. `num_returns`: how often its layer had gone back to a step before; None where that was not written."""
 
     at: int
     number: int
     header: bytes
     body_bytes: int
     body_crc: int
+    num_returns: int | None = None
 
     @property
     def body_at(self) -> int:
-        return self.at + RECORD_BYTES + len(self.header)
+        head_bytes = RECORD_BYTES + (0 if self.num_returns is None else _RETURNS.size)
+        return self.at + head_bytes + len(self.header)
 
     @property
     def end(self) -> int:
@@ -90,9 +95,13 @@ def pack_origin(origin: Origin) -> bytes:
     return pack_preamble(origin.hello.session, _HEAD_CLASS) + head + hello
 
 
-def pack_record(number: int, header: bytes, body: bytes | bytearray | memoryview) -> bytes:
+def pack_record(
+    number: int, header: bytes, body: bytes | bytearray | memoryview, num_returns: int | None = None
+) -> bytes:
     """What stands in front of `body`."""
-    head = _RECORD.pack(RECORD_MAGIC, len(header), len(body), number, zlib.crc32(header), zlib.crc32(body))
+    magic = RECORD_MAGIC if num_returns is None else RETURNS_MAGIC
+    head = _RECORD.pack(magic, len(header), len(body), number, zlib.crc32(header), zlib.crc32(body))
+    head += b"" if num_returns is None else _RETURNS.pack(num_returns)
     return head + _CRC.pack(zlib.crc32(head)) + header
 
 
@@ -157,17 +166,25 @@ class Log:
         if len(content) < RECORD_BYTES:
             return None
         magic, header_bytes, body_bytes, number, header_crc, body_crc = _RECORD.unpack_from(content)
-        (crc,) = _CRC.unpack_from(content, _RECORD.size)
-        if magic != RECORD_MAGIC or header_bytes > MAX_HEADER_BYTES or zlib.crc32(content[: _RECORD.size]) != crc:
+        num_returns, crc_at = None, _RECORD.size
+        if magic == RETURNS_MAGIC:
+            if len(content) < RECORD_BYTES + _RETURNS.size:
+                return None
+            (num_returns,) = _RETURNS.unpack_from(content, crc_at)
+            crc_at += _RETURNS.size
+        (crc,) = _CRC.unpack_from(content, crc_at)
+        is_known = magic in (RECORD_MAGIC, RETURNS_MAGIC)
+        if not is_known or header_bytes > MAX_HEADER_BYTES or zlib.crc32(content[:crc_at]) != crc:
             raise SpoolError(self.path, "expected a record; it is damaged from here on", at)
-        header = content[RECORD_BYTES : RECORD_BYTES + header_bytes]
+        head_bytes = crc_at + _CRC.size
+        header = content[head_bytes : head_bytes + header_bytes]
         if len(header) < header_bytes:
-            header = os.pread(self.fd, header_bytes, at + RECORD_BYTES)
+            header = os.pread(self.fd, header_bytes, at + head_bytes)
         if len(header) < header_bytes:
             return None
         if zlib.crc32(header) != header_crc:
             raise SpoolError(self.path, "a record's checksum is wrong; it is damaged from here on", at)
-        return Record(at, number, header, body_bytes, body_crc)
+        return Record(at, number, header, body_bytes, body_crc, num_returns)
 
     def message(self, record: Record) -> Message:
         """What a record holds: numbers whole; a snapshot as its first chunk, with zeros for its payload. Reads no more

@@ -111,7 +111,7 @@ class Spool:
     def _drain(self) -> None:
         while (snapshot := self._outbox.next_unsent()) is not None:
             try:
-                self._keep(snapshot.key, snapshot.next_chunk(snapshot.num_bytes))
+                self._keep(snapshot.key, snapshot.next_chunk(snapshot.num_bytes), snapshot.num_returns)
             except TooLateError:
                 return
             finally:
@@ -119,7 +119,7 @@ class Spool:
         reports = self._outbox.reports
         while (report := reports.next()) is not None:
             try:
-                self._keep((report.layer, report.role, "numbers"), report.message())
+                self._keep((report.layer, report.role, "numbers"), report.message(), report.num_returns)
             except TooLateError:
                 return
             finally:
@@ -130,11 +130,11 @@ class Spool:
         self._outbox.sent(snapshot, snapshot.num_bytes, _Done())
         self._outbox.settle(snapshot.layer, snapshot.role, snapshot.step)
 
-    def _keep(self, key: tuple[str, ...], message: Chunk | Reported) -> None:
+    def _keep(self, key: tuple[str, ...], message: Chunk | Reported, num_returns: int) -> None:
         """On disk, or counted."""
         try:
             header, body = encode(message)
-            if not self._session.keep(key, message.step, bytes(header), body, self._on_time):
+            if not self._session.keep(key, message.step, bytes(header), body, self._on_time, num_returns):
                 why = f"RANKD_SPOOL_BYTES={self._max_bytes} are used up; `rankd sync` makes room"
                 self._drop("the spool is full", why)
         except TooLateError:

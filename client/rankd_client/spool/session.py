@@ -91,9 +91,18 @@ class Session:
         self._last: dict[Key, int] = {}
         self._next_number = 0
 
-    def keep(self, key: Key, step: int, header: bytes, body: Payload, on_time: Callable[[], None]) -> bool:
-        """Write a snapshot, or thin it out; False where there is no room. `on_time` raises when it is too late. Raises
-        OSError as the disk does, and keeps nothing of it then."""
+    def keep(
+        self,
+        key: Key,
+        step: int,
+        header: bytes,
+        body: Payload,
+        on_time: Callable[[], None],
+        num_returns: int | None = None,
+    ) -> bool:
+        """Write a snapshot, or thin it out; False where there is no room. `on_time` raises when it is too late.
+        `num_returns`: how often its layer had gone back, where that is known. Raises OSError as the disk does, and
+        keeps nothing of it then."""
         thinning = thinning_class(self._last.get(key), step)
         self._last[key] = step
         number, self._next_number = self._next_number, self._next_number + 1
@@ -102,7 +111,7 @@ class Session:
         if thinning > self.finest:
             self.num_thinned += 1
             return True
-        record = pack_record(number, header, body)
+        record = pack_record(number, header, body, num_returns)
         if not self._room.take(len(record) + len(body) + PREAMBLE_BYTES):
             return False
         self._notice_removed()  # perhaps by ourselves, just now

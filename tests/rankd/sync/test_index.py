@@ -11,7 +11,7 @@ from spooled import Spooled, chunk_of
 from rankd.sync.found import Life, find_lives
 from rankd.sync.index import Index
 from rankd_client.spool.format import SpoolError
-from rankd_client.wire import Reported, encode
+from rankd_client.wire import Reported, Shard, encode
 
 
 def life_of(root: Path) -> Life:
@@ -53,6 +53,34 @@ def test_the_parts_of_a_step_come_together_though_one_process_missed_some(tmp_pa
     both, first, second = [0, 1], [0], [1]
     expected = [(1, both), (2, first), (3, both), (4, second), (5, both), (2, first), (3, both)]
     assert steps_of(tmp_path) == expected
+
+
+def shards(root: Path, *, is_written: bool) -> list[Spooled]:
+    """Two processes at 10, 20, 30 and, after a return, at 20, 30, 40; the second one's disk missed 20 and 30 before.
+    `is_written`: as trainers write it now."""
+    writers = []
+    before, after = [(step, 0) for step in (10, 20, 30)], [(step, 1) for step in (20, 30, 40)]
+    for process_rank, pushed in enumerate(([*before, *after], [before[0], *after])):
+        writer = Spooled(root, session=bytes([process_rank] * 16), process_rank=process_rank, world_size=2)
+        for step, num_returns in pushed:
+            shard = Shard(rectangles=((2 * process_rank, 2 * process_rank + 2, 0, 4),))
+            body = bytes([num_returns] * 32)
+            assert writer.keep(chunk_of("a", step, shard=shard), body, num_returns if is_written else None)
+        writer.close()
+        writers.append(writer)
+    return writers
+
+
+def test_parts_from_before_and_after_a_return_are_not_joined_though_one_process_missed_it(tmp_path: Path) -> None:
+    shards(tmp_path, is_written=True)
+    both, first = [0, 1], [0]
+    expected = [(10, both), (20, first), (30, first), (20, both), (30, both), (40, both)]
+    assert steps_of(tmp_path) == expected
+
+
+def test_where_it_was_not_written_parts_are_not_joined_by_guess(tmp_path: Path) -> None:
+    shards(tmp_path, is_written=False)
+    assert all(len(sessions) == 1 for _, sessions in steps_of(tmp_path))
 
 
 def test_nothing_goes_that_is_older_than_what_went(tmp_path: Path) -> None:

@@ -40,6 +40,14 @@ def test_a_record_in_bytes() -> None:
     assert len(head) == RECORD_BYTES == 36
 
 
+def test_a_record_that_says_how_often_its_layer_went_back_in_bytes() -> None:
+    head = b"snpr" + b"\x06\0\0\0" + b"\x04\0\0\0\0\0\0\0" + b"\x03\0\0\0\0\0\0\0"
+    head += zlib.crc32(b"header").to_bytes(4, "little") + b"\xa3\xe0\xe3\x9b" + b"\x02\0\0\0"
+    head += zlib.crc32(head).to_bytes(4, "little")
+    assert pack_record(3, b"header", b"1234", 2) == head + b"header"
+    assert len(head) == 40
+
+
 def test_a_head_in_bytes(tmp_path: Path) -> None:
     hello = bytes(encode(ORIGIN.hello)[0])
     started = bytes.fromhex("000000000000f83f")
@@ -51,14 +59,16 @@ def test_a_head_in_bytes(tmp_path: Path) -> None:
 
 
 def two_records(directory: Path) -> tuple[Path, bytes, list[int]]:
-    """A file with two snapshots; its content, and where records end."""
+    """A file with two snapshots, one with its layer's returns; its content, and where records end."""
     writer = Spooled(directory, session=SESSION)
     writer.keep(chunk_of("a", 1), bytes(range(64)))
-    writer.keep(chunk_of("b", 1), bytes(range(64, 128)))
+    writer.keep(chunk_of("b", 1), bytes(range(64, 128)), num_returns=7)
     writer.close()
     path = writer.path / "00.spool"
     log = Log(path, SESSION)
-    ends = [record.end for record in log.records()]
+    records = list(log.records())
+    assert [record.num_returns for record in records] == [None, 7]
+    ends = [record.end for record in records]
     log.close()
     return path, path.read_bytes(), ends
 

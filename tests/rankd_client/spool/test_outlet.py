@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from absent_daemon import model_of
 from spooled import records_of
 
 from rankd_client import Client
+from rankd_client.spool.format import Log
+from rankd_client.spool.session import Session
 
 PATIENCE_SECONDS = 30.0
 
@@ -47,6 +50,33 @@ def test_what_was_pushed_is_there_byte_for_byte(client: Client, spool: Path) -> 
         *("w", 7, (32, 16), "bfloat16", "float32"),
     )
     assert torch.equal(torch.frombuffer(bytearray(body), dtype=torch.bfloat16).reshape(32, 16), weight.bfloat16())
+
+
+def test_returns_are_written_as_they_were_pushed_though_the_disk_was_slow(
+    client: Client, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on, hangs, keep = threading.Event(), threading.Event(), Session.keep
+
+    def slow(session: Session, *arguments: Any) -> bool:
+        hangs.set()
+        assert goes_on.wait(PATIENCE_SECONDS)
+        return keep(session, *arguments)
+
+    monkeypatch.setattr(Session, "keep", slow)
+    weight = torch.randn(8, 8)
+    client.push({"w": weight}, step=10)
+    assert hangs.wait(PATIENCE_SECONDS)
+    for step in (20, 30, 20):  # of which the disk sees the last
+        client.push({"w": weight}, step=step)
+        client.push_measurements({"v": {"stable_rank": 2.0}}, step=step)
+    goes_on.set()
+    assert client.flush(PATIENCE_SECONDS)
+    found = []
+    for path in session_of(spool).glob("*.spool"):
+        log = Log(path, bytes.fromhex(path.parent.name))
+        found += [(log.message(record).layer, log.message(record).step, record.num_returns) for record in log.records()]
+        log.close()
+    assert sorted(found) == [("v", 20, 0), ("v", 20, 1), ("v", 30, 0), ("w", 10, 0), ("w", 20, 1)]
 
 
 def test_large_snapshots_are_more_than_one_write(client: Client, spool: Path) -> None:
