@@ -11,7 +11,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rankd.trainers import Trainer, Trainers
+from rankd.costs import CLEARLY, Costs
+from rankd.trainers import Stats, Trainer, Trainers
 from rankd_client.wire import MAX_STEP, Plan
 
 log = logging.getLogger("rankd.pacing")
@@ -31,8 +32,14 @@ MIN_OUTCOMES = 8
 MAX_DISPLACED = 0.5
 """Share of the whole layers that may give way to newer ones, unmeasured. More are pushed for nothing."""
 
-LEAD_HEARTBEATS = 3.0
-"""A plan is on its way at once, but a process may be busy, and what is known of its step a heartbeat old."""
+LEAD_HEARTBEATS = 1.0
+"""A plan is on its way at once, but a process may be busy. To this comes how old what is known of the steps is."""
+
+ALONE_LEAD = 2
+"""Steps. One process that alone has something to send may hear when it will, as may those that come after it."""
+
+MIN_PUSHES = 4
+"""Before what a process tells of its costs counts: the first push finds nothing warm."""
 
 MAX_LEAD = 100_000
 """Steps; a client may tell that it makes a million a second."""
@@ -73,13 +80,17 @@ def first_plan(world_size: int) -> Plan:
     return Plan() if world_size <= START_PROCESSES else Plan(1, 0, round_up(min(MAX_EVERY, world_size / 4)))
 
 
-def every_by_cost(trainers: Sequence[Trainer]) -> int:
-    """The interval that keeps each process within its `max_overhead`; 0 where that is any."""
+def every_by_cost(trainers: Sequence[Trainer], part: float = 1.0) -> int:
+    """The interval that keeps each process within `part` of its `max_overhead`; 0 where that is any."""
     needed = 0.0
     for stats in (trainer.stats for trainer in trainers):
         if stats.max_overhead and stats.push_seconds is not None and stats.step_seconds:
-            needed = max(needed, stats.push_seconds / max(MIN_SECONDS, stats.max_overhead * stats.step_seconds))
+            needed = max(needed, stats.push_seconds / max(MIN_SECONDS, part * stats.max_overhead * stats.step_seconds))
     return 0 if needed <= 1.0 else round_up(min(MAX_EVERY, needed))
+
+
+def _tells_costs(stats: Stats) -> bool:
+    return stats.push_seconds is not None and (stats.num_pushes is None or stats.num_pushes >= MIN_PUSHES)
 
 
 @dataclass(slots=True)
@@ -99,9 +110,9 @@ class Pacer:
     """The newest at that moment."""
     _seen: tuple[int, float] | None = None
     """The newest step at the last review, and when that was."""
-    _cost: int = 0
+    _costs: Costs = field(default_factory=Costs)
     _congested: int = 0
-    """The intervals that costs and losses ask for; 0: they ask for none."""
+    """The interval that losses ask for; 0: they ask for none."""
     _was_lossy: bool = False
     _calm_since: float | None = None
     _calm_seconds: float = START_CALM_SECONDS
@@ -126,13 +137,12 @@ class Pacer:
         if min(steps) < self.plan.first_step and now - self._issued_at < LAGGARD_SECONDS:
             return None
         if now - max(trainer.since for trainer in trainers) < JOIN_HEARTBEATS * heartbeat_seconds:
-            self._begin(newest + 1)  # who came late pushed other steps than the others
-            return None
-        self._weigh(max([1, self.plan.every_steps, *(t.stats.every_steps or 0 for t in trainers)]), now)
-        cost = every_by_cost(trainers)
-        if not self._cost // 2 < cost <= self._cost:  # shorter only where it may be half, as costs waver
-            self._cost = cost
-        every = max(self._cost, self._congested)
+            self._begin(max(newest + 1, self.plan.first_step))  # who came late pushed other steps than the others
+        else:
+            self._weigh(max([1, self.plan.every_steps, *(t.stats.every_steps or 0 for t in trainers)]), now)
+        if told := [trainer for trainer in trainers if _tells_costs(trainer.stats)]:
+            self._costs.review(every_by_cost(told), every_by_cost(told, CLEARLY), now)
+        every = max(self._costs.every, self._congested)
         return None if every == self.plan.every_steps else self._issue(every, newest, lead, now)
 
     def _lead(self, trainers: Sequence[Trainer], newest: int, now: float, heartbeat_seconds: float) -> int:
@@ -142,7 +152,11 @@ class Pacer:
         if self._seen is not None and now > self._seen[1]:
             rates.append((newest - self._seen[0]) / (now - self._seen[1]))
         self._seen = newest, now
-        return 2 + math.ceil(min(MAX_LEAD, LEAD_HEARTBEATS * heartbeat_seconds * max([0.0, *rates])))
+        if len(trainers) == 1:
+            return ALONE_LEAD
+        # They go together, so who told last tells how far all are. One that is frozen is waited for elsewhere.
+        age = min(max(0.0, now - max(trainer.told_at for trainer in trainers)), 2 * heartbeat_seconds)
+        return 2 + math.ceil(min(MAX_LEAD, (LEAD_HEARTBEATS * heartbeat_seconds + age) * max([0.0, *rates])))
 
     def _weigh(self, in_force: int, now: float) -> None:
         """Whether layers get lost, and what interval that asks for."""

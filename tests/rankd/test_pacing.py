@@ -99,6 +99,7 @@ def test_the_dearest_process_decides() -> None:
         assert job.beat() is None
     for number in range(4):
         job.tell(number, push_seconds=0.001 * (1 + number))
+    assert job.pacing.review(job.trainers, job.now) == {}, "once may be a single push that was held up"
     plan = job.pacing.review(job.trainers, job.now)["r"]
     assert plan.every_steps == 4, "4 ms of each 400 ms"
 
@@ -107,12 +108,35 @@ def test_a_plan_holds_from_a_step_that_all_hear_of_before_they_get_there() -> No
     job = Job(2, push_seconds=0.01, max_overhead=0.01)
     job.steps[1] = 7
     plan = job.until_plan()
-    # Process 1 is 7 steps ahead, and makes 10 steps a heartbeat; what is told of it may be a heartbeat old.
+    # Process 1 is 7 steps ahead, and makes 10 steps a heartbeat.
     assert plan.every_steps == 12
-    assert plan.first_step >= max(job.steps) + 2 * HEARTBEAT / STEP_SECONDS
+    assert HEARTBEAT / STEP_SECONDS <= plan.first_step - max(job.steps) <= 2 * HEARTBEAT / STEP_SECONDS
     assert job.pacing.plan("r", 2) == plan, "who comes later hears the same"
     assert job.pacing.plan("r", 1) == Plan(), "who is alone paces itself"
     assert job.pacing.plan("another", 2) == Plan()
+
+
+def test_the_first_plan_comes_with_what_is_told_first_but_not_of_a_push_that_found_nothing_warm() -> None:
+    job = Job(2, push_seconds=0.01, max_overhead=0.01, num_pushes=1)
+    assert [job.beat() for _ in range(5)] == [None] * 5
+    job = Job(2, push_seconds=0.01, max_overhead=0.01, num_pushes=10)
+    assert (plan := job.beat()) is not None and plan.every_steps == 12
+
+
+def test_what_is_known_of_the_steps_is_as_old_as_it_is() -> None:
+    job = Job(2, push_seconds=0.01, max_overhead=0.01)
+    for number in range(2):
+        job.tell(number)
+    plan = job.pacing.review(job.trainers, job.now + HEARTBEAT)["r"]
+    assert plan.first_step >= max(job.steps) + 2 * HEARTBEAT / STEP_SECONDS
+
+
+def test_who_alone_has_something_to_send_is_not_given_time_to_hear() -> None:
+    """In data parallel training process 0 pushes for all, and the others have no connection."""
+    job = Job(1, push_seconds=0.01, max_overhead=0.01)
+    job.trainers.greeted(session(0), "r", 0, 8, 0.0)
+    job.trainers.pushed(session(0), 0)
+    assert job.until_plan().first_step <= max(job.steps) + 2
 
 
 def test_how_fast_the_steps_come_is_seen_where_nobody_tells() -> None:
@@ -121,7 +145,7 @@ def test_how_fast_the_steps_come_is_seen_where_nobody_tells() -> None:
     for _ in range(10):
         job.beat(steps=50)
     plan = job.until_plan(num_whole=10, num_lost=10, steps=50)
-    assert plan.first_step >= max(job.steps) + 2 * 50
+    assert plan.first_step >= max(job.steps) + 50
 
 
 def test_nothing_is_planned_for_one_process_or_for_those_that_never_pushed() -> None:
@@ -204,10 +228,12 @@ def test_nothing_comes_closer_without_evidence() -> None:
 def test_costs_that_waver_change_nothing() -> None:
     job = Job(2, push_seconds=0.0031, max_overhead=0.01)
     assert job.until_plan().every_steps == 4
-    for number in range(50):
+    for number in range(200):
         job.told["push_seconds"] = 0.0021 + 0.0018 * (number % 2)
         assert job.beat(num_whole=10) is None
-    job.told["push_seconds"] = 0.0019
+    job.told["push_seconds"] = 0.0029  # would do with 3 steps, but not clearly
+    assert [job.beat(num_whole=10) for _ in range(200)] == [None] * 200
+    job.told["push_seconds"] = 0.0015
     assert job.until_plan(num_whole=10).every_steps == 2
 
 
@@ -254,7 +280,7 @@ def test_the_last_steps_that_there_are() -> None:
     assert job.until_plan().first_step == MAX_STEP
 
 
-@pytest.mark.parametrize("delay", [lambda number: number, lambda number: 5 * number, lambda number: 19])
+@pytest.mark.parametrize("delay", [lambda number: number, lambda number: 3 * number, lambda number: 9])
 def test_processes_that_hear_of_a_plan_at_different_steps_push_the_same_ones(delay: Callable[[int], int]) -> None:
     """As long as each hears of it before it gets to its first step."""
     job = Job(4, push_seconds=0.01, max_overhead=0.01)
