@@ -44,18 +44,25 @@ class Cut:
     def num_elements(self) -> int:
         return math.prod(length(kept) for kept in self.kept)
 
+    @property
+    def too_many(self) -> bool:
+        """Whether its rectangles are more than a shard has, or of several sizes so that no view of the part has their
+        order."""
+        if not self.num_elements:
+            return False
+        last, rows, columns = self._last, self.kept[0], self.kept[self._last]
+        num_columns = math.prod(length(kept) for kept in self.kept[1:last]) * len(columns) if last else 1
+        uneven = (len(rows) > 1 and not _even(rows)) or (last > 0 and not _even(columns))
+        return len(rows) * num_columns > MAX_PIECES or (num_columns > 1 and uneven)
+
     def shard(self) -> Shard | None:
         """The rectangles of the matrix, row block by row block; an empty one where it has no element. None where they
-        are too many, or of several sizes so that no view of the part has their order."""
-        rows, columns = self.kept[0], self.kept[self._last]
-        num_inner = math.prod(length(kept) for kept in self.kept[1 : self._last])
+        are too many."""
+        if self.too_many:
+            return None
         if not self.num_elements:
             return Shard(rectangles=((0, 0, 0, 0 if self._last else math.prod(self.shape[1:])),))
-        num_columns = num_inner * len(columns) if self._last else 1
-        uneven = (len(rows) > 1 and not _even(rows)) or (self._last > 0 and not _even(columns))
-        if len(rows) * num_columns > MAX_PIECES or (num_columns > 1 and uneven):
-            return None
-        return Shard(tuple((r0, r1, c0, c1) for r0, r1 in rows for c0, c1 in self._columns()))
+        return Shard(tuple((r0, r1, c0, c1) for r0, r1 in self.kept[0] for c0, c1 in self._columns()))
 
     def view(self, part: torch.Tensor) -> torch.Tensor:
         """The part, of the dimensions that are kept of `shape`, in the order of `shard()`. Copies nothing."""

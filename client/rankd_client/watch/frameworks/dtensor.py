@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 from rankd_client.watch.frameworks.cut import Cut, Intervals, strided_chunk
@@ -13,6 +15,8 @@ from rankd_client.wire import Shard
 STAGES = ("pp", "pipe", "stage")
 """What the dimension of a mesh along which processes hold other layers is called, or begins with."""
 
+MAX_PARTS = 1024
+"""Of one tensor, that are looked at for what this process has none of: some 10 ms, once for each shape."""
 
 Spread = tuple[Cut, Shard, int, int, str]
 
@@ -56,7 +60,7 @@ def _spread(mesh: Any, placements: tuple[Any, ...], shape: tuple[int, ...]) -> S
     coordinate = list(mesh.get_coordinate())
     cut, largest = (_cut(shape, placements, sizes, at) for at in (coordinate, [0] * len(sizes)))
     shard = cut.shard()
-    if shard is None:
+    if shard is None or any(_cut(shape, placements, sizes, at).too_many for at in _coordinates(placements, sizes)):
         return "sharded (DTensor cut into too many pieces)"
     replica, is_cut = 0, False
     for at, size in _beside(mesh):
@@ -70,7 +74,7 @@ def _spread(mesh: Any, placements: tuple[Any, ...], shape: tuple[int, ...]) -> S
     return cut, shard if is_cut else Shard(), replica, math.prod(shape) // largest.num_elements, group
 
 
-def _cut(shape: tuple[int, ...], placements: tuple[Any, ...], sizes: list[int], coordinate: list[int]) -> Cut:
+def _cut(shape: tuple[int, ...], placements: tuple[Any, ...], sizes: list[int], coordinate: Sequence[int]) -> Cut:
     kept: list[Intervals] = [((0, size),) for size in shape]
     for placement, size, at in zip(placements, sizes, coordinate, strict=True):
         if placement.is_replicate():
@@ -78,6 +82,13 @@ def _cut(shape: tuple[int, ...], placements: tuple[Any, ...], sizes: list[int], 
         dim, num_blocks = placement.dim, getattr(placement, "split_factor", 1)
         kept[dim] = strided_chunk(kept[dim], int(num_blocks), size, at)
     return Cut(shape, tuple(kept))
+
+
+def _coordinates(placements: tuple[Any, ...], sizes: list[int]) -> Iterable[tuple[int, ...]]:
+    """Of all different parts, since all processes must skip the same layers; of the largest alone where that would take
+    long."""
+    numbers = [range(1 if at.is_replicate() else size) for at, size in zip(placements, sizes, strict=True)]
+    return product(*numbers) if math.prod(map(len, numbers)) <= MAX_PARTS else [(0,) * len(sizes)]
 
 
 def _beside(mesh: Any) -> list[tuple[int, int]]:

@@ -115,6 +115,14 @@ def test_what_cannot_be_placed_says_why() -> None:
     }
 
 
+def test_what_is_in_too_many_pieces_in_one_process_is_skipped_by_all() -> None:
+    """Of 2,049 blocks two processes have 1,025, more than a shard may have, and two 1,024."""
+    assert {str(place) for place in places(4, (1, 2049, 2), (2, 2), [Shard(1), Shard(2)])} == {
+        "sharded (DTensor cut into too many pieces)"
+    }
+    assert all(isinstance(place, Place) for place in places(4, (1, 2047, 2), (2, 2), [Shard(1), Shard(2)]))
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
 def test_all_processes_reckon_with_the_same_bytes(dtype: str) -> None:
     """Also the ones that hold nothing; and a scale for each row is for those who hold whole rows."""
