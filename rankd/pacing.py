@@ -84,7 +84,7 @@ def every_by_cost(trainers: Sequence[Trainer], part: float = 1.0) -> int:
     """The interval that keeps each process within `part` of its `max_overhead`; 0 where that is any."""
     needed = 0.0
     for stats in (trainer.stats for trainer in trainers):
-        if stats.max_overhead and stats.push_seconds is not None and stats.step_seconds:
+        if stats.max_overhead is not None and stats.push_seconds is not None and stats.step_seconds:
             needed = max(needed, stats.push_seconds / max(MIN_SECONDS, part * stats.max_overhead * stats.step_seconds))
     return 0 if needed <= 1.0 else round_up(min(MAX_EVERY, needed))
 

@@ -84,7 +84,7 @@ def test_intervals_are_of_one_row() -> None:
         ({"push_seconds": 1e9, "step_seconds": 1e-300, "max_overhead": 0.005}, MAX_EVERY),
         ({"push_seconds": 1.0, "step_seconds": 1e-200, "max_overhead": 1e-200}, MAX_EVERY),
         ({"push_seconds": 1.0, "step_seconds": 0.0, "max_overhead": 0.005}, 0),
-        ({"push_seconds": 1.0, "step_seconds": 1.0, "max_overhead": 0.0}, 0),
+        ({"push_seconds": 1.0, "step_seconds": 1.0, "max_overhead": 0.0}, MAX_EVERY),
     ],
 )
 def test_the_interval_keeps_the_cost_within_its_bound(told: dict[str, Any], every: int) -> None:
