@@ -36,7 +36,14 @@ SLOW_SECONDS = 1.0
 """An answer comes from memory, in a millisecond; a daemon that takes so long is starved of its core."""
 
 CLOCK_SECONDS = 5.0
-BY_DESIGN = {f"dropped_{why}" for why in ("superseded", "overtaken", "late_shards", "process_gone")}
+BY_DESIGN = {
+    "dropped_answers": "to clients that had left, or did not read",
+    "dropped_late_shards": "parts that came after their layer was given up",
+    "dropped_overtaken": "layers of which a process went on to a later step",
+    "dropped_process_gone": "layers of which a process that left had the rest",
+    "dropped_superseded": "snapshots that newer ones replaced",
+}
+"""What each counts."""
 REACHABLE = "the daemon's URL: --url or RANKD_URL"
 
 
@@ -144,11 +151,13 @@ def _compare_clocks(told: Any) -> Finding:
 
 
 def _check_drops(dropped: Any) -> Finding:
-    """Newest wins is by design, here and in the clients, and trainers that end are no fault of the daemon; anything
-    else was lost."""
+    """Newest wins is by design, here and in the clients, and trainers that end, even before they are answered, are no
+    fault of the daemon; anything else was lost."""
     counts = {name: n for name, n in dropped.items() if n} if isinstance(dropped, Mapping) else {}
-    text = ", ".join(f"{name}={n}" for name, n in sorted(counts.items())) or "nothing was dropped"
-    if set(counts) <= BY_DESIGN:
+    meanings = {name: f" ({meaning})" for name, meaning in BY_DESIGN.items()}
+    text = ", ".join(f"{name}={n}{meanings.get(name, '')}" for name, n in sorted(counts.items()))
+    text = text or "nothing was dropped"
+    if counts.keys() <= BY_DESIGN.keys():
         return ok("drops", text)
     return problem("drops", text, "look at its log for when; what the counters mean stands in docs/operations.md")
 

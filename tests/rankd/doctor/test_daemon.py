@@ -136,6 +136,8 @@ def test_files_are_used_up_when_the_gate_takes_nobody_in() -> None:
 def test_a_clock_apart_drops_and_faults_are_problems() -> None:
     assert not daemon._compare_clocks(0.0).ok and daemon._compare_clocks(None).ok
     assert daemon._check_drops({"dropped_superseded": 5}).ok
+    left = daemon._check_drops({"dropped_answers": 7})
+    assert left.ok and left.text == "dropped_answers=7 (to clients that had left, or did not read)"
     assert not daemon._check_drops({"dropped_unmeasured": 5}).ok
     alert = {"run": "@daemon", "rule": "daemon_history", "message": "full", "advice": "Make room."}
     (finding,) = daemon._check_state({"alerts": [alert], "counters": {}})
