@@ -8,7 +8,11 @@ from typing import Any
 from rankd.doctor.finding import Finding, ok, problem
 
 OVER = 1.5
-"""Of `max_overhead`: beyond what chance and the first pushes make."""
+"""Of `max_overhead`: beyond what chance makes."""
+
+YOUNG_SECONDS = 60.0
+"""Since the first push. What that and the next ones took is spread over the time after them, by the client where it is
+alone, and by the daemon's plan in a job of several processes."""
 
 STEPS_APART = 100
 """Between two processes of a job: more than any collective lets them be."""
@@ -29,27 +33,39 @@ def check_trainers(rows: Any) -> Iterator[Finding]:
 
 def _check_run(row: Mapping[str, Any]) -> Finding:
     share, bound = _number(row, "share"), _number(row, "max_overhead")
+    is_young = "elapsed_seconds" in row and _number(row, "elapsed_seconds") < YOUNG_SECONDS
+    now = min(share, _share_now(row, share))
     never, apart = _number(row, "num_never"), _number(row, "steps_apart")
-    text = _describe(row, share, bound)
+    text = _describe(row, share, now, bound)
     if never:
         return problem("trainers", f"{text}; {never:g} layers were never pushed", NEVER)
-    if bound and share > OVER * bound:
+    if bound and now > OVER * bound and not is_young:
         return problem("trainers", f"{text}; pushing costs more than it may", DEAR)
     if apart > STEPS_APART:
         return problem("trainers", f"{text}; its processes are {apart:g} steps apart", APART)
     return ok("trainers", text)
 
 
-def _describe(row: Mapping[str, Any], share: float, bound: float) -> str:
-    here, gone = _number(row, "num_here"), _number(row, "num_gone")
-    parts = [f"run {row.get('run')}: {here:g} connected of {_number(row, 'world_size'):g}"]
+def _share_now(row: Mapping[str, Any], share: float) -> float:
+    """What a push takes, of the time to the next one. At most this: a client that is alone leaves more of them out than
+    its interval says. A plan that is on its way counts as in force."""
+    every = max(1.0, _number(row, "every_steps"), _number(row, "plan_every_steps"))
+    between_seconds = every * _number(row, "step_seconds")
+    return _number(row, "push_seconds") / between_seconds if between_seconds and "push_seconds" in row else share
+
+
+def _describe(row: Mapping[str, Any], share: float, now: float, bound: float) -> str:
+    here, gone, world_size = _number(row, "num_here"), _number(row, "num_gone"), _number(row, "world_size")
+    parts = [f"run {row.get('run')}: {here:g} connected of {world_size:g}"]
+    if here < world_size and not gone:
+        parts[0] += " (only those with something to send connect)"
     if gone:
         parts.append(f"{gone:g} gone without saying bye")
     parts.append(f"step {row.get('step')}")
     if every := _number(row, "every_steps"):
-        parts.append(f"a push every {every:g} steps")
+        parts.append("a push at most every " + (f"{every:g} steps" if every > 1 else "step"))
     if "share" in row:
-        cost = f"cost {100 * share:.2f} % of the time"
+        cost = f"cost {100 * share:.2f} % of the time" + (f", now {100 * now:.2f} %," if now < share else "")
         parts.append(cost + (f" of at most {100 * bound:g} %" if bound else ""))
     if "num_layers" in row:
         oldest = _number(row, "oldest_steps")

@@ -127,7 +127,10 @@ class Trainers:
         return [_sum_up(run, list(trainers.values()), gone.get(run, 0)) for run, trainers in told]
 
 
-_MOST = ("share", "max_overhead", "push_seconds", "step_seconds", "every_steps", "oldest_steps", "num_never")
+_MOST = (
+    *("share", "max_overhead", "push_seconds", "step_seconds", "elapsed_seconds"),
+    *("every_steps", "oldest_steps", "num_never"),
+)
 _SUMS = ("num_skipped", "num_dropped", "num_replaced", "wire_bytes")
 
 
