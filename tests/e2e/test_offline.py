@@ -17,7 +17,9 @@ import torch
 from offline import TRAINER, WAIT_SECONDS, alerts, environment, measured, readings, sync, sync_command, train
 from spooled import Spooled, bytes_in, chunk_of, records_of
 
-from rankd_client import Client
+from rankd_client import Client, subscribe
+from rankd_client.console import show_bytes
+from rankd_client.spool.format import PREAMBLE_BYTES
 from rankd_client.wire import Shard
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
@@ -30,7 +32,8 @@ def test_killed_in_the_middle_again_and_again_the_history_is_that_of_the_same_tr
     daemon = serve("--data", str(data), "--tier", "exact")
     train(daemon.url, None, "online")
     told = train(None, spool, "offline")
-    assert told[-1] == f"rankd: 180 snapshots of offline ({bytes_in(spool) // 1000} kB) spooled; " + (
+    num_bytes = bytes_in(spool) - PREAMBLE_BYTES * len(list(spool.glob("*/*.spool")))
+    assert told[-1] == f"rankd: 180 snapshots of offline ({show_bytes(num_bytes)}) spooled; " + (
         f"ship them with: rankd sync {spool}"
     )
     (done,) = (path / "done" for path in spool.glob("*/"))
@@ -154,6 +157,29 @@ def test_a_job_that_is_started_again_goes_after_the_first(serve: Any, directory:
         writer.close()
     sync(spool, serve("--data", str(data), "--tier", "exact").url)
     assert [row["step"] for row in measured(data)] == [*range(10), *range(5, 15)]
+
+
+def test_the_next_sync_ends_the_alert_that_one_was_killed(serve: Any, directory: Path) -> None:
+    spool, config = directory / "spool", directory / "rankd.toml"
+    config.write_text("[limits]\ntrainer_grace_seconds = 0.2\n")
+    writer = Spooled(spool, "lm")
+    for step in range(300):
+        writer.keep(chunk_of("w", step), torch.diag(torch.arange(1.0, 5.0)).numpy().tobytes())
+    writer.close()
+    url, done = serve("--tier", "exact", "--config", str(config)).url, writer.path / "done"
+    with subscribe(url, run="lm", timeout=WAIT_SECONDS) as subscription:
+        alerts = (alert for alert in subscription if alert["rule"] == "trainer_gone")
+        with subprocess.Popen(sync_command(spool, url), env=environment(), stdout=subprocess.DEVNULL) as killed:
+            until = time.monotonic() + WAIT_SECONDS
+            while not (done.exists() and done.stat().st_size):
+                assert time.monotonic() < until and killed.poll() is None
+                time.sleep(0.001)
+            killed.kill()
+        fired = next(alerts)
+        (row,) = sync(spool, url)
+        ended = next(alerts)
+    assert fired["state"] == "firing" and row["num_before"] and row["num_shipped"]
+    assert (ended["state"], ended["alert_id"]) == ("resolved", fired["alert_id"])
 
 
 def test_what_it_says_without_a_daemon_beside_another_and_of_what_is_damaged(serve: Any, directory: Path) -> None:
