@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rankd_client.config import Config
 from rankd_client.console import say, show_bytes
+from rankd_client.plan import process_world
 from rankd_client.text import escape
 from rankd_client.watch import Watched
 
@@ -63,13 +64,23 @@ class StartLine:
         share = blocked_seconds / max(every_seconds, self._config.min_interval_seconds)
         limit = self._config.max_overhead
         if limit is not None and share > limit:
-            self._say(f", estimated cost {100 * share:.2g} % if each due push were whole, kept to {100 * limit:.2g} %")
+            self._say(f", estimated cost {100 * share:.2g} % if each due push were whole, {self._bound(limit)}")
         else:
             self._say(f", estimated cost {100 * share:.2g} %")
 
     def closed(self) -> None:
         if not self._said and self._first is not None:
             self._say(f", {1000 * self._first[2]:.2g} ms for the only one")
+
+    def _bound(self, limit: float) -> str:
+        """Who sees to it that pushing costs no more than it may. One of several processes may not by itself."""
+        if process_world()[1] == 1:
+            return f"kept to {100 * limit:.2g} %"
+        if self._config.spool:
+            return (
+                f"more than {100 * limit:.2g} %, as no daemon spaces the pushes of several processes: raise every_steps"
+            )
+        return f"spaced by the daemon's plan for {100 * limit:.2g} %"
 
     def _say(self, cost: str) -> None:
         self._said = True

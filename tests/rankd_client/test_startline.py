@@ -1,0 +1,62 @@
+"""The line at the start promises what somebody sees to."""
+
+from dataclasses import replace
+
+import pytest
+
+from rankd_client.config import Config
+from rankd_client.startline import StartLine
+
+CONFIG = Config(
+    run="r",
+    address="ipc:///none",
+    mode="online",
+    every_steps=1,
+    min_interval_seconds=0.0,
+    max_overhead=0.005,
+    max_push_bytes=1 << 20,
+    max_memory_bytes=1 << 20,
+    dtype="bfloat16",
+    include=None,
+    exclude=(),
+    priority=(),
+    strict=False,
+    echo=False,
+)
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.delenv("RANK", raising=False)
+
+
+def line(capfd: pytest.CaptureFixture[str], blocked_seconds: float = 0.1, config: Config = CONFIG) -> str:
+    start_line = StartLine(config)
+    start_line.pushed(1, 0.0, blocked_seconds, 4096)
+    start_line.called(2, 1.0)
+    return capfd.readouterr().err
+
+
+def test_a_process_that_is_alone_keeps_to_its_limit(capfd: pytest.CaptureFixture[str]) -> None:
+    assert "estimated cost 10 % if each due push were whole, kept to 0.5 %" in line(capfd)
+    assert line(capfd, 0.001).endswith("estimated cost 0.1 %\n")
+
+
+def test_one_of_several_leaves_it_to_the_daemon(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    said = line(capfd)
+    assert "estimated cost 10 % if each due push were whole, spaced by the daemon's plan for 0.5 %" in said
+    assert "kept to" not in said
+    assert line(capfd, 0.001).endswith("estimated cost 0.1 %\n")
+
+
+def test_nobody_spaces_the_pushes_of_several_processes_without_a_daemon(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = line(capfd, config=replace(CONFIG, mode="offline", spool="/spool"))
+    assert "more than 0.5 %, as no daemon" in said and "every_steps" in said and "kept to" not in said
