@@ -128,12 +128,12 @@ def test_a_client_that_is_off_or_closed_takes_none(make: Make, monkeypatch: pyte
     assert Client("r").push_measurements({"w": NUMBERS}, 3) == PushReceipt(3)
 
 
-def test_memory_stays_within_its_bound_while_nobody_listens(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rankd_client.reports.MAX_BYTES", 10_000)
+def test_memory_stays_within_its_bound_while_nobody_listens(make: Make) -> None:
     client = make()
+    assert client._pusher is not None
+    client._pusher._outbox.reports._max_bytes = 10_000
     receipts = [client.push_measurements({f"h.{i}": NUMBERS for i in range(10)}, step) for step in range(20)]
     assert all(receipt.num_queued == 10 for receipt in receipts)
-    assert client._pusher is not None
     reports = client._pusher._outbox.reports
     assert sum(receipt.num_dropped for receipt in receipts) == reports.num_dropped == 200 - reports.num_unsent > 0
 
