@@ -152,7 +152,7 @@ class Conversation:
         self.dealer.close()
         self.lender.forget()
         self.flow.end()
-        self.state = "closed"
+        self.state, self._is_recovering = "closed", False
         self._deadline = time.monotonic() + retry_seconds
 
     def end(self, linger_seconds: float) -> None:
@@ -190,9 +190,15 @@ class Conversation:
         except EndpointError as error:
             self._faults.once("owner", f"not connecting: {error}")
 
-    def _say_hello(self, now: float) -> None:
-        if self.dealer.send(self.handshake.hello):
+    def _say_hello(self, now: float) -> bool:
+        if is_said := self.dealer.send(self.handshake.hello):
             self.state, self._deadline = "hello", now + self.hello_seconds
+        return is_said
+
+    def _greet_again(self, now: float) -> None:
+        """On this connection; on another where ZeroMQ's queue has no room, or nothing would ever set things right."""
+        if not self._say_hello(now):
+            self.close(0.0)
 
     def _lend(self, now: float) -> None:
         if self.lender.advance(now):
@@ -210,7 +216,7 @@ class Conversation:
         """The epoch is raised. Another hello sets credit and snapshots right: what is unsettled goes again, framed."""
         self.flow.end_loans()
         self._is_recovering = True
-        self._say_hello(now)
+        self._greet_again(now)
 
     def _patience_ends(self) -> float:
         """When a daemon counts as gone: it says nothing, or its answers, which it sends without waiting, got lost."""
@@ -262,13 +268,13 @@ class Conversation:
         if code == "no_hello":
             if self.state == "ready":  # one that came back under the same address; several of ours may be under way
                 self.handshake.begin()
-                self._say_hello(now)
+                self._greet_again(now)
         elif code in LOANS_ENDED:
             if self.state == "ready":
                 self.lender.give_up(now, f"{code}: {refusal.detail}")
                 self._loans_ended(now)
         elif code == "unknown_version" and self.state == "hello" and self.handshake.fall_back():
-            self._say_hello(now)
+            self._greet_again(now)
         elif refusal.layer is not None and refusal.step is not None:
             if not self._is_recovering:
                 self._drop(refusal.layer, refusal.role, refusal.step, refusal)
