@@ -58,10 +58,14 @@ class Gone:
 
     def look(self, trainers: Trainers, now: float) -> list[Alert]:
         """To be called about once a second, `now` in monotonic seconds."""
+        left: dict[str, list[Trainer]] = {}
+        for trainer in trainers.take_left():
+            left.setdefault(trainer.run, []).append(trainer)
         missed: dict[str, list[Trainer]] = {}
         for trainer in trainers.gone():
             missed.setdefault(trainer.run, []).append(trainer)
-        alerts = [self._end(run) for run in list(self._raised) if self._is_over(run, missed.get(run, []), trainers)]
+        here = {run: [*trainers.of(run), *left.get(run, ())] for run in self._raised}
+        alerts = [self._end(run) for run in list(self._raised) if self._is_over(run, missed.get(run, []), here[run])]
         for run, gone in missed.items():
             if run not in self._raised and any(now - (t.gone_at or now) >= self._grace_seconds for t in gone):
                 alerts.append(self._raise(run, gone))
@@ -70,9 +74,9 @@ class Gone:
     def forget(self, run: str) -> None:
         self._raised.pop(run, None)
 
-    def _is_over(self, run: str, missed: list[Trainer], trainers: Trainers) -> bool:
-        """Whether all that the alert is about are here again, or not to be expected any more."""
-        here = trainers.of(run)
+    def _is_over(self, run: str, missed: list[Trainer], here: list[Trainer]) -> bool:
+        """Whether all that the alert is about are here again, or were in the meantime, or not to be expected any
+        more."""
         if not here:
             return False
         world_size = max(trainer.world_size for trainer in here)

@@ -50,6 +50,8 @@ class Trainers:
         self._runs: dict[str, dict[bytes, Trainer]] = {}
         """Those here."""
         self._gone: OrderedDict[bytes, Trainer] = OrderedDict()
+        self._left: dict[bytes, Trainer] = {}
+        """Since somebody looked."""
 
     def greeted(self, session: bytes, run: str, process_rank: int, world_size: int, now: float) -> None:
         """A client said hello: a new one, or one that comes back. What went before it in its place is not missed any
@@ -58,7 +60,7 @@ class Trainers:
         for other in [gone for gone in self._gone.values() if gone.run == run]:
             if other.process_rank == process_rank or other.process_rank >= world_size:
                 del self._gone[other.session]
-        self.left(session)
+        self._remove(session)
         trainer = Trainer(session, run, process_rank, world_size, now)
         if back is not None and back.run == run:
             trainer.step, trainer.stats = back.step, back.stats
@@ -77,21 +79,25 @@ class Trainers:
 
     def left(self, session: bytes) -> None:
         """It said bye, or was sent away."""
-        if (trainer := self._here.pop(session, None)) is not None:
-            del self._runs[trainer.run][session]
-            if not self._runs[trainer.run]:
-                del self._runs[trainer.run]
+        if (trainer := self._remove(session)) is not None and len(self._left) < MAX_GONE:
+            self._left[session] = trainer
 
     def lost(self, session: bytes, why: str, now: float) -> None:
         """It went without a word. One that never pushed anything is not missed."""
-        trainer = self._here.get(session)
-        self.left(session)
+        trainer = self._remove(session)
         if trainer is None or trainer.step is None:
             return
         trainer.gone_at, trainer.why = now, why
         self._gone[session] = trainer
         if len(self._gone) > MAX_GONE:
             self._gone.popitem(last=False)
+
+    def _remove(self, session: bytes) -> Trainer | None:
+        if (trainer := self._here.pop(session, None)) is not None:
+            del self._runs[trainer.run][session]
+            if not self._runs[trainer.run]:
+                del self._runs[trainer.run]
+        return trainer
 
     def get(self, session: bytes) -> Trainer | None:
         """One that is here, or gone."""
@@ -104,6 +110,11 @@ class Trainers:
     def of(self, run: str) -> list[Trainer]:
         """Who is here of a run."""
         return list(self._runs.get(run, {}).values())
+
+    def take_left(self) -> list[Trainer]:
+        """Who left since the last call."""
+        left, self._left = list(self._left.values()), {}
+        return left
 
     def gone(self) -> Iterator[Trainer]:
         """Who went last comes last."""

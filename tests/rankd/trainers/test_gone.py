@@ -114,3 +114,24 @@ def test_a_run_that_is_forgotten_ends_without_a_word() -> None:
     trainers.forget("r")
     gone.forget("r")
     assert gone.look(trainers, 300.0) == []
+
+
+def test_one_that_was_back_and_said_bye_between_two_looks_ends_the_alert() -> None:
+    """As a `rankd sync` with little left to ship."""
+    trainers, gone = job(1), absences()
+    trainers.lost(session(0), "its connection broke", 100.0)
+    (fired,) = gone.look(trainers, 100.0 + GRACE_SECONDS)
+    trainers.greeted(session(0), "r", 0, 1, 200.0)
+    trainers.left(session(0))
+    (ended,) = gone.look(trainers, 201.0)
+    assert (ended.state, ended.alert_id) == ("resolved", fired.alert_id)
+    assert trainers.take_left() == []
+
+
+def test_one_that_was_back_and_went_without_a_word_again_does_not_end_the_alert() -> None:
+    trainers, gone = job(1), absences()
+    trainers.lost(session(0), "its connection broke", 100.0)
+    assert len(gone.look(trainers, 100.0 + GRACE_SECONDS)) == 1
+    trainers.greeted(session(9), "r", 0, 1, 200.0)
+    trainers.lost(session(9), "its connection broke", 200.5)
+    assert gone.look(trainers, 201.0) == []
