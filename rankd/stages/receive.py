@@ -112,22 +112,27 @@ class Receive:
 
     def give_credit(self, peer: Peer, chunk: Chunk | Reported) -> None:
         """Tell `peer` that `chunk` was taken: its bytes may be sent again."""
-        num_bytes = _cost(chunk)
-        peer.credit_bytes += num_bytes
-        self._send(peer.identity, Ack("received", chunk.layer, chunk.step, chunk.role, num_bytes))
+        if num_bytes := self._earn(peer, chunk):
+            self._send(peer.identity, Ack("received", chunk.layer, chunk.step, chunk.role, num_bytes))
         if isinstance(chunk, Chunk):
             self._borrower.end()
+
+    def _earn(self, peer: Peer, part: Chunk | Lent | Reported) -> int:
+        """The bytes of credit that come back; none to a connection that has said hello since, which grants all anew."""
+        if self._peers.at(peer.identity) is not peer:
+            return 0
+        num_bytes = _cost(part)
+        peer.credit_bytes += num_bytes
+        return num_bytes
 
     def refuse_chunk(self, peer: Peer, chunk: Chunk | Reported, error: WireError) -> None:
         """Tell `peer` which rule it broke. The snapshot that `chunk` belongs to is dropped; its credit comes back."""
-        num_bytes = _cost(chunk)
         if isinstance(chunk, Chunk):
             self._borrower.end()
-        self._refuse_part(peer, chunk, num_bytes, error)
+        self._refuse_part(peer, chunk, self._earn(peer, chunk), error)
 
     def _refuse_part(self, peer: Peer, chunk: Chunk | Reported, num_bytes: int, error: WireError) -> None:
         snapshot = (chunk.layer, chunk.role, chunk.step)
-        peer.credit_bytes += num_bytes
         self._refuse(peer.identity, Refusal(error.code, error.detail, chunk.layer, chunk.step, chunk.role, num_bytes))
         if error.code in NO_FAULT:
             peer.crowded_out = snapshot
@@ -239,7 +244,7 @@ class Receive:
         try:
             return self._borrower.borrow(peer.token, lent)
         except WireError as error:
-            self._refuse_part(peer, lent.chunk, lent.num_bytes, error)
+            self._refuse_part(peer, lent.chunk, self._earn(peer, lent), error)
             return None
 
     def _greet(self, identity: bytes, source: Source, hello: Hello) -> None:

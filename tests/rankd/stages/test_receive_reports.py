@@ -6,7 +6,7 @@ from pathlib import Path
 from receiving import hello as hello_of
 from receiving import serving
 
-from rankd_client.wire import LOCAL_VERSION, Ack, Refusal, Reported, Welcome, encode
+from rankd_client.wire import LOCAL_VERSION, Ack, Refusal, Reported, Welcome, WireError, encode
 
 REPORT = Reported("w", 5, {"effective_rank": 3.0}, "feature")
 NUM_BYTES = len(encode(REPORT)[1])
@@ -44,3 +44,19 @@ async def test_it_is_no_type_of_older_versions_and_no_beginning(socket_dir: Path
         answer = await client.ask(REPORT)
         assert isinstance(answer, Refusal) and answer.code == "unknown_type"
         assert side.taken == []
+
+
+async def test_a_report_of_before_another_hello_earns_nothing(socket_dir: Path) -> None:
+    """The hello has granted all credit anew: a client that got that of before besides would go beyond it."""
+    async with serving(socket_dir, give_credit=False) as side:
+        client, hello = side.connect(), replace(hello_of(), version=LOCAL_VERSION)
+        assert isinstance(await client.ask(hello), Welcome)
+        [before] = side.receive._peers
+        await client.say(REPORT)
+        assert isinstance(await client.ask(hello), Welcome)
+        [after] = side.receive._peers
+        assert after is not before
+        side.receive.give_credit(before, REPORT)
+        side.receive.refuse_chunk(before, REPORT, WireError("assembly_full", ""))
+        assert await client.hear() == Refusal("assembly_full", "", "w", 5, "feature", 0)  # and no credit before it
+        assert after.credit_bytes == after.granted_bytes
