@@ -212,6 +212,11 @@ class Outbox:
             self._changed.notify_all()
             return True
 
+    def give_up(self, layer: str, role: str, step: int) -> None:
+        """This snapshot cannot be sent."""
+        with self._changed:
+            self.num_dropped += self.settle(layer, role, step, "unsendable")
+
     def rewind(self) -> None:
         """A new connection: whatever is not recorded is sent again, from its first byte, before what came later."""
         with self._changed:

@@ -143,6 +143,11 @@ class Reports:
                 self._land(found)
             return found is not None
 
+    def under_way(self) -> list[Name]:
+        """Sent on this connection, and not judged yet."""
+        with self._changed:
+            return [report.name for report in self._awaiting if report.under_way] if self._num_under_way else []
+
     def settle(self, name: Name) -> bool:
         """It is recorded, or was refused for good; False if none of that name is awaited."""
         with self._changed:

@@ -20,6 +20,7 @@ from rankd_client.link.dealer import Dealer
 from rankd_client.link.flow import Flow
 from rankd_client.link.handshake import Handshake
 from rankd_client.link.lender import Lender
+from rankd_client.link.refusals import LASTING, LOANS_ENDED, MAX_REFUSED, UNREADABLE
 from rankd_client.naming import label_of
 from rankd_client.outbox import Outbox
 from rankd_client.text import escape
@@ -36,15 +37,6 @@ from rankd_client.wire import (
     WireError,
     decode,
 )
-
-LASTING = frozenset({"layer_too_large", "too_many_layers"})
-"""Codes with which the same layer would be refused again: it is not copied any more until the next welcome."""
-
-MAX_REFUSED = 10_000
-"""Of those it is remembered: more than a model has, but names may be new at each push. The oldest go first."""
-
-LOANS_ENDED = frozenset({"not_lent", "loan_ended"})
-"""No verdict on a snapshot: its memory could not be read, and it goes again after another hello."""
 
 OPEN_SECONDS = 5.0
 """After this long without a connection the socket is opened anew: an ipc directory's owner is looked at again."""
@@ -76,15 +68,14 @@ class Conversation:
         self.address = address
         self.handshake = handshake
         self.plan = Plan()
-        self.num_wire_errors = 0
-        self.num_refused = 0
+        self.num_wire_errors = self.num_refused = 0
         self.refused: dict[str, str] = {}
         """Layers that the daemon will not take while this connection lasts, with the code."""
         self.tell: Callable[[], Mapping[str, Any]] = dict
         """For each heartbeat: what pushing costs."""
         self.state = "new"  # as closed, but nothing was tried yet
         self.dealer = Dealer(address, key)
-        self.flow = Flow()
+        self.flow = Flow(faults)
         self.lender = Lender(outbox.arena, handshake.hello.session)
         self.hello_seconds = HELLO_SECONDS
         self.retry_seconds = RETRY_SECONDS
@@ -280,10 +271,20 @@ class Conversation:
                 self._drop(refusal.layer, refusal.role, refusal.step, refusal)
         else:
             self.num_refused += 1
-            why = self._why(refusal) + (self.handshake.advice if code == "unknown_version" else "")
-            self._faults.refused(code, f"the daemon refused the connection ({why})")
+            if code in UNREADABLE and self.state == "ready":
+                self._find_unreadable(refusal)
+            advice = self.handshake.advice if code == "unknown_version" else ""
+            self._faults.refused(code, f"the daemon refused the connection ({self._why(refusal)}{advice})")
             self.close(self.retry_seconds)
             self.retry_seconds = min(2 * self.retry_seconds, MAX_RETRY_SECONDS)
+
+    def _find_unreadable(self, refusal: Refusal) -> None:
+        """Sent again one by one, it shows itself, and is dropped: else it would be refused and sent again for ever."""
+        found = self.flow.alone(self._outbox.reports)
+        self.flow.one_by_one = found is None
+        if found is not None:
+            self._outbox.settle(*found, refusal.code)
+            self._faults.once("unreadable", f"{escape(found[0], 200)} is dropped: {self._why(refusal)}")
 
     def _drop(self, layer: str, role: str, step: int, refusal: Refusal) -> None:
         self.num_refused += 1
@@ -292,8 +293,7 @@ class Conversation:
             if len(self.refused) > MAX_REFUSED:
                 del self.refused[next(iter(self.refused))]
         self._outbox.settle(layer, role, step, refusal.code)
-        why = self._why(refusal)
-        self._faults.once(f"refused-{refusal.code}", f"the daemon refused {escape(layer, 200)} ({why})")
+        self._faults.once(f"refused-{refusal.code}", f"the daemon refused {escape(layer, 200)} ({self._why(refusal)})")
 
     @staticmethod
     def _why(refusal: Refusal) -> str:

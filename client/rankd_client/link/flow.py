@@ -6,15 +6,20 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import replace
 
+from rankd_client.console import FaultLog, describe
 from rankd_client.link.dealer import Dealer
 from rankd_client.link.lender import Lender
 from rankd_client.outbox import Outbox
 from rankd_client.reports import Reports
 from rankd_client.snapshot import Snapshot, Tracker
+from rankd_client.text import escape
 from rankd_client.wire import MIN_CHUNK_BYTES, Lent
 
 STARVED_SECONDS = 30.0
 """Credit comes back as soon as a chunk is taken; after this long without any, the answer to a chunk was lost."""
+
+UNSENDABLE = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
+"""What making a message of an impossible snapshot raises; nothing of ZeroMQ's."""
 
 Name = tuple[str, str, int]
 """(layer, role, step) of a snapshot"""
@@ -31,9 +36,12 @@ class Loan:
 
 
 class Flow:
-    """The credit of one connection. `congested`: ZeroMQ's queue is full, and the socket will tell when it is not."""
+    """The credit of one connection. `congested`: ZeroMQ's queue is full, and the socket will tell when it is not.
+    `one_by_one`: the daemon could not read something; until all is sent, nothing goes before what went was answered."""
 
-    def __init__(self) -> None:
+    def __init__(self, faults: FaultLog) -> None:
+        self.one_by_one = False
+        self._faults = faults
         self.credit_bytes = 0
         self.chunk_bytes = MIN_CHUNK_BYTES
         self.congested = False
@@ -92,7 +100,12 @@ class Flow:
         while (snapshot := outbox.next_unsent()) is not None:
             num_bytes = min(self.chunk_bytes, snapshot.num_bytes - snapshot.sent_bytes)
             starved = num_bytes > self.credit_bytes or self._is_too_much_lent(snapshot, outbox, lender)
-            tracker = None if starved else self._send(snapshot, num_bytes, dealer, lender)
+            starved = starved or self._has_to_wait(outbox.reports)
+            try:
+                tracker = None if starved else self._send(snapshot, num_bytes, dealer, lender)
+            except UNSENDABLE as error:
+                self._give_up((snapshot.layer, snapshot.role, snapshot.step), outbox, error)
+                continue
             if tracker is None:
                 outbox.put_back(snapshot)
                 self.congested = not starved
@@ -102,11 +115,12 @@ class Flow:
             self.credit_bytes -= num_bytes
             outbox.sent(snapshot, num_bytes, tracker)
         self._starved_since = None
+        self.one_by_one &= outbox.reports.num_unsent > 0 or self._has_to_wait(outbox.reports)
 
     def pump_reports(self, reports: Reports, dealer: Dealer, now_seconds: float) -> None:
         """The same of what was reported: small, and never in the way of a snapshot for long."""
         while (report := reports.next()) is not None:
-            starved = len(report.body) > self.credit_bytes
+            starved = len(report.body) > self.credit_bytes or self._has_to_wait(reports)
             if starved or not dealer.send(report.message()):
                 self.congested |= not starved
                 if starved and self._starved_since is None:
@@ -114,6 +128,19 @@ class Flow:
                 return
             self.credit_bytes -= len(report.body)
             reports.sent(report)
+
+    def alone(self, reports: Reports) -> Name | None:
+        """What went one by one, and was not answered."""
+        under_way = [*(name for name, _ in self._under_way), *reports.under_way()]
+        return under_way[0] if self.one_by_one and len(under_way) == 1 else None
+
+    def _has_to_wait(self, reports: Reports) -> bool:
+        return self.one_by_one and bool(self._under_way or reports.under_way())
+
+    def _give_up(self, name: Name, outbox: Outbox, error: Exception) -> None:
+        """No message can be made of it: it costs this snapshot, and no other."""
+        outbox.give_up(*name)
+        self._faults.once("unsendable", f"{escape(name[0], 200)} cannot be sent, and is dropped: {describe(error)}")
 
     def _is_too_much_lent(self, snapshot: Snapshot, outbox: Outbox, lender: Lender) -> bool:
         """Half of the arena is never lent, but for one snapshot: while a daemon stands still, pushes go on in it."""

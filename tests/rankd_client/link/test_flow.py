@@ -150,3 +150,46 @@ def test_alerts_and_plans_reach_the_client(router: Router, setup: Setup) -> None
     assert setup.alerted.wait(PATIENCE_SECONDS)
     assert setup.alerts == [{"rule": "zero", "layer": "a"}]
     assert setup.link.plan == Plan(2, 30, 40)
+
+
+def test_what_no_message_can_be_made_of_costs_no_other(
+    router: Router, setup: Setup, caplog: pytest.LogCaptureFixture
+) -> None:
+    router.welcome()
+    for layer, shape in ("bad", (4, object())), ("good", (4, 4)), ("bad", (4, object())), ("better", (4, 4)):
+        snapshot = setup.outbox.reserve(layer, 1, 32, shape)  # type: ignore[arg-type]
+        assert snapshot is not None
+        snapshot.dtype = "bfloat16"
+        setup.outbox.commit(snapshot)
+    setup.link.wake()
+    assert [router.chunk().layer, router.chunk().layer] == ["good", "better"]
+    router.send(Ack("recorded", "good", 1), Ack("recorded", "better", 1))
+    assert setup.outbox.wait_settled(PATIENCE_SECONDS)
+    assert 1 <= setup.outbox.num_dropped <= 2
+    assert sum("bad cannot be sent, and is dropped" in line for line in caplog.messages) == 1
+
+
+def test_what_the_daemon_cannot_read_shows_itself_and_is_dropped(
+    router: Router, setup: Setup, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse_until(layer: str) -> list[str]:
+        """What comes until that layer does, each but it answered."""
+        came = []
+        while (chunk := router.chunk()).layer != layer:
+            came.append(chunk.layer)
+            router.send(Ack("received", chunk.layer, 1, credit_bytes=32))
+        router.send(Refusal("bad_header", "not msgpack"))
+        return came
+
+    for layer in ("a", "poison", "z"):
+        setup.put(layer, 1)
+    router.welcome()
+    assert refuse_until("poison") == ["a"] and router.chunk().layer == "z"
+    router.welcome()
+    assert refuse_until("poison") == ["a"]  # and "z" waits for its turn
+    router.welcome()
+    assert [router.chunk().layer, router.chunk().layer] == ["a", "z"]
+    router.send(Ack("recorded", "a", 1), Ack("recorded", "z", 1))
+    assert setup.outbox.wait_settled(PATIENCE_SECONDS)
+    assert setup.link.num_refused == 2 and setup.link.refused == {}
+    assert sum("poison is dropped: bad_header" in line for line in caplog.messages) == 1
