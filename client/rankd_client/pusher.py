@@ -206,7 +206,7 @@ class Pusher:
             turn = step // self._schedule.interval_at(step) if world_size > 1 else None
             chosen = self._turns.choose(watched, skipped, max_bytes, turn=turn, again=again, refused=refused)
             chosen = [*beside, *chosen]
-            if refused or world_size > 1:
+            if refused or world_size > 1 or not all(item.num_bytes for item in chosen):
                 chosen = mine(chosen, skipped, process_rank, refused)
             if chosen and not (self._watcher.again and self._link is not None and not beside):
                 self._set_up([*watched, *self._beside.found], process_rank, world_size)

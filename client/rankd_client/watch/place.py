@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from operator import index
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rankd_client.wire import Shard, disjoint
@@ -56,13 +57,34 @@ class CheckedAdapter:
         found = self._adapter.place(name, tensor)
         if not isinstance(found, Place):
             return found
+        try:
+            found = _of_integers(found)
+        except (TypeError, ValueError):
+            return f"its adapter's place: {found.shape}, {found.shard}: expected integers"
         wrong = _fault(found)
         return found if wrong is None else f"its adapter's place: {wrong}"
+
+
+def _of_integers(place: Place) -> Place:
+    """The same, of Python's own: what counts as one, such as numpy's, is none in a message. Raises TypeError for what
+    does not, ValueError where a piece has another number of them."""
+    shard = place.shard
+    rectangles = tuple((index(r0), index(r1), index(c0), index(c1)) for r0, r1, c0, c1 in shard.rectangles)
+    ranges = tuple((index(start), index(end)) for start, end in shard.ranges)
+    return replace(
+        place,
+        shape=tuple(map(index, place.shape)),
+        shard=Shard(rectangles, ranges, index(shard.replica)),
+        replica=None if place.replica is None else index(place.replica),
+        num_shards=index(place.num_shards),
+    )
 
 
 def _fault(place: Place) -> str | None:
     shape, shard = place.shape, place.shard
     rows, cols, pieces = shape[0] if shape else 1, math.prod(shape[1:]), shard.rectangles or shard.ranges
+    if min(shape, default=0) < 0:
+        return f"shape {shape}"
     if len(pieces) > MAX_PIECES or (shard.rectangles and shard.ranges):
         return f"{len(pieces)} pieces; expected at most {MAX_PIECES}, all rectangles or all ranges"
     if place.tensor.numel() != shard.num_elements(shape):

@@ -11,6 +11,9 @@ from queued import queued
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from rankd_client import Place
+from rankd_client.wire import Shard
+
 LARGE = (1 << 16, 1 << 15)
 """2**31 elements."""
 
@@ -59,6 +62,16 @@ def test_sizes_beyond_31_bits(make: Make, dtype: str) -> None:
     reasons = {"fake": "fake", "meta": "meta", "expanded": "larger than max_push_bytes", "beyond": "too many elements"}
     assert receipt.skipped == reasons
     assert client._pusher is not None and client._pusher._outbox.arena.num_bytes < 1 << 20
+
+
+def test_a_part_of_nothing_in_a_process_by_itself(make: Make) -> None:
+    class Empty:
+        def place(self, name: str, tensor: torch.Tensor) -> Place | None:
+            nothing = Shard(ranges=((24, 24),))
+            return Place(name, torch.ones(0), (4, 6), nothing, replica=0) if name == "w" else None
+
+    receipt = make(adapters=[Empty()]).push({"w": torch.ones(4, 6), "other": torch.ones(4, 6)})
+    assert receipt.num_queued == 1 and receipt.skipped == {"w": "other processes hold all of it"}
 
 
 def test_a_model_of_meta_tensors_alone(make: Make) -> None:

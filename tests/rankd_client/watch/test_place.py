@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from rankd_client import Place
 from rankd_client.watch import Selection, watch
-from rankd_client.wire import Shard
+from rankd_client.wire import Chunk, Shard, decode, encode
 
 WHOLE, PART = torch.ones(4, 6), torch.ones(2, 6)
 
@@ -42,6 +43,9 @@ def rectangles(*each: tuple[int, int, int, int]) -> Shard:
             Place("w", PART, (4, 6), Shard(((0, 1, 0, 6),), ((6, 12),))),
             "expected at most 1024, all rectangles or all ranges",
         ),
+        (Place("w", WHOLE, (-4, -6)), "shape (-4, -6)"),
+        (Place("w", WHOLE, (4.0, 6.0)), "(4.0, 6.0)"),  # type: ignore[arg-type]
+        (Place("w", PART, (4, 6), Shard(((0, 2, 0),))), "expected integers"),  # type: ignore[arg-type]
         (Place("w", PART, (2, 6), num_shards=0), "num_shards=0; expected at least 1"),
     ],
 )
@@ -56,6 +60,23 @@ def test_a_reason_and_a_name_and_a_fault() -> None:
     assert [item.name for item in look(Place("global", WHOLE, (4, 6)))[0]] == ["global", "other"]
     assert look(Place("other", WHOLE, (4, 6)))[1].keys() == {"w", "other"}  # both are called so
     assert look(Place("w", None, (4, 6)))[1] == {"w": "cannot be read: AttributeError"}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "shard",
+    [
+        Shard(rectangles=(tuple(np.array([2, 4, 0, 6])),)),
+        Shard(ranges=(tuple(np.array([12, 24])),)),
+        Shard(rectangles=np.array([[2, 4, 0, 6]])),  # type: ignore[arg-type]
+    ],
+)
+def test_integers_of_numpy_can_be_sent(shard: Shard) -> None:
+    shape = tuple(np.array([4, 6]))
+    place = Place("w", PART, shape, shard, replica=np.int64(0), num_shards=np.int64(2))  # type: ignore[arg-type]
+    item = look(place)[0][0]
+    assert item.num_bytes == 24
+    chunk = Chunk("w", 1, item.dtype, item.shape, item.num_bytes, 0, bytes(24), shard=item.shard)
+    assert decode(encode(chunk)) == chunk
 
 
 def test_a_process_that_holds_nothing_knows_the_layer_all_the_same() -> None:
