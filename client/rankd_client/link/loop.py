@@ -23,6 +23,9 @@ FIRST_ATTEMPT_SECONDS = 0.5
 """A close() right after the start gives the first attempt to connect this long."""
 
 _RELEASE_POLL_SECONDS = 0.05
+_FAULT_SECONDS = 0.1
+"""After a fault of ours: one that comes again before the poll would otherwise keep a core busy."""
+
 _ARRIVAL_POLL_SECONDS = 0.005
 """A GPU's copies take some milliseconds; this thread must not ask CUDA, only look at memory."""
 
@@ -127,7 +130,9 @@ class Link:
                 self._turn()
             except Exception as error:  # ours, or ZeroMQ's: the training process must not hear of it but once
                 self._faults.once(f"unexpected-{type(error).__name__}", f"on the connection: {describe(error)}")
-                self._talk.close(RETRY_SECONDS)
+                with suppress(Exception):
+                    self._talk.close(RETRY_SECONDS)
+                time.sleep(_FAULT_SECONDS)
         with suppress(Exception):
             self._talk.end(0.0 if self._stop_at is None else max(0.0, self._stop_at - time.monotonic()))
         self._waker.close()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 
 import pytest
 from link_ends import MIB, PATIENCE_SECONDS, Router, Setup
 
-from rankd_client.link import conversation
+from rankd_client.link import conversation, loop
 from rankd_client.wire import MIN_CHUNK_BYTES, Bye, Chunk, Heartbeat, Hello, Refusal, Welcome
 
 
@@ -114,3 +116,30 @@ def test_an_absent_daemon_is_told_once(address: str, caplog: pytest.LogCaptureFi
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "no daemon is there yet; training goes on" in caplog.text
     assert setup.outbox.num_replaced == 19
+
+
+def test_a_fault_that_comes_again_at_once_is_told_once_and_keeps_no_core_busy(
+    address: str, setup: Setup, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pauses, enough = list[float](), threading.Event()
+    resting = time.sleep
+
+    def sleep(seconds: float) -> None:
+        if threading.current_thread() is setup.link._thread:
+            pauses.append(seconds)
+            if len(pauses) == 3:
+                enough.set()
+        resting(min(seconds, 0.01))
+
+    def fail(now: float) -> None:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(loop.time, "sleep", sleep)
+    monkeypatch.setattr(setup.link._talk, "advance", fail)
+    setup.link.wake()
+    assert enough.wait(PATIENCE_SECONDS) and set(pauses) == {loop._FAULT_SECONDS}
+    assert sum("ours" in line for line in caplog.messages) == 1
+    monkeypatch.undo()
+    router = Router(address)
+    router.welcome()  # and it goes on
+    router.close()
