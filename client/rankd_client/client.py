@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rankd_client.arguments import Steps, seconds_of
 from rankd_client.config import Config, read_config
 from rankd_client.console import describe, say, warn
-from rankd_client.fences import Attachment, check_attached
+from rankd_client.fences import Attachment, check_attached, hooked_of
 from rankd_client.receipt import PushReceipt
 from rankd_client.stats import Stats
 
@@ -172,12 +172,11 @@ class Client:
             return attachment
         if (older := self._attached.pop(id(model), None)) is not None:
             older.detach()
-        fence = pusher.fence
-        if not fence.watch(model, optimizers, pusher.wants):
+        fence, ids = pusher.fence, (attachment.model_id, attachment.optimizer_ids)
+        attachment.hook(fence.before_step, self._guard, lambda: fence.forget(*ids))
+        if not fence.watch(model, [*map(hooked_of, optimizers)], pusher.wants):
             say("attach: some weights, perhaps frozen, are not the optimizer's: each push makes the GPU's stream wait")
         pusher.use_optimizers(attachment.optimizers)
-        ids = attachment.model_id, attachment.optimizer_ids
-        attachment.hook(fence.before_step, self._guard, lambda: fence.forget(*ids))
         self._attached[id(model)] = attachment
         return attachment
 

@@ -9,6 +9,9 @@ from typing import Any
 
 from rankd_client.naming import clean_names
 
+MAX_WRAPPED = 64
+"""Optimizers inside optimizers that are looked through: a chain that leads back to itself has an end too."""
+
 
 class Fence:
     """Whether the wait may be left to a hook before the next optimizer step. Only where that has shown that it runs:
@@ -72,14 +75,16 @@ class Attachment:
     def __init__(
         self, model: Any, optimizers: Sequence[Any], every: int | None, step: int, push: Callable[[Any, int], Any]
     ) -> None:
-        self.model_id, self.optimizer_ids = id(model), {id(optimizer) for optimizer in optimizers}
+        hooked = [hooked_of(optimizer) for optimizer in optimizers]
+        self.model_id, self.optimizer_ids = id(model), {id(optimizer) for optimizer in hooked}
         self._model = weakref.ref(model)
         self._every = every
         self._push = push
         self._next_step = step
         self._hooks: list[Any] = []
         self.optimizers = tuple(weakref.ref(optimizer) for optimizer in optimizers)
-        self._last = self.optimizers[-1]
+        self._hooked = {id(optimizer): weakref.ref(optimizer) for optimizer in hooked}
+        self._last = weakref.ref(hooked[-1])
         self._detached: Callable[[], None] = lambda: None
 
     def hook(
@@ -91,7 +96,7 @@ class Attachment:
         """Have `before_step` called before each step, and `detached` when there are no hooks any more. `guard` calls
         what it is given, and lets nothing through that this raises."""
         self._detached = lambda: guard(detached)
-        for optimizer in filter(None, (reference() for reference in self.optimizers)):
+        for optimizer in filter(None, (reference() for reference in self._hooked.values())):
             self._hooks.append(optimizer.register_step_pre_hook(lambda which, *_: guard(lambda: before_step(which))))
             self._hooks.append(optimizer.register_step_post_hook(lambda which, *_: guard(lambda: self._stepped(which))))
 
@@ -115,6 +120,18 @@ class Attachment:
             self._push(model, step)
 
 
+def hooked_of(optimizer: Any) -> Any:
+    """The optimizer whose hooks run: of a wrapper that is one by its class alone, as Accelerate's, what is inside.
+    None: there is none."""
+    for _ in range(MAX_WRAPPED):
+        if not callable(getattr(optimizer, "register_step_pre_hook", None)) or not hasattr(optimizer, "param_groups"):
+            return None
+        if hasattr(optimizer, "_optimizer_step_pre_hooks"):
+            return optimizer
+        optimizer = getattr(optimizer, "optimizer", None)
+    return None
+
+
 def check_attached(model: Any, optimizer: Any, every: int | None, step: int) -> list[Any]:
     """The optimizers. Raises TypeError or ValueError naming what is wrong."""
     optimizers = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
@@ -123,7 +140,7 @@ def check_attached(model: Any, optimizer: Any, every: int | None, step: int) -> 
     if not optimizers:
         raise ValueError("optimizer=[]: expected a torch.optim.Optimizer, or several")
     for one in optimizers:
-        if not callable(getattr(one, "register_step_pre_hook", None)) or not hasattr(one, "param_groups"):
+        if hooked_of(one) is None:
             raise TypeError(f"optimizer={type(one).__name__}: expected a torch.optim.Optimizer, or several")
     for key, value, least in (("every", every, 1), ("step", step, 0)):
         if value is not None and (isinstance(value, bool) or operator.index(value) < least):

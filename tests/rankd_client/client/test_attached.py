@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 from absent_daemon import Make
 from torch import nn
@@ -42,3 +45,41 @@ def test_a_push_after_detaching_does_not_rely_on_the_hook(make: Make) -> None:
     waits.clear()
     client.push(model)
     assert waits == ["waited"]
+
+
+class Wrapper(torch.optim.Optimizer):
+    """As Accelerate's: an optimizer by its class, which never was made one."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        return self.optimizer.param_groups  # type: ignore[no-any-return]
+
+    def step(self, closure: Any = None) -> Any:
+        return self.optimizer.step(closure)
+
+
+def test_an_optimizer_in_a_wrapper_that_has_no_hooks(make: Make) -> None:
+    client, (model, optimizer) = make(), trained()
+    assert client._pusher is not None
+    fence, waits = client._pusher.fence, list[str]()
+    fence._wait = lambda: waits.append("waited")
+    wrapper = Wrapper(Wrapper(optimizer))
+    attachment = client.attach(model, wrapper, every=2)
+    for _ in range(3):
+        wrapper.step()
+    assert client.stats.num_pushes == 2 and waits == 3 * ["waited"]  # each push's wait is left to the hook
+    attachment.detach()
+    wrapper.step()
+    assert client.stats.num_pushes == 2
+
+
+def test_a_wrapper_of_no_optimizer_is_named_and_nothing_stays_attached(make: Make) -> None:
+    client, (model, optimizer) = make(), trained()
+    assert client._pusher is not None
+    for wrapper in (Wrapper(Wrapper(None)), type("Holder", (), {"optimizer": optimizer})()):
+        with pytest.raises(TypeError, match=rf"optimizer={type(wrapper).__name__}: expected a torch\.optim\.Optimizer"):
+            client.attach(model, wrapper, every=1)
+    assert not client._attached and not client._pusher.fence._unseen
