@@ -127,9 +127,10 @@ class Receive:
 
     def refuse_chunk(self, peer: Peer, chunk: Chunk | Reported, error: WireError) -> None:
         """Tell `peer` which rule it broke. The snapshot that `chunk` belongs to is dropped; its credit comes back."""
+        num_bytes = self._earn(peer, chunk)  # a borrowed payload cannot be asked once it is given back
         if isinstance(chunk, Chunk):
             self._borrower.end()
-        self._refuse_part(peer, chunk, self._earn(peer, chunk), error)
+        self._refuse_part(peer, chunk, num_bytes, error)
 
     def _refuse_part(self, peer: Peer, chunk: Chunk | Reported, num_bytes: int, error: WireError) -> None:
         snapshot = (chunk.layer, chunk.role, chunk.step)
