@@ -16,6 +16,7 @@ from rankd_client.console import describe, say, warn
 from rankd_client.fences import Attachment, check_attached, hooked_of
 from rankd_client.receipt import PushReceipt
 from rankd_client.stats import Stats
+from rankd_client.untraced import untraced
 
 if TYPE_CHECKING:
     from rankd_client.pusher import Pusher
@@ -122,9 +123,9 @@ class Client:
     @property
     def connected(self) -> bool:
         """Whether a daemon answers at this moment."""
-        pusher = self._pusher
-        return pusher is not None and pusher.connected
+        return (pusher := self._pusher) is not None and pusher.connected
 
+    @untraced
     def push(self, model: Any, step: int | None = None, also: Mapping[str, Any] | None = None) -> PushReceipt:
         """Copy the weights that are due at `step` and return; they are sent from another thread.
 
@@ -139,6 +140,7 @@ class Client:
             attachment.by_hand()
         return self._take(model, step, also)
 
+    @untraced
     def push_measurements(
         self, measurements: Mapping[str, Mapping[str, Any]], step: int | None = None, role: str = "weight"
     ) -> PushReceipt:
@@ -183,8 +185,7 @@ class Client:
     def fence(self) -> None:
         """Have the current CUDA streams wait, on their devices, for copies that still go on: call it before weights
         change otherwise than in a step of an attached optimizer. Never blocks the host, never raises."""
-        pusher = self._pusher
-        if not self._off and os.getpid() == self._pid and pusher is not None:
+        if (pusher := self._pusher) is not None:
             self._guard(pusher.fence.now)
 
     @property
@@ -193,6 +194,7 @@ class Client:
         pusher = self._pusher
         return self._last_stats if pusher is None else pusher.stats()
 
+    @untraced
     def _guard(self, work: Callable[[], Any]) -> None:
         """In somebody else's training step: nothing raises, and a child process does nothing."""
         if self._off or os.getpid() != self._pid:
