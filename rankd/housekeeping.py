@@ -40,6 +40,8 @@ class Housekeeping:
             self._parts.record.alert(alert)
         for run, plan in jobs.pacing.review(jobs.trainers, now).items():
             receive.announce(run, plan)
+        for session, plan in jobs.pacing.missed(jobs.trainers):
+            receive.acknowledge([session], plan)
 
     def _cut_revoked(self) -> None:
         if revoked := self._parts.authority.refresh():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from rankd.costs import CLEARLY, Costs
@@ -244,6 +244,22 @@ class Pacing:
                 plans[run] = plan
                 log.info("plan run=%r every_steps=%d first_step=%d", run, plan.every_steps, plan.first_step)
         return plans
+
+    def missed(self, trainers: Trainers) -> Iterator[tuple[bytes, Plan]]:
+        """Sessions whose process, beyond the first step of its run's plan, tells another interval than it would have by
+        that, and than the others of its job: an answer may be lost. The user's own interval, where it is longer than
+        the plan's, is that of them all."""
+        for run, pacer in self._pacers.items():
+            told = [
+                (trainer.session, trainer.stats.every_steps)
+                for trainer in trainers.of(run)
+                if trainer.world_size > 1
+                and trainer.stats.every_steps is not None
+                and (trainer.stats.step or 0) >= pacer.plan.first_step
+            ]
+            shortest = min((every for _, every in told), default=0)
+            implied = max(pacer.plan.every_steps, shortest)
+            yield from ((session, pacer.plan) for session, every in told if every != implied)
 
     def forget(self, run: str) -> None:
         self._pacers.pop(run, None)

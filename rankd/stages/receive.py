@@ -140,8 +140,8 @@ class Receive:
         elif error.code != "chunk_order" or peer.crowded_out != snapshot:
             self._count_fault(peer.identity, peer.source, error.code)
 
-    def acknowledge(self, sessions: Iterable[bytes], message: Ack | Refusal) -> None:
-        """Tell the clients of `sessions`, wherever they are connected now, what became of a snapshot."""
+    def acknowledge(self, sessions: Iterable[bytes], message: Ack | Refusal | Plan) -> None:
+        """Tell the clients of `sessions`, wherever they are connected now, what became of a snapshot; or their plan."""
         for session in sessions:
             if (peer := self._peers.of(session)) is not None:
                 self._send(peer.identity, message)

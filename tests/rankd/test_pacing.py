@@ -314,3 +314,26 @@ def test_a_process_that_hears_too_late_agrees_from_then_on() -> None:
         if early.due(step, None, world_size=4) != late.due(step, None, world_size=4):
             differ.append(step)
     assert differ and min(differ) >= 100 and max(differ) < 150
+
+
+def test_who_did_not_hear_a_plan_is_told_again() -> None:
+    job = Job(3, push_seconds=0.1, max_overhead=0.25)  # every 4
+    plan = job.until_plan()
+
+    def missed(*every: int) -> list[bytes]:
+        for number, steps in enumerate(every):
+            job.tell(number, every_steps=steps)
+        told = list(job.pacing.missed(job.trainers))
+        assert all(each == plan for _, each in told)
+        return [session for session, _ in told]
+
+    assert missed(1, 1, 1) == []  # none has come to its first step
+    job.steps = [plan.first_step] * 3
+    assert missed(4, 1, 4) == [session(1)]
+    assert missed(4, 4, 8) == [session(2)]  # of the plan before
+    assert missed(1, 1, 1) == [session(number) for number in range(3)]
+    assert missed(4, 4, 4) == []
+    assert missed(100, 100, 100) == []  # the user's own
+    job.trainers.greeted(alone := session(9), "r", 0, 1, job.now)
+    job.trainers.told(alone, Stats(step=plan.first_step, every_steps=1), job.now)
+    assert missed(4, 4, 4) == []  # who is by himself has no plan
