@@ -15,9 +15,9 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "torn.py"
 @pytest.mark.e2e
 @pytest.mark.long
 def test_no_snapshot_is_torn_and_live_weights_would_be() -> None:
-    options = ["--pushes", "500", "--unfenced", "50", "--layers", "2", "--size", "384"]
+    options = ["--pushes", "300", "--unfenced", "40", "--layers", "2", "--size", "384"]
     done = subprocess.run([sys.executable, BENCHMARK, *options], capture_output=True, text=True, timeout=300)
     rows = {row["name"]: row for row in map(json.loads, done.stdout.splitlines())}
     assert done.returncode == 0, (rows, done.stderr)
-    assert rows["torn_bfloat16"]["ours"] == 0 and rows["checked_bfloat16"]["ours"] >= 500
+    assert rows["torn_bfloat16"]["ours"] == 0 and rows["checked_bfloat16"]["ours"] >= 300
     assert rows["torn_without_fence"]["ours"] > 0
