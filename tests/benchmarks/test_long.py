@@ -59,7 +59,9 @@ def test_stuck_subscribers_cost_the_others_no_measurement() -> None:
 @pytest.mark.e2e
 @pytest.mark.long
 def test_a_short_soak_leaves_no_file_open() -> None:
-    rows = rows_of("soak.py", "--minutes", "0.15", "--kill-seconds", "4", "--life-seconds", "2", "--runs", "3", "--readers", "3")
+    rows = rows_of(
+        "soak.py", "--minutes", "0.15", "--kill-seconds", "4", "--life-seconds", "2", "--runs", "3", "--readers", "3"
+    )
     assert_kept(rows, "open_files_when_all_have_left", "trainer_errors", "daemon_exit_codes")
     counts = rows["trainer_errors"]
     assert counts["runs"] > 2 and counts["readers"] > 2 and counts["kills"] >= 1
