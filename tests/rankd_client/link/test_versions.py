@@ -39,9 +39,8 @@ def test_an_older_daemon_gets_no_weights_and_the_user_hears_once_what_to_do(
         new.welcome(version=SCALED_VERSION)
         assert new.chunk().layer == "w"
         new.close()
-    told = [record.getMessage() for record in caplog.records]
-    assert [line for line in told if "unknown_version" in line] == [told[0]]
-    assert 'update it, or push with dtype="bfloat16"' in told[0] and "training goes on" in told[0]
+    (told,) = (line for record in caplog.records if "unknown_version" in (line := record.getMessage()))
+    assert 'update it, or push with dtype="bfloat16"' in told and "training goes on" in told
 
 
 def test_a_welcome_of_another_version_is_none(router: Router, setup: Setup) -> None:
