@@ -208,10 +208,10 @@ class Pusher:
             chosen = [*beside, *chosen]
             if refused or world_size > 1 or not all(item.num_bytes for item in chosen):
                 chosen = mine(chosen, skipped, process_rank, refused)
-            if chosen and not (self._watcher.again and self._link is not None and not beside):
+            if chosen and not (again and self._link is not None and not beside):
                 self._set_up([*watched, *self._beside.found], process_rank, world_size)
             try:
-                copied, error = self._copier.copy(chosen, step, skipped, self._watcher.again and not beside)
+                copied, error = self._copier.copy(chosen, step, skipped, again and not beside)
             finally:  # after Ctrl-C, too, copies may go on
                 self.fence.pushed(model)
                 if beside or any(item.decode is not None for item in chosen):  # who knows when it changes next

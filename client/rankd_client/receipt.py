@@ -12,8 +12,8 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 @dataclass(frozen=True, slots=True)
 class PushReceipt:
     """What one push did. `skipped` maps a layer to the reason why it was not queued; `wire_bytes` counts what this push
-    copied, `device_bytes` the device memory that it took in passing, `num_replaced` and `num_dropped` the older unsent
-    snapshots that it replaced, and that had to make room."""
+    copied, `device_bytes` the device memory that is held for pushes and the largest copy that this one decoded,
+    `num_replaced` and `num_dropped` the older unsent snapshots that it replaced, and that had to make room."""
 
     step: int | None
     num_queued: int = 0

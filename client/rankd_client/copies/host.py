@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from rankd_client.arena import Region
-from rankd_client.copies.memory import bytes_of
+from rankd_client.copies.memory import bytes_of, torch_dtype
 from rankd_client.copies.scaled import copy_scaled
 from rankd_client.watch import Watched
 from rankd_client.wire import DTYPES, SCALE_BYTES, row_elements
@@ -42,12 +42,4 @@ def _copy_as(dtype: str, source: torch.Tensor, region: Region) -> None:
 
 
 def _view(dtype: str, shape: tuple[int, ...], region: Region) -> torch.Tensor:
-    import torch
-
-    dtypes = {
-        "float64": torch.float64,
-        "float32": torch.float32,
-        "float16": torch.float16,
-        "bfloat16": torch.bfloat16,
-    }
-    return bytes_of(region).view(dtypes[dtype]).view(shape)
+    return bytes_of(region).view(torch_dtype(dtype)).view(shape)

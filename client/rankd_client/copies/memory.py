@@ -39,6 +39,18 @@ def bytes_of(region: Region) -> torch.Tensor:
     return owner[region.start : region.start + region.num_bytes]
 
 
+def torch_dtype(name: str) -> torch.dtype:
+    """Of a dtype without scales, by its name in the wire's table. Raises KeyError for any other name."""
+    import torch
+
+    return {
+        "float64": torch.float64,
+        "float32": torch.float32,
+        "float16": torch.float16,
+        "bfloat16": torch.bfloat16,
+    }[name]
+
+
 def _mapped(num_bytes: int) -> tuple[memfd.Bytes, int]:
     """An array of so many bytes, and the descriptor of the sealed memfd that it is; -1 where it is none."""
     try:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rankd_client.arena import ALIGNMENT_BYTES, Region, aligned
 from rankd_client.copies.halves import cast_half
+from rankd_client.copies.memory import torch_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -46,9 +47,7 @@ class Recipe:
                 target.copy_(source, non_blocking=True)
 
     def _add(self, index: int, dtype: str, source: torch.Tensor) -> None:
-        import torch
-
-        as_dtype: torch.dtype = getattr(torch, dtype)
+        as_dtype = torch_dtype(dtype)
         offset = 0
         for piece in pieces(source, self._num_bytes // as_dtype.itemsize):
             num_bytes = piece.numel() * as_dtype.itemsize
