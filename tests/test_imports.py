@@ -17,7 +17,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"rankd": ROOT / "rankd", "rankd_client": ROOT / "client" / "rankd_client"}
 
 CLI = ("rankd.cli", "rankd.demo")  # the daemon's side that acts as a trainer or a subscriber
-CLIENT_SOCKETS = ("rankd_client.client", "rankd_client.link", "rankd_client.subscriber", "rankd_client.keys")
+CLIENT_SOCKETS = (
+    "rankd_client.client",
+    "rankd_client.link",
+    "rankd_client.subscriber",
+    "rankd_client.keys",
+    "rankd_client.outletthread",  # ends before ZeroMQ does
+)
 DAEMON_SOCKETS = (
     "rankd.stages.receive",
     "rankd.stages.publish",

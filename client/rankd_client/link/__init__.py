@@ -1,5 +1,5 @@
 """The connection to the daemon: loop (the thread), conversation (its states), handshake (versions), flow (credit, and
-what is under way), lender (memory that the daemon reads), dealer (the socket), living (the end of the interpreter)."""
+what is under way), lender (memory that the daemon reads), dealer (the socket)."""
 
 from rankd_client.link.loop import Link
 

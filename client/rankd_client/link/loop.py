@@ -3,8 +3,6 @@ deadline wakes it."""
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -14,9 +12,9 @@ from rankd_client.console import FaultLog, describe
 from rankd_client.keys import Key
 from rankd_client.link.conversation import RETRY_SECONDS, Conversation, OnAlert
 from rankd_client.link.handshake import Handshake
-from rankd_client.link.living import CLOSE_SECONDS, living
 from rankd_client.link.waker import Waker
 from rankd_client.outbox import Outbox
+from rankd_client.outletthread import OutletThread
 from rankd_client.wire import PROTOCOL_VERSION, Hello, Plan
 
 FIRST_ATTEMPT_SECONDS = 0.5
@@ -30,8 +28,8 @@ _ARRIVAL_POLL_SECONDS = 0.005
 """A GPU's copies take some milliseconds; this thread must not ask CUDA, only look at memory."""
 
 
-class Link:
-    """Start it once; `wake` it when the outbox has something; `stop` it. All else happens on its own thread.
+class Link(OutletThread):
+    """An outlet: what is pending is sent, and a bye, before it ends. All that it does happens on its own thread.
 
     `hello` has the version of the protocol that is needed at least, `newest` is the one that is tried first.
     """
@@ -45,16 +43,14 @@ class Link:
         key: Key | None = None,
         newest: int = PROTOCOL_VERSION,
     ) -> None:
+        super().__init__("rankd-link")
         self.address = address
         self._outbox = outbox
         self._waker = Waker()
         self._faults = FaultLog(address)
         handshake = Handshake(hello, newest)
         self._talk = Conversation(address, handshake, outbox, on_alert, key, self._faults, self._waker.wake)
-        self._stop_at: float | None = None
         self._started_at = time.monotonic()
-        self._pid = os.getpid()
-        self._thread = threading.Thread(target=self._run, name="rankd-link", daemon=True)
 
     # Any thread ----------------------------------------------------------------------------------------------------
 
@@ -103,24 +99,8 @@ class Link:
     def tell(self, tell: Callable[[], Mapping[str, Any]]) -> None:
         self._talk.tell = tell
 
-    def start(self) -> None:
-        self._thread.start()
-        living.add(self)
-
     def wake(self) -> None:
         self._waker.wake()
-
-    def stop(self, timeout_seconds: float = CLOSE_SECONDS) -> None:
-        """Ask the thread to send what is pending, say bye and end, within `timeout_seconds`; do not wait for it."""
-        if os.getpid() == self._pid and self._stop_at is None:
-            self._stop_at = time.monotonic() + timeout_seconds
-            self.wake()
-
-    def join(self, timeout_seconds: float) -> None:
-        """Wait for the end of a stopped thread. Nothing in a forked child, which has no such thread."""
-        if os.getpid() == self._pid and self._thread.is_alive():
-            self._thread.join(timeout_seconds)
-            living.discard(self)  # whoever waited for it once does not have to again
 
     # The link's own thread -----------------------------------------------------------------------------------------
 
@@ -136,7 +116,6 @@ class Link:
         with suppress(Exception):
             self._talk.end(0.0 if self._stop_at is None else max(0.0, self._stop_at - time.monotonic()))
         self._waker.close()
-        living.discard(self)
 
     def _turn(self) -> None:
         talk = self._talk
@@ -152,12 +131,11 @@ class Link:
     def _finished(self) -> bool:
         if self._stop_at is None:
             return False
-        now = time.monotonic()
-        if now >= self._stop_at:
+        if self._is_late():
             return True
         if self.connected:
             return self._outbox.num_unsent == 0 and self._talk.flow.num_loans == 0
-        return self._talk.state == "closed" or now >= self._started_at + FIRST_ATTEMPT_SECONDS
+        return self._talk.state == "closed" or time.monotonic() >= self._started_at + FIRST_ATTEMPT_SECONDS
 
     def _next_deadline(self) -> float:
         deadlines = [self._talk.next_deadline()]

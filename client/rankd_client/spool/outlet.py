@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import Counter
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from rankd_client.console import describe, say, show_bytes
-from rankd_client.link.living import CLOSE_SECONDS, living
 from rankd_client.outbox import Outbox
+from rankd_client.outletthread import OutletThread
 from rankd_client.snapshot import Snapshot
 from rankd_client.spool.session import Session
 from rankd_client.spool.thinning import BLIND_BELOW
@@ -33,8 +32,8 @@ class TooLateError(Exception):
     """A close() has run out of time."""
 
 
-class Spool:
-    """An outlet, as a Link is: start it once, `wake` it when the outbox has something, `stop` it.
+class Spool(OutletThread):
+    """An outlet, as a Link is.
 
     What cannot be written is dropped and counted, with one line on stderr for each kind of fault. A disk that hangs
     holds up this thread alone; the outbox's newest wins goes on.
@@ -44,6 +43,7 @@ class Spool:
     connected = False
 
     def __init__(self, root: Path, max_bytes: int, hello: Hello, outbox: Outbox) -> None:
+        super().__init__("rankd-spool")
         self.plan = Plan()
         self.tell: Callable[[], Mapping[str, Any]] = dict  # there is nobody to hear it
         self.refused: dict[str, str] = {}
@@ -55,33 +55,17 @@ class Spool:
         self._max_bytes = max_bytes
         self._faults: Counter[str] = Counter()
         self._awake = threading.Event()
-        self._stop_at: float | None = None
-        self._pid = os.getpid()
-        self._thread = threading.Thread(target=self._run, name="rankd-spool", daemon=True)
 
     # Any thread ----------------------------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        self._thread.start()
-        living.add(self)
 
     def wake(self) -> None:
         self._awake.set()
 
-    def stop(self, timeout_seconds: float = CLOSE_SECONDS) -> None:
-        """Ask the thread to write what is pending and end, within `timeout_seconds`; do not wait for it."""
-        if os.getpid() == self._pid and self._stop_at is None:
-            self._stop_at = time.monotonic() + timeout_seconds
-            self.wake()
-
     def join(self, timeout_seconds: float) -> None:
-        """Wait for the end of a stopped thread. Nothing in a forked child, which has no such thread."""
-        if os.getpid() == self._pid and self._thread.is_alive():
-            self._thread.join(timeout_seconds)
-            living.discard(self)
-            if self._thread.is_alive():
-                num_left = self._outbox.num_unsent
-                say(f"the disk of {self._shown} does not answer: {num_left} snapshots are not written")
+        super().join(timeout_seconds)
+        if self._thread.is_alive():
+            num_left = self._outbox.num_unsent
+            say(f"the disk of {self._shown} does not answer: {num_left} snapshots are not written")
 
     # The spool's own thread ----------------------------------------------------------------------------------------
 
@@ -95,13 +79,9 @@ class Spool:
             self._say_what_is_there()
         except Exception as error:  # ours: the training process must not hear of it but once
             say(f"nothing more is spooled, training goes on: {describe(error)}")
-        finally:
-            living.discard(self)
 
     def _finished(self) -> bool:
-        if self._stop_at is None:
-            return False
-        return self._outbox.num_unsent == 0 or time.monotonic() >= self._stop_at
+        return self._stop_at is not None and (self._outbox.num_unsent == 0 or self._is_late())
 
     def _wait_seconds(self) -> float | None:
         if self._outbox.has_arriving:
@@ -146,7 +126,7 @@ class Spool:
             self._drop(type(error).__name__, describe(error))
 
     def _on_time(self) -> None:
-        if self._stop_at is not None and time.monotonic() >= self._stop_at:
+        if self._is_late():
             raise TooLateError
 
     def _drop(self, kind: str, why: str) -> None:
