@@ -72,7 +72,7 @@ def copied_on_the_host(model: dict[str, torch.Tensor], dtype: str) -> list[tuple
 def split(data: bytes, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Elements and scales."""
     rows = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(-1, width + 4)
-    return rows[:, :width], rows[:, width:].clone().view(torch.float32)
+    return rows[:, :width], rows[:, width:].contiguous().view(torch.float32)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float16", "float64", "int8", "float8_e4m3fn", "float8_e5m2"])
