@@ -35,6 +35,9 @@ class Conduct:
         self._num_hellos: Counter[bytes] = Counter()
         self._ending: dict[bytes, tuple[Source, str]] = {}
         """Connections to be cut off with the next heartbeat, and why."""
+        self._seemed_gone: dict[bytes, float] = {}
+        self._seem_gone: dict[bytes, float] = {}
+        """At the last heartbeat and at this one; and when each was heard last."""
 
     def count_fault(self, identity: bytes, source: Source, fault: str) -> bool:
         """Whether this fault was the last: the connection is cut off, now or soon. A client that the daemon
@@ -55,6 +58,13 @@ class Conduct:
         self._num_hellos[identity] += 1
         return self._num_hellos[identity] > MAX_HELLOS
 
+    def is_gone(self, identity: bytes, seen_at: float) -> bool:
+        """Whether a connection that is silent, or broke, says nothing more: not before it seemed so at two heartbeats,
+        with nothing heard between. What it said last, a bye above all, may wait to be read, and does for certain where
+        the daemon itself stood still."""
+        self._seem_gone[identity] = seen_at
+        return self._seemed_gone.get(identity) == seen_at
+
     def heartbeat(self) -> None:
         """Ends what is to end, and begins to count anew."""
         for source, fault in self._ending.values():
@@ -62,3 +72,4 @@ class Conduct:
         self._ending.clear()
         self._num_faults.clear()
         self._num_hellos.clear()
+        self._seemed_gone, self._seem_gone = self._seem_gone, {}

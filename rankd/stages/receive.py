@@ -168,18 +168,26 @@ class Receive:
         sessions of those that are gone."""
         now, gone = self.clock(), []
         for peer in self._peers:
-            why = ""
-            if now - peer.seen_at > self.limits.peer_timeout_seconds:
-                log.info("peer silent run=%r peer=%s", peer.run, peer.identity.hex())
-                why = f"silent for {self.limits.peer_timeout_seconds:g} s"
-            elif not self._send(peer.identity, Heartbeat()):
-                why = "its connection broke" if peer.source.has_left else "it reads no answers"
-            if why and self._peers.lose(peer, why, now):
-                gone.append(peer.session)
+            if why := self._why_gone(peer, now):
+                self._log_greeting("peer lost run=%r peer=%s: %s", peer.run, peer.identity.hex(), why)
+                if self._peers.lose(peer, why, now):
+                    gone.append(peer.session)
         self._conduct.heartbeat()
         self._num_greetings_logged = 0
         self._told.clear()
         return gone
+
+    def _why_gone(self, peer: Peer, now: float) -> str:
+        """Empty while it is here. Tells it that we live."""
+        if now - peer.seen_at > self.limits.peer_timeout_seconds:
+            why = f"silent for {self.limits.peer_timeout_seconds:g} s"
+        elif self._send(peer.identity, Heartbeat()):
+            return ""
+        elif not peer.source.has_left:
+            return "it reads no answers"
+        else:
+            why = "its connection broke"
+        return why if self._conduct.is_gone(peer.identity, peer.seen_at) else ""
 
     def drop(self, keys: Set[str]) -> None:
         """End the connections made with one of these keys."""

@@ -99,7 +99,7 @@ class Conversation:
         """What time alone brings about, and what can be sent."""
         if self.state == "opening" and self.dealer.writable():
             self._say_hello(now)
-        if self.state == "ready" and now >= self._patience_ends():
+        if self.state == "ready" and now >= self.patience_ends():
             self._faults.down("the daemon is silent")
             self.close(0.0)
         if now >= self._deadline:
@@ -137,7 +137,7 @@ class Conversation:
     def next_deadline(self) -> float:
         if self.state != "ready":
             return self._deadline
-        return min(self._deadline, self._patience_ends(), self.lender.deadline())
+        return min(self._deadline, self.patience_ends(), self.lender.deadline())
 
     def close(self, retry_seconds: float) -> None:
         self.dealer.close()
@@ -209,7 +209,7 @@ class Conversation:
         self._is_recovering = True
         self._greet_again(now)
 
-    def _patience_ends(self) -> float:
+    def patience_ends(self) -> float:
         """When a daemon counts as gone: it says nothing, or its answers, which it sends without waiting, got lost."""
         return min(self._last_heard + SILENT_INTERVALS * self._heartbeat_seconds, self.flow.patience_ends())
 

@@ -20,6 +20,9 @@ from rankd_client.wire import PROTOCOL_VERSION, Hello, Plan
 FIRST_ATTEMPT_SECONDS = 0.5
 """A close() right after the start gives the first attempt to connect this long."""
 
+_BYE_SECONDS = 0.1
+"""For the bye to be on its way, where all other time is up: a daemon that stands still reads it when it goes on."""
+
 _RELEASE_POLL_SECONDS = 0.05
 _FAULT_SECONDS = 0.1
 """After a fault of ours: one that comes again before the poll would otherwise keep a core busy."""
@@ -114,7 +117,7 @@ class Link(OutletThread):
                     self._talk.close(RETRY_SECONDS)
                 time.sleep(_FAULT_SECONDS)
         with suppress(Exception):
-            self._talk.end(0.0 if self._stop_at is None else max(0.0, self._stop_at - time.monotonic()))
+            self._talk.end(max(_BYE_SECONDS, (self._stop_at or 0.0) - time.monotonic()))
         self._waker.close()
 
     def _turn(self) -> None:
@@ -134,7 +137,8 @@ class Link(OutletThread):
         if self._is_late():
             return True
         if self.connected:
-            return self._outbox.num_unsent == 0 and self._talk.flow.num_loans == 0
+            all_taken = self._outbox.num_unsent == 0 and self._talk.flow.num_loans == 0
+            return all_taken or time.monotonic() >= self._talk.patience_ends()
         return self._talk.state == "closed" or time.monotonic() >= self._started_at + FIRST_ATTEMPT_SECONDS
 
     def _next_deadline(self) -> float:

@@ -118,6 +118,7 @@ async def test_the_mappings_go_with_the_greeting(socket_dir: Path, how: str) -> 
         elif how == "silence":
             side.now += 3600.0
             side.receive.heartbeat()
+            side.receive.heartbeat()
         else:
             side.receive.drop({OWNER.name})
         assert side.lenders.num_bytes == 0 and num_mappings() == mapped - 1

@@ -139,12 +139,23 @@ async def test_silent_peers_are_forgotten_and_their_credit_given_back(socket_dir
         side.receive.heartbeat()
         assert side.receive.runs() == {"r"}
         side.now = 30.1
-        side.receive.heartbeat()
-        assert side.receive.runs() == set()
+        assert side.receive.heartbeat() == [] and side.receive.runs() == {"r"}, "what it said last may be unread"
+        assert side.receive.heartbeat() == [b"s" * 16] and side.receive.runs() == set()
         assert isinstance(await other.ask(hello("another", b"t" * 16)), Welcome)
         assert await silent.hear() == Heartbeat()
         answer = await silent.ask(Heartbeat())
         assert isinstance(answer, Refusal) and answer.code == "no_hello"
+
+
+async def test_who_is_heard_once_more_after_a_standstill_of_the_daemon_is_not_gone(socket_dir: Path) -> None:
+    async with serving(socket_dir, peer_timeout_seconds=30.0) as side:
+        client = side.connect()
+        await client.ask(hello())
+        for hour in range(1, 4):
+            side.now = 3600.0 * hour
+            assert side.receive.heartbeat() == []
+            await client.ask(chunk(step=hour))
+        assert side.receive.heartbeat() == [] and side.receive.runs() == {"r"}
 
 
 async def test_an_answer_to_a_vanished_peer_is_counted(socket_dir: Path) -> None:
