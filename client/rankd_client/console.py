@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rankd_client.text import alert_line, escape
 
 LOG_SECONDS = 60.0
-"""A daemon that comes and goes is told of this often at most."""
+"""A daemon that comes and goes is told of so rarely."""
 
 ECHO_LINES, ECHO_SECONDS = 20, 10.0
 MAX_ECHO_LINES = 200
@@ -86,13 +87,22 @@ class Echo:
 
 
 class FaultLog:
-    """One log line for each kind of fault, and one whenever the daemon at `address` is gone or back."""
+    """One log line for each kind of fault, and one whenever the daemon at `address` is gone or back. One that comes and
+    goes is told of every LOG_SECONDS: an outage that lasts until then is told then, one that is over by then counted.
 
-    def __init__(self, address: str) -> None:
+    clock: monotonic seconds.
+    """
+
+    def __init__(self, address: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._address = address
+        self._clock = clock
         self._told: set[str] = set()
-        self._down = False
-        self._told_at: float | None = None
+        self._why: str | None = None
+        """Why the daemon is gone; None: it is not."""
+        self._is_told = False
+        """That it is."""
+        self._next_at = -math.inf
+        self._num_untold = 0
 
     def once(self, kind: str, line: str) -> None:
         if kind not in self._told:
@@ -100,22 +110,31 @@ class FaultLog:
             warn(escape(line, 600))
 
     def down(self, why: str) -> None:
-        now = time.monotonic()
-        if not self._down and (self._told_at is None or now >= self._told_at + LOG_SECONDS):
-            self._down, self._told_at = True, now
-            warn(f"{self._address}: {escape(why, 600)}; training goes on, trying again")
+        """It is gone: as often as that is seen."""
+        self._why = why
+        self.look()
+
+    def look(self) -> None:
+        """To be called now and then: is it time to tell?"""
+        if self._why is None or self._is_told or (now := self._clock()) < self._next_at:
+            return
+        often = f" (and {self._num_untold} times since that was said last)" if self._num_untold else ""
+        self._is_told, self._next_at, self._num_untold = True, now + LOG_SECONDS, 0
+        warn(f"{self._address}: {escape(self._why, 600)}{often}; training goes on, trying again")
 
     def refused(self, code: str, why: str) -> None:
         """The daemon is there and says why it does not take us: told also where it was told that nobody answers."""
         kind = f"refused-{code}"
-        if self._down:
+        if self._is_told:
             self.once(kind, f"{self._address}: {why}; training goes on, trying again")
             return
         self.down(why)
-        if self._down:
+        if self._is_told:
             self._told.add(kind)
 
     def up(self) -> None:
-        if self._down:
-            self._down = False
+        if self._is_told:
             warn(f"connected to {self._address}")
+        elif self._why is not None:
+            self._num_untold += 1
+        self._why, self._is_told = None, False

@@ -2,7 +2,17 @@ import logging
 
 import pytest
 
-from rankd_client.console import ECHO_LINES, ECHO_SECONDS, MAX_ECHO_LINES, Echo, FaultLog, describe, log, warn
+from rankd_client.console import (
+    ECHO_LINES,
+    ECHO_SECONDS,
+    LOG_SECONDS,
+    MAX_ECHO_LINES,
+    Echo,
+    FaultLog,
+    describe,
+    log,
+    warn,
+)
 
 INFO = {"severity": "info", "run": "r", "layer": "w", "step": 3, "message": "went back"}
 
@@ -87,3 +97,44 @@ def test_why_a_daemon_refuses_us_is_said_once_even_where_it_was_told_to_be_away(
         "rankd: ipc://d: why; training goes on, trying again",
         "rankd: connected to ipc://d",
     ]
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_an_outage_soon_after_another_is_told_once_it_lasts(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    faults = FaultLog("ipc://d", clock)
+    faults.down("the daemon is silent")
+    faults.up()
+    caplog.clear()
+    clock.now = LOG_SECONDS / 2
+    faults.down("the daemon has ended")
+    faults.look()
+    assert caplog.records == []
+    clock.now = LOG_SECONDS
+    for _ in range(3):
+        faults.look()  # though nothing new is seen of it
+    faults.up()
+    assert [record.getMessage() for record in caplog.records] == [
+        "rankd: ipc://d: the daemon has ended; training goes on, trying again",
+        "rankd: connected to ipc://d",
+    ]
+
+
+def test_a_daemon_that_comes_and_goes_is_told_of_now_and_then_with_how_often(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    faults = FaultLog("ipc://d", clock)
+    for second in range(int(2.5 * LOG_SECONDS)):
+        clock.now = float(second)
+        (faults.up if second % 2 else faults.down)(*(() if second % 2 else ("gone",)))
+        faults.look()
+    often = f"gone (and {int(LOG_SECONDS / 2) - 1} times since that was said last)"
+    assert [record.getMessage() for record in caplog.records if "connected" not in record.getMessage()] == [
+        f"rankd: ipc://d: {why}; training goes on, trying again" for why in ("gone", often, often)
+    ]
+    assert sum("connected" in record.getMessage() for record in caplog.records) == 3

@@ -97,6 +97,7 @@ class Conversation:
 
     def advance(self, now: float) -> None:
         """What time alone brings about, and what can be sent."""
+        self._faults.look()
         if self.state == "opening" and self.dealer.writable():
             self._say_hello(now)
         if self.state == "ready" and now >= self.patience_ends():

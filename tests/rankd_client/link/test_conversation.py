@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,7 @@ import zmq
 from link_ends import MIB, PATIENCE_SECONDS, Router
 
 from rankd_client.arena import Arena, Memory
-from rankd_client.console import FaultLog
+from rankd_client.console import LOG_SECONDS, FaultLog
 from rankd_client.link.conversation import Conversation
 from rankd_client.link.handshake import Handshake
 from rankd_client.outbox import Outbox
@@ -53,3 +54,19 @@ def test_where_there_is_room_it_is_said_on_the_same_one(talk: Conversation, rout
     talk._handle(Refusal("loan_ended", "", "a", 1))
     assert talk.state == "hello" and talk._is_recovering
     assert [router.receive(), router.receive()] == 2 * [talk.handshake.hello]
+
+
+def test_an_outage_that_came_too_soon_to_be_told_is_told_by_time_alone(
+    talk: Conversation, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    talk._faults._clock = lambda: now
+    for why in ("first", "second"):
+        talk._faults.up()
+        talk._faults.down(why)
+    talk.close(3600.0)
+    talk.advance(time.monotonic())
+    assert "first;" in caplog.text and "second;" not in caplog.text
+    now = LOG_SECONDS
+    talk.advance(time.monotonic())
+    assert "second;" in caplog.text
