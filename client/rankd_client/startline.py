@@ -6,6 +6,7 @@ from rankd_client.config import Config
 from rankd_client.console import say, show_bytes
 from rankd_client.plan import process_world
 from rankd_client.text import escape
+from rankd_client.turns import not_mine
 from rankd_client.watch import Watched
 
 MAX_NAMES = 5
@@ -17,7 +18,7 @@ class StartLine:
 
     The cost is what the first push blocked (memory that is allocated once left out), over the time between it and the
     next call, scaled to the interval between pushes. So the line comes with the second call; or at the end, with no
-    estimate, where there was none.
+    estimate, where there was none. A process of a job that has nothing to send leaves it to those that do.
     """
 
     def __init__(self, config: Config) -> None:
@@ -29,10 +30,15 @@ class StartLine:
         self._left: list[str] = []
         self._first: tuple[int, float, float, int] | None = None
         self._said = False
+        self._is_others = False
 
     def watching(self, watched: list[Watched], skipped: dict[str, str]) -> None:
         """What the first push found."""
         if self._said or self._watched is not None:
+            return
+        process_rank, _ = process_world()
+        self._is_others = process_rank > 0 and all(not_mine(item, process_rank) is not None for item in watched)
+        if self._is_others:
             return
         self._watched = [item.label for item in watched]
         self._num_masters = sum(item.is_master for item in watched)
@@ -51,7 +57,7 @@ class StartLine:
         ]
 
     def pushed(self, step: int, now_seconds: float, blocked_seconds: float, wire_bytes: int) -> None:
-        if self._first is None:
+        if self._first is None and not self._is_others:
             self._first = (step, now_seconds, blocked_seconds, wire_bytes)
 
     def called(self, step: int, now_seconds: float) -> None:

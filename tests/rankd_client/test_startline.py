@@ -1,9 +1,13 @@
 """The line at the start promises what somebody sees to."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
+from place_rows import Rows
 
+from rankd_client import Client
 from rankd_client.config import Config
 from rankd_client.startline import StartLine
 
@@ -60,3 +64,21 @@ def test_nobody_spaces_the_pushes_of_several_processes_without_a_daemon(
     monkeypatch.setenv("WORLD_SIZE", "2")
     said = line(capfd, config=replace(CONFIG, mode="offline", spool="/spool"))
     assert "more than 0.5 %, as no daemon" in said and "every_steps" in said and "kept to" not in said
+
+
+@pytest.mark.parametrize(("process_rank", "is_sharded", "says"), [(0, False, 1), (1, False, 0), (1, True, 1)])
+def test_a_process_that_has_nothing_to_send_leaves_the_line_to_those_that_do(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    process_rank: int,
+    is_sharded: bool,
+    says: int,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", str(process_rank))
+    adapters = [Rows(process_rank, 2)] if is_sharded else []
+    with Client("r", f"ipc://{tmp_path}", adapters=adapters, strict=True, echo=False) as client:
+        for step in range(3):
+            client.push({"w": torch.ones(4, 4)}, step)
+    assert capfd.readouterr().err.count("1 of 1 tensors watched") == says
