@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fork_server
 import pytest
 import zmq
 from hypothesis import HealthCheck, settings
@@ -28,6 +29,10 @@ MAX_WORKERS = 4
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores: tests wait for half of their time."""
     return min(len(os.sched_getaffinity(0)) + 1, MAX_WORKERS)
+
+
+def pytest_unconfigure() -> None:
+    fork_server.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -109,7 +114,7 @@ class ServedDaemon:
     """A daemon in a process of its own; `ready` maps push, alerts, query and http to what it bound."""
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
+        self.process = fork_server.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )
         assert self.process.stdout is not None

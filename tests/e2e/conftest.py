@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import fork_server
 import pytest
 
 STOP_SECONDS = 60
@@ -56,7 +57,7 @@ def serve(directory: Path) -> Iterator[Serve]:
         command = [sys.executable, "-m", "rankd", "serve", "--url", url]
         command += [] if "--http" in options else ["--http", "off"]
         with log.open("w") as stderr:
-            process = subprocess.Popen(
+            process = fork_server.Popen(
                 [*command, *options], stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment()
             )
         assert process.stdout is not None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import damage
+import fork_server
 import pytest
 import torch
 
@@ -43,7 +43,7 @@ def until(items: Iterator[dict[str, Any]], rule: str, state: str) -> list[dict[s
 
 def verb(*arguments: str) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "rankd", *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = fork_server.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import pytest
 import torch
 
@@ -157,7 +158,7 @@ def test_a_killed_trainers_memory_is_let_go_of_at_once(serve: Any, how: str, dir
     config.write_text("[limits]\npeer_timeout_seconds = 3600.0\n")
     served = serve("--config", str(config))
     command = [sys.executable, "-c", TRAINER, served.url, how]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as trainer:
+    with fork_server.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as trainer:
         try:
             assert trainer.stdout is not None
             words = [trainer.stdout.readline().split() for _ in range(1 + (how == "fork"))]

@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import pytest
 import torch
 from offline import TRAINER, WAIT_SECONDS, alerts, environment, measured, readings, sync, sync_command, train
@@ -39,7 +40,7 @@ def test_killed_in_the_middle_again_and_again_the_history_is_that_of_the_same_tr
     (done,) = (path / "done" for path in spool.glob("*/"))
     for kill in range(3):
         before = done.stat().st_size if done.exists() else 0
-        process = subprocess.Popen(
+        process = fork_server.Popen(
             sync_command(spool, daemon.url), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         until = time.monotonic() + WAIT_SECONDS
@@ -69,7 +70,7 @@ def test_a_trainer_that_lives_is_synced_up_to_where_it_is_and_again_when_it_was_
 ) -> None:
     spool, data = directory / "spool", directory / "data"
     url = serve("--data", str(data), "--tier", "exact").url
-    trainer = subprocess.Popen(
+    trainer = fork_server.Popen(
         [sys.executable, "-c", TRAINER, "lm", "40", "1"],
         env={**environment(), "RANKD_MODE": "offline", "RANKD_SPOOL": str(spool)},
         stdin=subprocess.PIPE,
@@ -169,7 +170,7 @@ def test_the_next_sync_ends_the_alert_that_one_was_killed(serve: Any, directory:
     url, done = serve("--tier", "exact", "--config", str(config)).url, writer.path / "done"
     with subscribe(url, run="lm", timeout=WAIT_SECONDS) as subscription:
         alerts = (alert for alert in subscription if alert["rule"] == "trainer_gone")
-        with subprocess.Popen(sync_command(spool, url), env=environment(), stdout=subprocess.DEVNULL) as killed:
+        with fork_server.Popen(sync_command(spool, url), env=environment(), stdout=subprocess.DEVNULL) as killed:
             until = time.monotonic() + WAIT_SECONDS
             while not (done.exists() and done.stat().st_size):
                 assert time.monotonic() < until and killed.poll() is None
@@ -192,7 +193,7 @@ def test_what_it_says_without_a_daemon_beside_another_and_of_what_is_damaged(ser
     url = f"ipc://{directory}/d"
 
     def refused(*options: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        return fork_server.run(
             sync_command(spool, url, *options), env=environment(), capture_output=True, text=True, timeout=WAIT_SECONDS
         )
 
@@ -217,7 +218,7 @@ def test_what_it_says_without_a_daemon_beside_another_and_of_what_is_damaged(ser
     rows = [json.loads(line) for line in damaged.stdout.splitlines()]
     assert [(row["num_shipped"], row["num_damaged"]) for row in rows] == [(4, 0), (3, 1)]
     assert refused("--url", "http://x").returncode == 2
-    assert subprocess.run(sync_command(directory / "none", url), capture_output=True).returncode == 2
+    assert fork_server.run(sync_command(directory / "none", url), capture_output=True).returncode == 2
 
 
 def test_processes_that_write_at_once_keep_the_budget_together(directory: Path) -> None:
@@ -233,7 +234,7 @@ with Client(f"run{sys.argv[1]}", max_overhead=None, max_push_bytes=2 * 2048, str
 """
     variables = {"RANKD_MODE": "offline", "RANKD_SPOOL": str(spool), "RANKD_SPOOL_BYTES": str(budget)}
     trainers = [
-        subprocess.Popen(
+        fork_server.Popen(
             [sys.executable, "-c", program, str(number)],
             env={**environment(), **variables},
             stderr=subprocess.PIPE,

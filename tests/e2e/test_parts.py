@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
 import sys
 import time
 import urllib.request
@@ -13,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import pytest
 import torch
 
@@ -34,7 +34,7 @@ def fused(k_scale: float = 1.0, seed: int = 1) -> torch.Tensor:
 
 def verb(*arguments: str) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "rankd", *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = fork_server.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 

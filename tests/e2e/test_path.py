@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import fork_server
 import pytest
 import torch
 import zmq
@@ -143,7 +144,7 @@ def test_several_trainers_at_once(serve: Any) -> None:
     runs = [f"run{i}" for i in range(3)]
     with subscribe(served.url, streams=("measurement",), timeout=WAIT_SECONDS) as items:
         trainers = [
-            subprocess.Popen([sys.executable, "-c", TRAINER, run, served.url], stdout=subprocess.PIPE, text=True)
+            fork_server.Popen([sys.executable, "-c", TRAINER, run, served.url], stdout=subprocess.PIPE, text=True)
             for run in runs
         ]
         rows = [next(items) for _ in range(3 * 20 * 5)]
@@ -175,7 +176,7 @@ def test_a_killed_daemon_costs_the_trainer_nothing_and_the_next_one_gets_what_wa
 def test_a_second_daemon_on_the_same_address_fails_at_once(serve: Any) -> None:
     first = serve()
     command = [sys.executable, "-m", "rankd", "serve", "--url", first.url, "--http", "off"]
-    second = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    second = fork_server.run(command, capture_output=True, text=True, timeout=60)
     assert second.returncode == 1
     assert "in use by another rankd" in second.stderr
     with Client("still", first.url, max_overhead=None) as client:
@@ -258,7 +259,7 @@ def test_run_gives_one_command_a_daemon(directory: Any) -> None:
 
 
 def test_run_names_a_command_that_is_not_there() -> None:
-    done = subprocess.run(
+    done = fork_server.run(
         [sys.executable, "-m", "rankd", "run", "--", "no-such-command"], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 127

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import pytest
 import torch
 from torch import nn
@@ -24,7 +24,7 @@ WAIT_SECONDS = 30.0
 
 def rows_of(data: Path, run: str, *options: str) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "rankd", "query", run, "--data", str(data), "--json", *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = fork_server.run(command, capture_output=True, text=True, timeout=120, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -183,8 +183,8 @@ def test_in_a_sharded_job_gradients_and_masters_are_assembled_and_process_0_has_
 ) -> None:
     url = serve().url
     with subscribe(url, streams=("measurement",), timeout=2 * WAIT_SECONDS) as items:
-        command = [sys.executable, "-W", "ignore", "-c", PROCESS, url, str(directory / "meet")]
-        job = [subprocess.Popen([*command, str(process)]) for process in range(2)]
+        command = [sys.executable, "-c", PROCESS, url, str(directory / "meet")]
+        job = [fork_server.Popen([*command, str(process)]) for process in range(2)]
         rows = list(itertools.islice(items, 3))
         assert [process.wait(60) for process in job] == [0, 0]
     norms = {(row["layer"], row["role"], row["source_dtype"]): row["spectral_norm"] for row in rows}

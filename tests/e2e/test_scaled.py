@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import pytest
 import torch
 
@@ -22,7 +22,7 @@ DTYPES = ("float32", "bfloat16", *SCALED)
 
 def verb(*arguments: str) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "rankd", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = fork_server.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import pytest
 import torch
 import zmq
@@ -40,7 +41,7 @@ def start(directory: Path) -> Iterator[Start]:
         for process in range(size):
             command = [sys.executable, str(JOB), url, str(directory), str(process), str(size), *cases]
             started.append(
-                subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**kept, "OMP_NUM_THREADS": "1"})
+                fork_server.Popen(command, stderr=subprocess.PIPE, text=True, env={**kept, "OMP_NUM_THREADS": "1"})
             )
         return started[-size:]
 

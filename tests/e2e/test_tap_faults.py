@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import pytest
 import torch
 from pushing import LAYERS, pushing, steps_recorded, weights
@@ -171,7 +172,7 @@ def test_trainers_that_are_killed_in_the_middle_of_a_push_leave_nothing_in_the_d
             return int(json.load(answer)["assembly_bytes"])
 
     def kill_a_trainer(seconds: float) -> None:
-        trainer = subprocess.Popen([sys.executable, "-c", ENDLESS, served.url], stdout=subprocess.PIPE)
+        trainer = fork_server.Popen([sys.executable, "-c", ENDLESS, served.url], stdout=subprocess.PIPE)
         try:
             assert trainer.stdout is not None and trainer.stdout.readline() == b"pushing\n"
             time.sleep(seconds)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import pytest
 
 pytestmark = pytest.mark.e2e
@@ -78,7 +78,7 @@ def test_children_that_a_trainer_forks(serve: Any, directory: Path, alive: bool)
     else:  # nobody records anything, and a child that pushes would wait in vain
         program = program.replace("assert client.flush(200.0)\n", "").replace("leave, forget, use, push_itself", "use")
         program = program.replace("client.flush(200.0) and client.connected and ", "")
-    done = subprocess.run(
+    done = fork_server.run(
         [sys.executable, "-c", program, url], capture_output=True, text=True, timeout=WAIT_SECONDS, env=environment()
     )
     assert (done.returncode, done.stdout) == (0, "all ended\n"), done.stderr
@@ -129,7 +129,7 @@ def environment() -> dict[str, str]:
 
 
 def test_workers_of_data_loaders_that_fork_while_a_push_is_under_way(serve: Any) -> None:
-    done = subprocess.run(
+    done = fork_server.run(
         [sys.executable, "-c", WORKERS, serve().url],
         capture_output=True,
         text=True,

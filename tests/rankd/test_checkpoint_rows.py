@@ -1,11 +1,11 @@
 """Checkpoints: which rows come of their weights."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -99,5 +99,5 @@ def test_what_there_is_no_memory_for_is_left_out_with_a_reason(tmp_path: Path) -
     torch.save(tensors, tmp_path / "m.pt")
     command = [sys.executable, "-c", WITHOUT_MEMORY, str(tmp_path / "m.pt")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = fork_server.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

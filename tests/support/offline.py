@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+import fork_server
 
 from rankd.store.reader import Reader
 
@@ -42,7 +43,7 @@ def environment() -> dict[str, str]:
 def train(url: str | None, spool: Path | None, run: str = "lm", num_steps: int = 60, **variables: str) -> list[str]:
     """A trainer's life; online, each step is measured before the next. Returns what it said on stderr."""
     mode = {"RANKD_MODE": "offline", "RANKD_SPOOL": str(spool)} if url is None else {"RANKD_URL": url}
-    done = subprocess.run(
+    done = fork_server.run(
         [sys.executable, "-c", TRAINER, run, str(num_steps), "1"],
         env={**environment(), **mode, **variables},
         input="",
@@ -59,7 +60,7 @@ def sync_command(spool: Path, url: str, *options: str) -> list[str]:
 
 
 def sync(spool: Path, url: str, *options: str, code: int = 0) -> list[dict[str, Any]]:
-    done = subprocess.run(
+    done = fork_server.run(
         sync_command(spool, url, *options), env=environment(), capture_output=True, text=True, timeout=WAIT_SECONDS
     )
     assert done.returncode == code, done.stderr

@@ -2,11 +2,11 @@ import csv
 import gzip
 import io
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import pytest
 from typer.testing import CliRunner
 
@@ -101,7 +101,7 @@ def test_half_a_file_is_never_seen(history: Path, tmp_path: Path) -> None:
     limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
     command = [sys.executable, "-c", f"{limited}from rankd.cli import app; app()", "export", "lm-42"]
     options = ["--data", str(history), "-o", str(file), "--force"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60, check=False)
+    done = fork_server.run([*command, *options], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (1, "") and "x.jsonl: File too large" in done.stderr
     assert file.read_text() == "mine" and list(tmp_path.iterdir()) == [file]
 

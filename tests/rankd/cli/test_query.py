@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import pytest
 from typer.testing import CliRunner
 
@@ -158,7 +159,7 @@ def test_wrong_use_is_named(history: Path, arguments: list[str], code: int, word
 def test_a_reader_who_has_seen_enough(history: Path, form: str) -> None:
     """Output that is closed at once: no traceback, and no problem."""
     command = [sys.executable, "-m", "rankd", "query", "lm-42", form, "--data", str(history)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with fork_server.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == ""

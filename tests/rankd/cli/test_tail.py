@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -32,7 +33,7 @@ def url(serve: Callable[..., Any], raw_peer: Callable[..., Any], socket_dir: Pat
 
 def tail(url: str, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "rankd", "tail", "--url", url, "--timeout", "2.5", *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return fork_server.run(command, capture_output=True, text=True, timeout=60)
 
 
 def at_once(url: str, *each: list[str]) -> list[subprocess.CompletedProcess[str]]:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import pytest
 import zmq
 from served_gate import LIMITS, SIGNATURE, WAIT_SECONDS, was_cut
@@ -120,7 +121,7 @@ os._exit(0)
 def test_without_descriptors_it_waits_and_goes_on(socket_dir: Path, context: zmq.Context[Any]) -> None:
     """libzmq would abort the process."""
     command = [sys.executable, "-c", OUT_OF_FILES, str(socket_dir)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with fork_server.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         peers = []
