@@ -64,4 +64,6 @@ def _read(log: Log, record: Record) -> tuple[int, Chunk, bytes]:
 
 
 def bytes_in(root: Path) -> int:
-    return sum(path.stat().st_size for path in root.glob("*/*.spool"))
+    """In sessions: one that is being made has another name yet, and takes it at any moment."""
+    sessions = [path for path in root.glob("*") if not path.suffix]
+    return sum(file.stat().st_size for session in sessions for file in session.glob("*.spool"))
