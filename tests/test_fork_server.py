@@ -49,6 +49,7 @@ def test_it_finds_what_a_process_that_was_started_finds(tmp_path: Path, how: str
         ("pass", 0, ""),
         ("raise SystemExit(7)", 7, ""),
         ("import sys; sys.exit('why')", 1, "why"),
+        ("import warnings; warnings.warn('w', stacklevel=1)", 0, "<string>:1: UserWarning: w"),
         ("1 / 0", 1, "ZeroDivisionError: division by zero"),
         ("import os; os.kill(os.getpid(), 9)", -9, ""),
         ("import atexit, sys; atexit.register(lambda: print('end', file=sys.stderr))", 0, "end"),
@@ -103,6 +104,12 @@ LOADED = [sys.executable, "-c", "import sys; print('torch' in sys.modules)"]
 )
 def test_what_a_fork_cannot_be_is_started(command: list[str], options: dict[str, Any], loaded: str) -> None:
     assert fork_server.run(command, capture_output=True, text=True, **options).stdout == f"{loaded}\n"
+
+
+def test_warnings_are_errors_where_they_are_asked_to_be() -> None:
+    code = "import sys, warnings; assert 'torch' in sys.modules; warnings.warn('w', stacklevel=1)"
+    done = fork_server.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.endswith("UserWarning: w\n")
 
 
 def test_run_raises_what_subprocess_does() -> None:

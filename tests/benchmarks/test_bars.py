@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "bars.py"
@@ -16,7 +16,7 @@ SMALL = ("--seeds", "8", "--shapes", "256x256", "--families", "gaussian", "train
 
 def run(*options: str) -> tuple[int, dict[str, dict[str, Any]]]:
     """Its exit code; and name → row of how many true values were inside."""
-    done = subprocess.run([sys.executable, SCRIPT, *SMALL, *options], capture_output=True, text=True, check=False)
+    done = fork_server.run([sys.executable, SCRIPT, *SMALL, *options], capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1) and "Traceback" not in done.stderr, done.stderr
     rows = {row["name"]: row for row in map(json.loads, done.stdout.splitlines())}
     return done.returncode, {name: row for name, row in rows.items() if name.endswith("_coverage")}

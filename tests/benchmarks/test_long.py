@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import fork_server
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -23,7 +23,7 @@ LIMIT_SECONDS = 300
 def rows_of(script: str, *options: str) -> dict[str, dict[str, Any]]:
     """Name → row. It must not have failed otherwise than by missing a limit."""
     command = [sys.executable, str(BENCHMARKS / script), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False)
+    done = fork_server.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False)
     assert done.returncode in (0, 1) and "Traceback" not in done.stderr, done.stderr
     return {row["name"]: row for row in map(json.loads, done.stdout.splitlines())}
 

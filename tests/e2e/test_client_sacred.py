@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import pytest
 import torch
 
@@ -78,6 +79,7 @@ def train(use, url, kind):
     print(kind, hashlib.sha256(pickle.dumps(everything)).hexdigest())
 
 torch.use_deterministic_algorithms(True)
+torch.set_num_threads(2)
 for use in sys.argv[1].split(","):
     for kind in sys.argv[3].split(","):
         train(use, sys.argv[2], kind)
@@ -86,12 +88,12 @@ for use in sys.argv[1].split(","):
 
 def environment(**more: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RANKD_")}
-    return {**kept, "OMP_NUM_THREADS": "2", **more}
+    return {**kept, **more}
 
 
-def run(program: str, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+def run(program: str, *arguments: str, module: Any = fork_server, **more: str) -> subprocess.CompletedProcess[str]:
     """Runs it to its end; one that hangs, or fails, fails the test."""
-    done = subprocess.run(
+    done = module.run(
         [sys.executable, "-W", "error", "-c", program, *arguments],
         env=environment(**more),
         capture_output=True,
@@ -136,7 +138,7 @@ if len(sys.argv) > 3:
 
 @pytest.mark.parametrize("url", ["ipc://{directory}/nobody", "tcp://127.0.0.1:9"])
 def test_the_interpreter_ends_where_no_daemon_is(directory: Path, url: str) -> None:
-    run(FORGETFUL, url.format(directory=directory), "20")
+    run(FORGETFUL, url.format(directory=directory), "20", module=subprocess)
 
 
 def test_the_interpreter_ends_and_what_was_pushed_arrives(serve: Any) -> None:
@@ -148,7 +150,7 @@ def test_the_interpreter_ends_and_what_was_pushed_arrives(serve: Any) -> None:
 @pytest.mark.parametrize("signum", [signal.SIGSTOP, signal.SIGKILL])
 def test_the_interpreter_ends_where_the_daemon_hangs_or_was_killed(serve: Any, signum: signal.Signals) -> None:
     served = serve()
-    trainer = subprocess.Popen(
+    trainer = fork_server.Popen(
         [sys.executable, "-c", FORGETFUL, served.url, "3", "wait"],
         env=environment(),
         stdin=subprocess.PIPE,

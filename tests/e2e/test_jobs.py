@@ -43,7 +43,8 @@ def start(serve: Any, directory: Path) -> Iterator[tuple[Any, Callable[..., Any]
     served = serve(
         "--http", "127.0.0.1:0", "--data", str(directory / "data"), "--config", str(directory / "rankd.toml")
     )
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "rankd_client.client"])
     steps, children = context.Array("q", 2, lock=False), []
 
     def begin(process_rank: int) -> Any:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+import fork_server
 import pytest
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "torn.py"
@@ -16,7 +16,7 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "torn.py"
 @pytest.mark.long
 def test_no_snapshot_is_torn_and_live_weights_would_be() -> None:
     options = ["--pushes", "300", "--unfenced", "40", "--layers", "2", "--size", "384"]
-    done = subprocess.run([sys.executable, BENCHMARK, *options], capture_output=True, text=True, timeout=300)
+    done = fork_server.run([sys.executable, BENCHMARK, *options], capture_output=True, text=True, timeout=300)
     rows = {row["name"]: row for row in map(json.loads, done.stdout.splitlines())}
     assert done.returncode == 0, (rows, done.stderr)
     assert rows["torn_bfloat16"]["ours"] == 0 and rows["checked_bfloat16"]["ours"] >= 300

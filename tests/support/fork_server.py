@@ -1,9 +1,9 @@
 """Python processes without the two seconds that importing torch takes: forked from one that has imported it.
 
-`Popen` and `run` are subprocess's. A command of this interpreter (`-m`, `-c` or a script, and no option before) becomes
-a child of this process like any other, with its own standard streams, environment, directory, session and exit code.
-Any other command is started as ever, and so is one whose environment has other settings that are read as libraries
-load. Where it matters what a process imports, and how it starts, a test uses subprocess itself.
+`Popen` and `run` are subprocess's. A command of this interpreter (`-m`, `-c` or a script, and no option before but `-W
+error`) becomes a child of this process like any other, with its own standard streams, environment, directory, session
+and exit code. Any other command is started as ever, and so is one whose environment has other settings that are read as
+libraries load. Where it matters what a process imports, and how it starts, a test uses subprocess itself.
 
 Each process that asks has a server of its own, from its first command to its end.
 """
@@ -24,6 +24,7 @@ import sys
 import threading
 import time
 import types
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,8 @@ def _request(
     """What the server is asked for; None where only a start from the beginning is the same."""
     command = [] if isinstance(args, str | bytes | os.PathLike) else [os.fsdecode(word) for word in args]
     environment = {**ONE_CORE, **(os.environ if env is None else env)}
-    if len(command) < 2 or command[0] != sys.executable or (command[1][:1] == "-" and command[1] not in ("-c", "-m")):
+    how = command[3:4] if command[1:3] == STRICT else command[1:2]
+    if command[:1] != [sys.executable] or not how or (how[0].startswith("-") and how[0] not in ("-c", "-m")):
         return None
     if _early(environment) != _early({**ONE_CORE, **os.environ}):
         return None
@@ -109,6 +111,9 @@ def _request(
         "directory": os.fsdecode(cwd or Path.cwd()),
         "session": bool(start_new_session),
     }
+
+
+STRICT = ["-W", "error"]
 
 
 def _early(environment: Mapping[str, str]) -> dict[str, str]:
@@ -221,8 +226,12 @@ def become(request: Mapping[str, Any], fds: Sequence[int], connection: socket.so
     os.environ.update(request["environment"])
 
 
-def execute(arguments: Sequence[str]) -> None:
+def execute(arguments: list[str]) -> None:
     """`python ARGUMENTS`."""
+    if arguments[:2] == STRICT:
+        warnings.simplefilter("error")
+        sys.warnoptions.append("error")
+        arguments = arguments[2:]
     how, *rest = arguments
     if how == "-c":
         sys.argv, sys.path[0] = ["-c", *rest[1:]], ""
@@ -232,7 +241,7 @@ def execute(arguments: Sequence[str]) -> None:
         sys.argv, sys.path[0] = rest, str(Path.cwd())
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     else:
-        sys.argv, sys.path[0] = list(arguments), str(Path(how).resolve().parent)
+        sys.argv, sys.path[0] = arguments, str(Path(how).resolve().parent)
         runpy.run_path(how, run_name="__main__")
 
 
