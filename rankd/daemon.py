@@ -121,14 +121,16 @@ class Daemon:
                 measuring.create_task(self._analyse(snapshot))
 
     async def _analyse(self, snapshot: Snapshot) -> None:
+        seconds: float | None = None
         try:
             measurements = await self.measure(snapshot)
         except MeasureError as error:
             self._give_up(snapshot, error)
         else:
+            seconds = sum(measurement.measure_seconds for measurement in measurements)
             await self._judge(measurements)
         self.reports.over(snapshot)
-        self.mailbox.done(snapshot)
+        self.mailbox.done(snapshot, seconds)
 
     def _give_up(self, snapshot: Snapshot, error: MeasureError) -> None:
         """One matrix cannot be measured here: its trainers hear so, and everybody that it happened."""

@@ -61,5 +61,5 @@ class Housekeeping:
         """Where room is wanted for another; not while something of it may still be unwritten."""
         parts = self._parts
         if not parts.record.num_pending and (run := parts.assemble.idle_run(now, parts.receive.runs())) is not None:
-            for memory in (parts.assemble, parts.detect, parts.current, parts.planner, parts.jobs):
+            for memory in (parts.assemble, parts.detect, parts.current, parts.planner, parts.mailbox, parts.jobs):
                 memory.forget(run)

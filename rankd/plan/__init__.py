@@ -4,6 +4,7 @@ asyncio: the time is an argument. `keep_reviewed` alone knows of a loop, and of 
 from rankd.plan.beside import keep_reviewed
 from rankd.plan.config import AskedTier, MeasureConfig
 from rankd.plan.costs import Costs, Size
+from rankd.plan.fair import Demand, allot
 from rankd.plan.planner import Planner, tier_by_cost
 
-__all__ = ["AskedTier", "Costs", "MeasureConfig", "Planner", "Size", "keep_reviewed", "tier_by_cost"]
+__all__ = ["AskedTier", "Costs", "Demand", "MeasureConfig", "Planner", "Size", "allot", "keep_reviewed", "tier_by_cost"]

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rankd.plan.steps import Load
 from rankd.quota import namespace_of
@@ -31,6 +32,21 @@ class RunLoad:
     demand: float
     wish: float
     is_behind: bool
+
+
+class Demand(NamedTuple):
+    """What a run asks for, in seconds of a slot."""
+
+    per_second: float
+    """As the plan has its layers now."""
+    wish: float
+    """Likewise, if there were time for all."""
+    once: float
+    """To measure each of its layers once."""
+
+
+def demand_of(load: RunLoad) -> Demand:
+    return Demand(load.demand, load.wish, sum(layer.once() for layer in load.loads))
 
 
 def by_run(loads: Iterable[Load]) -> dict[str, RunLoad]:

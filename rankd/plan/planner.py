@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rankd.plan.config import MeasureConfig
 from rankd.plan.costs import Costs, Size
-from rankd.plan.fair import Brakes, allot, by_run
+from rankd.plan.fair import Brakes, Demand, allot, by_run, demand_of
 from rankd.plan.layer import NUM_BEHIND, Layer
 from rankd.plan.steps import WORTH, Load, settle, step_down, step_up
 from rankd.records import Snapshot, Tier
@@ -79,6 +79,8 @@ class Planner:
         self._seen = ("cpu", 0.0)
         """Device and lag when the review fell due."""
         self._demand, self._measured_share, self._num_lagging = 0.0, 0.0, 0
+        self.demands: Mapping[str, Demand] = {}
+        """By run, as the last review saw it; no run that is idle."""
         self._plan: Counter[Tier] = Counter()
         self._max_every, self._num_thinned = 1, 0
         self._told: tuple[object, ...] = ()
@@ -131,7 +133,9 @@ class Planner:
         self._num_lagging = sum(load.layer.num_unserved >= NUM_BEHIND for load in loads)
         if self.config.tier == "auto":
             self._adapt(loads, now)
-        self._demand = sum(load.demand() for load in loads)
+        runs = by_run(loads)
+        self.demands = {run: demand_of(load) for run, load in runs.items()}
+        self._demand = sum(load.demand for load in runs.values())
         self._plan = Counter(load.layer.tier for load in loads)
         self._max_every = max((load.layer.every for load in loads), default=1)
         self._num_thinned = sum(load.layer.every > 1 for load in loads)

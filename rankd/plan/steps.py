@@ -52,8 +52,11 @@ class Load:
 
     def demand(self, tier: Tier | None = None, every: int | None = None) -> float:
         """Seconds of a slot in each second, as it is or as it would be."""
-        norms = self.norms
-        return self.rate * (norms + (self.full(tier) - norms) / (every or self.layer.every))
+        return self.rate * self.once(tier, every)
+
+    def once(self, tier: Tier | None = None, every: int | None = None) -> float:
+        """Seconds of one measurement, in the mean."""
+        return self.norms + (self.full(tier) - self.norms) / (every or self.layer.every)
 
     def wish(self) -> float:
         """What it would take if there were time for all."""
