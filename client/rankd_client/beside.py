@@ -34,6 +34,9 @@ class Beside:
     def pushed(self, copied: Iterable[Watched]) -> None:
         """What went of it. Names that are not there any more are forgotten."""
         self._num_pushes += 1
+        if not self.found:
+            self._last_pushes.clear()
+            return
         went = {item.label for item in copied}
         before = self._last_pushes
         self._last_pushes = {

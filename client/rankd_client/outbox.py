@@ -11,17 +11,13 @@ import threading
 from collections.abc import Iterator
 from itertools import count
 
-from rankd_client.arena import Arena, Region
+from rankd_client.arena import Arena
+from rankd_client.lots import Layout, Lot
 from rankd_client.reports import Reports
 from rankd_client.returns import Returns
+from rankd_client.room import Room
 from rankd_client.snapshot import WHOLE, Arrival, Key, Snapshot, Tracker
 from rankd_client.wire import Shard
-
-MAX_PLACES = 10_000
-"""Layers whose places are remembered; whoever pushes under ever new names begins anew."""
-
-NUM_PLACES = 2
-"""Of a layer in the arena, that are remembered: it is written to one while the other is sent."""
 
 
 class Outbox:
@@ -31,23 +27,21 @@ class Outbox:
     def __init__(self, arena: Arena) -> None:
         self.arena = arena
         self.num_replaced = 0
-        self.num_dropped = 0
         self._changed = threading.Condition()
         self._orders = count()
         self.reports = Reports(self._changed, self._orders, self._comes_before)
         self._returns = Returns()
-        self._places: dict[Key, list[Region]] = {}
-        """Where each layer lay last: there again, so that what is copied together stays side by side."""
         self._queue: dict[Key, Snapshot] = {}
         """Writing and pending; a newer snapshot keeps the place of the one it replaces, so that no layer starves."""
         self._sending: Snapshot | None = None
         self._awaiting: dict[Key, Snapshot] = {}
-        self._retired: list[Snapshot] = []
-        """Nobody wants them any more, but ZeroMQ still holds frames of them."""
-        self._victims: list[Snapshot] = []
-        """What a push of `_victims_step` may give up for other layers, the last first; some are gone since."""
-        self._victims_bytes = 0
-        self._victims_step: int | None = None
+        self._lot: Lot | None = None
+        """The newest push, while nobody has asked for anything of it."""
+        self._room = Room(arena, self._queue, self._awaiting)
+
+    @property
+    def num_dropped(self) -> int:
+        return self._room.num_dropped
 
     # The training thread's side ------------------------------------------------------------------------------------
 
@@ -60,6 +54,7 @@ class Outbox:
     ) -> Snapshot | None:
         """A snapshot to write into, or None where no memory can be had. Follow with `commit` or `abandon`."""
         with self._changed:
+            self._unpack()
             key = (layer, role)
             num_returns = self._returns.count(key, step)
             old = self._queue.get(key)
@@ -69,10 +64,10 @@ class Outbox:
                 if old.num_bytes == num_bytes and not old.held():
                     region = old.region
                 else:
-                    self._free(old)
-            region = region or self._place(key, num_bytes) or self._make_room(key, step, num_bytes)
+                    self._room.free(old)
+            region = region or self._room.find(key, step, num_bytes)
             if region is None:
-                self.num_dropped += self._queue.pop(key, None) is not None
+                self._room.num_dropped += self._queue.pop(key, None) is not None
                 return None
             self.num_replaced += old is not None
             snapshot = Snapshot(
@@ -86,9 +81,7 @@ class Outbox:
         its record is not needed any more."""
         with self._changed:
             snapshot.written, snapshot.arrival = True, arrival
-            older = self._awaiting.pop(snapshot.key, None)
-            if older is not None:
-                self._free(older)
+            self._overtake(snapshot.key)
 
     def abandon(self, snapshot: Snapshot, arrival: Arrival | None = None) -> None:
         """Writing failed; until `arrival` is done, a GPU may write to its memory all the same."""
@@ -96,77 +89,34 @@ class Outbox:
             snapshot.arrival = arrival
             if self._queue.get(snapshot.key) is snapshot:
                 del self._queue[snapshot.key]
-            self._free(snapshot)
+            self._room.free(snapshot)
 
-    def _place(self, key: Key, num_bytes: int) -> Region | None:
-        """Where the layer lay before, if that is free; else where nobody did, else the first free place."""
-        places = self._places.get(key, [])
-        for place in places:
-            if place.num_bytes == num_bytes and (region := self.arena.reserve_again(place)) is not None:
-                return region
-        region = self.arena.reserve_fresh(num_bytes) or self.arena.reserve(num_bytes)
-        if region is not None:
-            if len(self._places) >= MAX_PLACES:
-                self._places.clear()
-            self._places[key] = [region, *places][:NUM_PLACES]
-        return region
+    def reserve_lot(self, layout: Layout, step: int) -> Lot | None:
+        """Memory for all of a push at once; None where it has to be had layer by layer, since some are unsent or there
+        is no such place. Follow with `commit_lot` or `abandon_lot`."""
+        with self._changed:
+            self._unpack()
+            region = None if self._queue else self._room.find_side_by_side(layout.keys, layout.num_bytes)
+            return None if region is None else Lot(layout, step, region, next(self._orders))
 
-    def _make_room(self, key: Key, step: int, num_bytes: int) -> Region | None:
-        """Give up what is needed least until `num_bytes` fit: what ZeroMQ has let go of, the same layer's older
-        snapshot, others that were sent, and at last unsent ones; the oldest step first, never one of this step."""
-        self.purge()
-        region = self.arena.reserve(num_bytes)
-        missing_bytes = max(1, num_bytes - self.arena.free_bytes)
-        while region is None and (victims := self._take_victims(key, step, missing_bytes)):
-            for old in victims:
-                if self._awaiting.get(old.key) is old:
-                    del self._awaiting[old.key]
-                else:
-                    del self._queue[old.key]
-                    self.num_dropped += 1
-                self.arena.release(old.region)
-            region = self.arena.reserve(num_bytes)
-            missing_bytes = 1  # there is enough now, if not in one piece
-        return region
+    def commit_lot(self, lot: Lot, arrival: Arrival) -> None:
+        """It is whole as soon as `arrival` says so."""
+        with self._changed:
+            lot.arrival = arrival
+            self._lot = lot
 
-    def _take_victims(self, key: Key, step: int, missing_bytes: int) -> list[Snapshot]:
-        """The first to be given up that have `missing_bytes` together; none if even all of them have not."""
-        if self._victims_step != step:
-            self._order_victims(step)
-        own = self._awaiting.get(key)
-        taken = [own] if own is not None and not own.held() else []
-        missing_bytes -= sum(old.region.reserved_bytes for old in taken)
-        passed: list[Snapshot] = []
-        while 0 < missing_bytes <= self._victims_bytes:
-            old = self._victims.pop()
-            self._victims_bytes -= old.region.reserved_bytes
-            if self._awaiting.get(old.key) is old or (self._queue.get(old.key) is old and old.written):
-                passed.append(old)
-                if old is not own and not old.held():
-                    taken.append(old)
-                    missing_bytes -= old.region.reserved_bytes
-        if missing_bytes > 0:
-            taken = []
-        gone = set(taken)
-        back = [old for old in reversed(passed) if old not in gone]
-        self._victims += back
-        self._victims_bytes += sum(old.region.reserved_bytes for old in back)
-        return taken
-
-    def _order_victims(self, step: int) -> None:
-        """Once for all layers of a push, or each of thousands would sort thousands. What the link deals with in the
-        meantime is passed over as it comes up."""
-        sent = sorted(self._awaiting.values(), key=lambda old: old.step)
-        unsent = sorted((old for old in self._queue.values() if old.written), key=lambda old: old.step)
-        self._victims = [old for old in reversed((*sent, *unsent)) if old.step < step]
-        self._victims_bytes = sum(old.region.reserved_bytes for old in self._victims)
-        self._victims_step = step
+    def abandon_lot(self, lot: Lot, arrival: Arrival | None) -> None:
+        """Writing failed; until `arrival` is done, a GPU may write to its memory all the same."""
+        with self._changed:
+            lot.arrival = arrival
+            self._room.free(lot)
 
     # The link's side -----------------------------------------------------------------------------------------------
 
     def next_unsent(self) -> Snapshot | None:
         """What to send from: the one begun, else the first in the queue that is whole."""
         with self._changed:
+            self._unpack()
             if self._sending is None:
                 self._sending = next(self._whole(), None)
                 if self._sending is not None:
@@ -188,9 +138,10 @@ class Outbox:
             if snapshot.sent_bytes < snapshot.num_bytes or self._sending is not snapshot:
                 return
             self._sending = None
+            self._unpack()
             newer = self._queue.get(snapshot.key)
             if newer is not None and newer.written:
-                self._free(snapshot)
+                self._room.free(snapshot)
             else:
                 self._awaiting[snapshot.key] = snapshot
             self._changed.notify_all()
@@ -208,18 +159,19 @@ class Outbox:
                 snapshot, self._sending = self._sending, None
             else:
                 return was_reported
-            self._free(snapshot)
+            self._room.free(snapshot)
             self._changed.notify_all()
             return True
 
     def give_up(self, layer: str, role: str, step: int) -> None:
         """This snapshot cannot be sent."""
         with self._changed:
-            self.num_dropped += self.settle(layer, role, step, "unsendable")
+            self._room.num_dropped += self.settle(layer, role, step, "unsendable")
 
     def rewind(self) -> None:
         """A new connection: whatever is not recorded is sent again, from its first byte, before what came later."""
         with self._changed:
+            self._unpack()
             self.reports.rewind()
             again = [*self._awaiting.values(), *([self._sending] if self._sending else [])]
             self._awaiting.clear()
@@ -229,34 +181,54 @@ class Outbox:
     def purge(self) -> None:
         """Free what ZeroMQ has let go of."""
         with self._changed:
-            self._retired = [old for old in self._retired if not self._release(old)]
+            self._room.purge()
 
     # Both ----------------------------------------------------------------------------------------------------------
 
     @property
     def num_unsent(self) -> int:
-        return len(self._queue) + (self._sending is not None) + self.reports.num_unsent
+        num_packed = len(lot) if (lot := self._lot) is not None else 0
+        return num_packed + len(self._queue) + (self._sending is not None) + self.reports.num_unsent
 
     @property
     def has_retired(self) -> bool:
-        return bool(self._retired)
+        return self._room.has_retired
 
     @property
     def has_arriving(self) -> bool:
         """Something is on its way from a GPU, by a copy that nobody is woken by."""
         with self._changed:
+            self._unpack()
             return any(snapshot.written and not snapshot.arrived() for snapshot in self._queue.values())
 
     @property
     def settled(self) -> bool:
         """Nothing waits to be sent or recorded."""
-        return not self._queue and self._sending is None and not self._awaiting and self.reports.settled
+        has_any = self._lot is not None or self._queue or self._sending is not None or self._awaiting
+        return not has_any and self.reports.settled
 
     def wait_settled(self, timeout_seconds: float) -> bool:
         with self._changed:
             return self._changed.wait_for(lambda: self.settled, timeout_seconds)
 
     # Under the lock ------------------------------------------------------------------------------------------------
+
+    def _unpack(self) -> None:
+        """The newest push becomes what others are: snapshots in the queue, where nothing of these layers was."""
+        if (lot := self._lot) is None:
+            return
+        self._lot = None
+        for key, snapshot in lot.unpack():
+            snapshot.num_returns = self._returns.count(key, lot.step)
+            self._overtake(key)
+            self._room.lies(key, snapshot.region)
+            self._queue[key] = snapshot
+
+    def _overtake(self, key: Key) -> None:
+        """There is a newer one, whole: an older one that awaits its record is not needed any more."""
+        older = self._awaiting.pop(key, None)
+        if older is not None:
+            self._room.free(older)
 
     def _whole(self) -> Iterator[Snapshot]:
         """What may be sent: of one layer and role, snapshots and reports wait for one another, since a repeat of what
@@ -269,6 +241,7 @@ class Outbox:
 
     def _comes_before(self, key: Key, order: int) -> bool:
         """Whether a snapshot came before, and is not dealt with."""
+        self._unpack()
         sending = self._sending if self._sending is not None and self._sending.key == key else None
         waiting = (self._queue.get(key), sending, self._awaiting.get(key))
         return any(snapshot is not None and snapshot.order < order for snapshot in waiting)
@@ -280,17 +253,9 @@ class Outbox:
             snapshot.sent_bytes = 0
             overtaken = snapshot if snapshot.key in self._queue else front.get(snapshot.key)
             if overtaken is not None:
-                self._free(overtaken)
+                self._room.free(overtaken)
             if overtaken is not snapshot:
                 front[snapshot.key] = snapshot
-        self._queue = {**front, **self._queue}
-
-    def _free(self, snapshot: Snapshot) -> None:
-        if not self._release(snapshot):
-            self._retired.append(snapshot)
-
-    def _release(self, snapshot: Snapshot) -> bool:
-        if snapshot.held():
-            return False
-        self.arena.release(snapshot.region)
-        return True
+        front |= self._queue
+        self._queue.clear()  # and not another mapping: others have this one
+        self._queue |= front

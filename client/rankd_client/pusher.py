@@ -6,7 +6,7 @@ import platform
 import time
 import weakref
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -27,9 +27,10 @@ from rankd_client.outbox import Outbox
 from rankd_client.outlet import Outlet, make_outlet
 from rankd_client.plan import Schedule, process_world
 from rankd_client.receipt import PushReceipt
-from rankd_client.shown import Shown
+from rankd_client.shown import take_once
 from rankd_client.startline import StartLine
 from rankd_client.stats import Meter, Stats
+from rankd_client.taken import Taken
 from rankd_client.turns import LEFT_TO_FIRST, REPLICA, Turns, mine, not_mine
 from rankd_client.watch import Selection, Watched, Watcher
 from rankd_client.wire import DTYPES, Hello
@@ -60,13 +61,12 @@ class Pusher:
         self._link: Outlet | None = None
         self._start_line = StartLine(config)
         self._echo = Echo()
-        self._shown = Shown()
         self._set_up_seconds = 0.0
         """Of the push that is under way: what was spent once and for all."""
         self._last_step: int | None = None
         self._last_seconds: float | None = None
         self._elsewhere = Elsewhere()
-        self._copied: list[str] = []
+        self._copied: Sequence[str] = ()
         """Names of what the newest push took."""
         self._passed: dict[str, Mapping[str, str]] = {}
         """What receipts say is skipped where a push leaves everything out, by the reason."""
@@ -97,7 +97,7 @@ class Pusher:
             if reason not in ("not due", REPLICA, LEFT_TO_FIRST):
                 self._meter.skipped()
             return self._pass(step, reason or "budget"), None
-        self._set_up_seconds, wire_bytes, self._copied = 0.0, 0, []
+        self._set_up_seconds, wire_bytes, self._copied = 0.0, 0, ()
         try:
             receipt, error = self._push(model, also, step, max_bytes, process_rank, world_size)
             wire_bytes = receipt.wire_bytes
@@ -196,6 +196,41 @@ class Pusher:
         """A due push, but for its time."""
         num_replaced, num_dropped = self._outbox.num_replaced, self._outbox.num_dropped
         again = self._watcher.is_same(model)
+        taken = self._repeat(model, step, max_bytes) if again and also is None and world_size == 1 else None
+        if taken is None:
+            taken = self._take(model, also, step, max_bytes, process_rank, world_size, again)
+        self._copied = taken.names
+        self._turns.pushed(taken.names)
+        if self._link is not None:
+            self._link.wake()
+        receipt = PushReceipt(
+            step,
+            num_queued=len(taken.items),
+            num_replaced=self._outbox.num_replaced - num_replaced,
+            num_dropped=self._outbox.num_dropped - num_dropped,
+            skipped=MappingProxyType(taken.skipped),
+            wire_bytes=taken.wire_bytes,
+            device_bytes=self._copier.device_bytes + taken.decoded_bytes,
+        )
+        return receipt, taken.error
+
+    def _repeat(self, model: Any, step: int, max_bytes: int) -> Taken | None:
+        """All of a model that is the same goes as it went last; None: it has to be looked at. What is not touched here
+        does not have to come back into the caches while the training waits."""
+        whole, link = self._watcher.kept, self._link
+        if whole is None or link is None or link.refused or not self._turns.all_fit(max_bytes):
+            return None
+        skipped: dict[str, str] = {}
+        try:
+            copied, error = self._copier.copy(whole.items, step, skipped, again=True)
+        finally:  # after Ctrl-C, too, copies may go on
+            self.fence.pushed(model)
+        return whole if copied is whole.items else Taken.of(copied, {**whole.skipped, **skipped}, error)
+
+    def _take(
+        self, model: Any, also: Any, step: int, max_bytes: int, process_rank: int, world_size: int, again: bool
+    ) -> Taken:
+        """What is to go of a model, and beside it, is found and copied."""
         with nullcontext() if again and also is None else copies.plain_torch():
             watched, skipped = self._watcher.look(model, again)
             beside = self._beside.choose(also, skipped, max_bytes, alike=world_size > 1)
@@ -216,23 +251,13 @@ class Pusher:
                 self.fence.pushed(model)
                 if beside or any(item.decode is not None for item in chosen):  # who knows when it changes next
                     self.fence.now()
-        self._copied = [item.name for item in copied if item.role == "weight"]
+        taken = Taken.of(tuple(copied), skipped, error)
         self._beside.pushed(copied)
         self._elsewhere.looked(model, process_rank, also, (*watched, *self._beside.found))
-        self._turns.pushed(self._copied)
         self._remember(watched)
-        if self._link is not None:
-            self._link.wake()
-        receipt = PushReceipt(
-            step,
-            num_queued=len(copied),
-            num_replaced=self._outbox.num_replaced - num_replaced,
-            num_dropped=self._outbox.num_dropped - num_dropped,
-            skipped=MappingProxyType(skipped),
-            wire_bytes=sum(item.num_bytes for item in copied),
-            device_bytes=self._copier.device_bytes + max((item.decoded_bytes for item in copied), default=0),
-        )
-        return receipt, error
+        is_whole = not beside and len(taken.items) == len(watched) and taken.repeatable
+        self._watcher.kept = taken if is_whole else None
+        return taken
 
     def _set_up(self, watched: list[Watched], process_rank: int, world_size: int) -> None:
         """Memory for this model, and the link. Adds to _set_up_seconds what no later push will take."""
@@ -242,8 +267,7 @@ class Pusher:
             self._outbox.arena.allocate = partial(copies.allocate, pinned=True)
         wanted_bytes = 2 * min(sum(sizes), self._config.max_push_bytes)
         started = time.perf_counter()
-        if wanted_bytes > self._outbox.arena.num_bytes:
-            self._outbox.grow(wanted_bytes, max(sizes))
+        self._outbox.grow(wanted_bytes, max(sizes, default=0))
         self._copier.prepare(watched)
         self._connect(process_rank, world_size)
         self._set_up_seconds += time.perf_counter() - started
@@ -254,29 +278,18 @@ class Pusher:
             agent = f"rankd-client python/{platform.python_version()}"
             version = DTYPES[self._config.dtype].version
             hello = Hello(self._config.run, self._session, version, agent, process_rank, world_size)
-            link = make_outlet(self._config, hello, self._outbox, self._take_alert())
+            on_alert = take_once(self._alerts, self._echo if self._config.echo else None)
+            link = make_outlet(self._config, hello, self._outbox, on_alert)
             link.tell = partial(_tell, weakref.ref(self))
             link.start()
             weakref.finalize(self, link.stop).atexit = False
             self._link = link
         return self._link
 
-    def _take_alert(self) -> Any:
-        alerts, shown, echo = self._alerts, self._shown, self._echo if self._config.echo else None
-
-        def take(alert: dict[str, Any]) -> None:  # no reference to self: the link must not keep the pusher alive
-            if not shown.add(alert):  # it fires still: a daemon tells so again at each connection
-                return
-            alerts.append(alert)
-            if echo is not None:
-                echo(alert, time.monotonic())
-
-        return take
-
     def _remember(self, watched: list[Watched]) -> None:
         """What the cheap ways through push() need of the model."""
-        budget = self._config.max_overhead is not None
-        if self._turns.remember(watched, self._beside.found, again=self._watcher.again, budget=budget):
+        again, budget = self._watcher.again, self._config.max_overhead is not None
+        if self._turns.remember(watched, self._beside.found, again=again, budget=budget):
             self._passed = {}
             self._meter.watching(self._turns.names or ())
 

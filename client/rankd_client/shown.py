@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
 from typing import Any
 
 MAX_SHOWN = 10_000
@@ -36,6 +37,21 @@ class Shown:
         """Whether this state of the alert was shown in the stream `stream_id`; it is forgotten if it was."""
         tokens = _tokens(alert, stream_id)
         return tokens is not None and self._tokens.pop(tokens[1], True) is None
+
+
+def take_once(
+    alerts: deque[dict[str, Any]], echo: Callable[[dict[str, Any], float], None] | None
+) -> Callable[[dict[str, Any]], None]:
+    """Puts what a connection brings into `alerts`, and has it echoed, once: what fires still comes again with each."""
+    shown = Shown()
+
+    def take(alert: dict[str, Any]) -> None:
+        if shown.add(alert):
+            alerts.append(alert)
+            if echo is not None:
+                echo(alert, time.monotonic())
+
+    return take
 
 
 def _tokens(alert: Mapping[str, Any], stream_id: object) -> tuple[int, int] | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
+
+from rankd_client.lasttimes import LastTimes
 
 SMOOTHING = 0.2
 """Weight of the newest step, or push, in an average."""
@@ -77,12 +79,12 @@ class Meter:
         self._last_seconds = self._pushed_seconds = 0.0
         self._at_step = 0
         self._names: tuple[str, ...] = ()
-        self._pushed_at: dict[str, int] = {}
+        self._pushed_at = LastTimes()
 
     def called(self, step: int, now_seconds: float) -> None:
         """push() was called; at each step, so no more than this. A step that goes back makes later snapshots void."""
         if step < self.step:
-            self._pushed_at = {name: at for name, at in self._pushed_at.items() if at <= step}
+            self._pushed_at.keep([name for name, at in self._pushed_at.table().items() if at <= step])
         self.step, self._last_seconds = step, now_seconds
 
     def skipped(self) -> None:
@@ -91,7 +93,7 @@ class Meter:
         self.num_skipped += 1
 
     def pushed(
-        self, step: int, now_seconds: float, blocked_seconds: float, wire_bytes: int, names: Iterable[str]
+        self, step: int, now_seconds: float, blocked_seconds: float, wire_bytes: int, names: Sequence[str]
     ) -> None:
         """`names` were copied. `blocked_seconds` without what is done once and for all."""
         num_steps = step - self._at_step
@@ -106,17 +108,17 @@ class Meter:
         self.blocked_seconds += blocked_seconds
         self.push_seconds = _smooth(self.push_seconds, blocked_seconds)
         self.wire_bytes += wire_bytes
-        self._pushed_at |= dict.fromkeys(names, step)
+        self._pushed_at.went(names, step)
 
     def watching(self, names: tuple[str, ...]) -> None:
         if names is not self._names:
             self._names = names
-            self._pushed_at = {name: self._pushed_at[name] for name in names if name in self._pushed_at}
+            self._pushed_at.keep(names)
 
     def stats(self, **more: Any) -> Stats:
         """`more`: what the pusher knows besides."""
         elapsed_seconds = 0.0 if self._first_seconds is None else self._last_seconds - self._first_seconds
-        step, pushed_at = self.step, self._pushed_at
+        step, pushed_at = self.step, self._pushed_at.table()
         ages = {name: max(0, step - pushed_at[name]) if name in pushed_at else None for name in self._names}
         return Stats(
             step=step,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
+from rankd_client.lasttimes import LastTimes
 from rankd_client.plan import choose, choose_alike
 from rankd_client.watch import Watched
 
@@ -36,8 +37,12 @@ class Turns:
         """A push of no more than these always finds memory."""
         self._total_bytes = self._fitting_bytes = 0
         self._num_pushes = 0
-        self._last_push: dict[str, int] = {}
+        self._last_push = LastTimes()
         """Number of the push with which a layer last went: its staleness."""
+
+    def all_fit(self, max_bytes: int) -> bool:
+        """Whether a push of what is remembered has room for all of it."""
+        return self._total_bytes <= min(max_bytes, self._roomy_bytes)
 
     def choose(
         self,
@@ -52,10 +57,10 @@ class Turns:
         """What goes now, in its order; the others get their reason in `skipped`. `turn` is the number of the push in
         jobs of several processes, where nothing else may count, and None in others; `again`: `watched` is what was
         remembered last."""
-        if again and turn is None and self._total_bytes <= min(max_bytes, self._roomy_bytes):
+        if again and turn is None and self.all_fit(max_bytes):
             return watched  # nothing has to wait its turn
         if turn is None:
-            names = choose([item for item in watched if item.name not in refused], max_bytes, self._last_push)
+            names = choose([item for item in watched if item.name not in refused], max_bytes, self._last_push.table())
         else:
             names = choose_alike(watched, max_bytes, turn)
         by_name = {item.name: item for item in watched}
@@ -67,7 +72,7 @@ class Turns:
     def pushed(self, names: Sequence[str]) -> None:
         """These layers were copied."""
         self._num_pushes += 1
-        self._last_push |= dict.fromkeys(names, self._num_pushes)
+        self._last_push.went(names, self._num_pushes)
 
     def remember(self, watched: list[Watched], beside: Sequence[Watched], *, again: bool, budget: bool) -> bool:
         """What was found, of the model and beside it. `budget`: `least_bytes` will be asked for. Whether the layers
@@ -88,17 +93,19 @@ class Turns:
             fitting = [item for item in watched if item.num_bytes <= max_bytes]
             first_bytes = beside_bytes + sum(item.num_bytes for item in fitting if item.priority)
             others = [item for item in fitting if not item.priority]
-            turn = min(others, key=lambda item: self._last_push.get(item.name, -1), default=None)
+            last_push = self._last_push.table()
+            turn = min(others, key=lambda item: last_push.get(item.name, -1), default=None)
             self.least_bytes = min(first_bytes + (turn.num_bytes if turn else 0), self.whole_bytes)
         return is_new
 
     def _forget_others(self) -> None:
         """But for those that went last, where there are many."""
-        others = self._last_push.keys() - set(self.names or ())
-        num_kept = max(MAX_OTHERS, len(self.names or ()))
+        last_push = self._last_push.table()
+        own = self.names or ()
+        others = last_push.keys() - set(own)
+        num_kept = max(MAX_OTHERS, len(own))
         if len(others) > 2 * num_kept:  # seldom, as it takes a while
-            for name in sorted(others, key=self._last_push.__getitem__)[:-num_kept]:
-                del self._last_push[name]
+            self._last_push.keep([*own, *sorted(others, key=last_push.__getitem__)[-num_kept:]])
 
 
 def mine(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import pytest
 
-from rankd_client.shown import MAX_SHOWN, Shown
+from rankd_client.shown import MAX_SHOWN, Shown, take_once
 
 ALERT = {"alert_id": "a", "state": "firing", "stream_id": "s"}
 
@@ -46,3 +47,19 @@ def test_they_are_bounded() -> None:
         assert shown.add({"alert_id": str(i), "state": "firing"})
     assert shown.add({"alert_id": "0", "state": "firing"})
     assert not shown.add({"alert_id": str(MAX_SHOWN), "state": "firing"})
+
+
+@pytest.mark.parametrize("echoed", [True, False])
+def test_an_alert_that_comes_again_is_taken_once(echoed: bool) -> None:
+    """At each connection a daemon tells what fires."""
+    alerts: deque[dict[str, Any]] = deque()
+    shown: list[dict[str, Any]] = []
+    take = take_once(alerts, (lambda alert, seconds: shown.append(alert)) if echoed else None)
+    for again in (ALERT, ALERT, {**ALERT, "state": "resolved"}, ALERT, {**ALERT, "stream_id": "t"}):
+        take(again)
+    assert [(told["state"], told["stream_id"]) for told in alerts] == [
+        ("firing", "s"),
+        ("resolved", "s"),
+        ("firing", "t"),
+    ]
+    assert shown == (list(alerts) if echoed else [])

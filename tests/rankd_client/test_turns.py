@@ -24,7 +24,7 @@ def test_names_that_are_new_for_ever_do_not_pile_up() -> None:
     turns = Turns(1 << 20, 1 << 20)
     for number in range(40):
         assert len(push(turns, layers(*(f"{number}.{i}" for i in range(200))), 1 << 20)) == 200
-        assert len(turns._last_push) <= 2 * MAX_OTHERS + 200
+        assert len(turns._last_push.table()) <= 2 * MAX_OTHERS + 200
 
 
 def test_of_two_models_pushed_in_turn_no_layer_starves() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rankd_client.copies.host import copy
 from rankd_client.copies.quiet import quiet_torch
+from rankd_client.lots import Layout, ids_of
 from rankd_client.outbox import Outbox
 from rankd_client.snapshot import Snapshot
 from rankd_client.watch import Watched
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 Pair = tuple[Watched, Snapshot]
 
+Copied = tuple[Sequence[Watched], Exception | None]
+
 
 class Copier:
     """Copies what was chosen. `device_bytes`: of device memory that it holds, once and for all."""
@@ -27,16 +30,18 @@ class Copier:
         self._devices: dict[torch.device, DeviceCopier] = {}
         self._pending: set[torch.device] = set()
         """With copies that nobody has made a stream wait for."""
+        self._layout: Layout | None = None
+        """What went last."""
 
     @property
     def device_bytes(self) -> int:
         return sum(copier.device_bytes for copier in self._devices.values())
 
-    def copy(
-        self, items: Iterable[Watched], step: int, skipped: dict[str, str], again: bool = False
-    ) -> tuple[list[Watched], Exception | None]:
+    def copy(self, items: Sequence[Watched], step: int, skipped: dict[str, str], again: bool = False) -> Copied:
         """Those that were copied, or are as soon as their GPU gets to it; the others have their reason in `skipped`.
         And the first fault. `again`: the items are those of before, object for object."""
+        if again and (found := self._copy_lot(items, step, skipped)) is not None:
+            return found
         copied: list[Watched] = []
         faults: list[Exception] = []
         on_host: list[Pair] = []
@@ -65,6 +70,7 @@ class Copier:
 
     def forget(self) -> None:
         """Nothing of a model that is gone is kept alive."""
+        self._layout = None
         for copier in self._devices.values():
             copier.forget()
 
@@ -87,6 +93,29 @@ class Copier:
         """Have the current streams wait, on their devices, for copies that still go on."""
         while self._pending:
             self._devices[self._pending.pop()].wait()
+
+    def _copy_lot(self, items: Sequence[Watched], step: int, skipped: dict[str, str]) -> Copied | None:
+        """All at once, where they went just so before and are on one GPU; None: they have to go one by one."""
+        copier = self._devices.get(items[0].tensor.device) if items else None
+        ids = ids_of(items)
+        if copier is None or not copier.knows(ids):
+            return None
+        if self._layout is None or self._layout.ids != ids:
+            self._layout = Layout(items)
+        if (lot := self._outbox.reserve_lot(self._layout, step)) is None:
+            return None
+        ticket = None
+        self._pending.add(copier.device)
+        try:
+            ticket = copier.copy_lot(lot)
+        except Exception as error:
+            skipped |= {item.label: f"copy failed: {type(error).__name__}" for item in items}
+            return (), error
+        finally:
+            if ticket is None:
+                self._outbox.abandon_lot(lot, copier.newest)
+        self._outbox.commit_lot(lot, ticket)
+        return items, None
 
     def _copy_host(
         self, item: Watched, target: Snapshot, copied: list[Watched], skipped: dict[str, str]

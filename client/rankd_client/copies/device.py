@@ -11,9 +11,9 @@ needs no call into CUDA: asking an event from another thread would break a graph
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rankd_client.arena import Region, aligned
 from rankd_client.copies.halves import is_unfit
@@ -21,6 +21,7 @@ from rankd_client.copies.memory import allocate, bytes_of
 from rankd_client.copies.quiet import capturing, has_modes, plain_torch
 from rankd_client.copies.scaled import copy_scaled
 from rankd_client.copies.staging import Recipe, copy_half
+from rankd_client.lots import Lot, ids_of
 from rankd_client.watch import Watched
 from rankd_client.wire import DTYPES, SCALE_BYTES, row_elements
 
@@ -42,6 +43,8 @@ NUM_NUMBERS = 1024
 """Of tickets, that lie on the device: one copy tells of each."""
 
 Target = tuple[Watched, Region]
+
+T = TypeVar("T")
 
 
 class Ticket:
@@ -120,17 +123,37 @@ class DeviceCopier:
 
         In the place of a tensor that could not be copied is the fault; its region is written to until `newest` is done.
         """
+        if not again:
+            self._known.clear()
+        keeps: list[object] = [self._memory, targets]  # the first is what a ticket may outlive this object by
+        flags = self._aside(lambda: self._do(targets, again, keeps), keeps)
+        newest, at = self.newest, self._address
+        return [
+            flag if isinstance(flag, Exception) else newest if flag is None else HalfTicket(newest, at + 8 * flag)
+            for flag in flags
+        ]
+
+    def copy_lot(self, lot: Lot) -> Ticket:
+        """The same for all that lies side by side; `knows` has said that it was copied before."""
+        recipe, layout = self._known[lot.layout.ids], lot.layout
+        keeps: list[object] = [self._memory, layout]
+        self._aside(lambda: recipe.follow_side_by_side(lot.region, layout.regions(lot.region)), keeps)
+        return self.newest
+
+    def knows(self, ids: tuple[int, ...]) -> bool:
+        """Whether these were copied just so before."""
+        return ids in self._known and not has_modes()
+
+    def _aside(self, work: Callable[[], T], keeps: Sequence[object]) -> T:
+        """What `work` gives, that is done on the side stream, after what is under way on the current one."""
         import torch
 
         stream, device = torch.cuda.current_stream(self.device), torch.cuda.current_device()
         self._begun.record(stream)
         self._stream.wait_event(self._begun)
-        if not again:
-            self._known.clear()
-        keeps: list[object] = [self._memory, targets]  # the first is what a ticket may outlive this object by
         torch.cuda.set_stream(self._stream)  # and its device; torch's own context managers take four times as long
         try:
-            flags = self._do(targets, again, keeps)
+            return work()
         finally:  # whatever comes of it, what was begun goes on
             try:
                 self._finish(keeps)
@@ -138,16 +161,11 @@ class DeviceCopier:
                 torch.cuda.set_stream(stream)
                 if device != self.device.index:
                     torch.cuda.set_device(device)
-        newest, at = self.newest, self._address
-        return [
-            flag if isinstance(flag, Exception) else newest if flag is None else HalfTicket(newest, at + 8 * flag)
-            for flag in flags
-        ]
 
     def _do(self, targets: Sequence[Target], again: bool, keeps: list[object]) -> list[int | Exception | None]:
         """Of each copy the fault, or the number of its flag where it has one. What was done before for the same tensors
         is done again."""
-        key = tuple([id(item) for item, _ in targets])
+        key = ids_of([item for item, _ in targets])
         if (recipe := self._known.get(key)) is not None and not has_modes():
             recipe.follow([region for _, region in targets])
             return [None] * len(targets)

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rankd_client.arena import ALIGNMENT_BYTES, Region, aligned
+from rankd_client.arena import ALIGNMENT_BYTES, Block, Region, aligned
 from rankd_client.copies.halves import cast_half
 from rankd_client.copies.memory import torch_dtype
+from rankd_client.lots import MAX_LAID
 
 if TYPE_CHECKING:
     import torch
 
     Casts = dict[object, tuple[list[torch.Tensor], list[torch.Tensor]]]
     """Targets and sources, by their dtypes and layout: alike they take one launch, else one each."""
+
+    Views = tuple[list[torch.Tensor], list[torch.Tensor]]
+    """Of targets and sources, in as many copies."""
 
 Part = tuple[int, int, int, int]
 """Which tensor, from where on in it, from where on in the staging piece, and how many bytes."""
@@ -32,19 +36,39 @@ class Recipe:
         self._num_bytes = len(staging)  # which torch takes its time to tell
         self._rounds: list[tuple[Casts, list[Part]]] = [({}, [])]
         self._at = 0
+        self._laid: dict[tuple[Block, int], list[Views]] = {}
         for index, (dtype, source) in enumerate(sources):
             self._add(index, dtype, source)
 
     def follow(self, regions: Sequence[Region]) -> None:
         """Begin to copy each tensor into its region, on the current stream."""
+        self._run([self._views(parts, regions) for _, parts in self._rounds])
+
+    def follow_side_by_side(self, whole: Region, regions: Sequence[Region]) -> None:
+        """`regions` lie in `whole`, one behind another. Where they lay there before, hardly anything is done anew."""
+        place = whole.block, whole.start
+        if (laid := self._laid.get(place)) is None:
+            if len(self._laid) >= MAX_LAID:
+                self._laid.clear()
+            laid = self._laid[place] = [self._views(parts, regions) for _, parts in self._rounds]
+        self._run(laid)
+
+    def _run(self, copies: Sequence[Views]) -> None:
         import torch
 
-        for casts, parts in self._rounds:
-            for targets, sources in casts.values():
-                torch._foreach_copy_(targets, sources)
-            for block, position, start, num_bytes in _spans(parts, regions):
-                target, source = block[position : position + num_bytes], self._staging[start : start + num_bytes]
-                target.copy_(source, non_blocking=True)
+        for (casts, _), (targets, sources) in zip(self._rounds, copies, strict=True):
+            for cast, plain in casts.values():
+                torch._foreach_copy_(cast, plain)
+            if targets:
+                torch._foreach_copy_(targets, sources, non_blocking=True)
+
+    def _views(self, parts: Sequence[Part], regions: Sequence[Region]) -> Views:
+        """Of the arena and of the staging piece, by which a round's parts leave it."""
+        targets, sources = [], []
+        for block, position, start, num_bytes in _spans(parts, regions):
+            targets.append(block[position : position + num_bytes])
+            sources.append(self._staging[start : start + num_bytes])
+        return targets, sources
 
     def _add(self, index: int, dtype: str, source: torch.Tensor) -> None:
         as_dtype = torch_dtype(dtype)

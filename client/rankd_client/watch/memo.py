@@ -38,6 +38,8 @@ class Watcher:
         self.selection = selection
         self.adapters = tuple(adapters)
         self.again = False
+        self.kept: Any = None
+        """What somebody made of what was found last: it goes with it."""
         self._on_gone = on_gone
         self._model: weakref.ref[Any] | None = None
         self._seen: _Seen = ([], [], [])
@@ -52,7 +54,7 @@ class Watcher:
         self.again = self.is_same(model) if again is None else again
         if self.again:
             return list(self._found[0]), dict(self._found[1])
-        self._model = None
+        self._model = self.kept = None
         seen = self._parts(model)
         watched, skipped = watch(model, self.selection, self.adapters)
         if seen is not None:
@@ -62,7 +64,8 @@ class Watcher:
 
     def _forget(self, gone: Any) -> None:
         if self._model is gone:
-            self._model, self._seen, self._found = None, ([], [], []), ((), {})
+            self._model = self.kept = None
+            self._seen, self._found = ([], [], []), ((), {})
             self._on_gone()
 
     def _parts(self, model: Any) -> _Seen | None:

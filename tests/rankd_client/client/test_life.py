@@ -123,22 +123,6 @@ def test_no_memory_stays_behind(make: Make, tmp_path: Path, closed: bool) -> Non
     assert atexit._ncallbacks() == num_callbacks
 
 
-def test_an_alert_that_comes_again_is_told_once(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
-    """At each connection a daemon tells what fires."""
-    client = make(echo=True)
-    assert client._pusher is not None
-    alert = {"alert_id": "a", "state": "firing", "stream_id": "s", "severity": "warning", "message": "fell"}
-    take = client._pusher._take_alert()
-    for again in (alert, alert, {**alert, "state": "resolved"}, alert, {**alert, "stream_id": "t"}):
-        take(again)
-    assert [(told["state"], told["stream_id"]) for told in client.alerts()] == [
-        ("firing", "s"),
-        ("resolved", "s"),
-        ("firing", "t"),
-    ]
-    assert capfd.readouterr().err.count("fell") == 3
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_does_nothing(make: Make) -> None:
     client = make(strict=False)

@@ -13,6 +13,7 @@ from rankd_client.arena import Arena, Region
 from rankd_client.copies import allocate, quiet_torch
 from rankd_client.copies.device import MAX_STAGING_BYTES, DeviceCopier, HalfTicket, Ticket
 from rankd_client.copies.host import copy
+from rankd_client.lots import Layout, Lot
 from rankd_client.watch import Selection, watch
 from rankd_client.wire import row_elements
 
@@ -72,7 +73,7 @@ def copied_on_the_host(model: dict[str, torch.Tensor], dtype: str) -> list[tuple
 def split(data: bytes, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Elements and scales."""
     rows = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(-1, width + 4)
-    return rows[:, :width], rows[:, width:].contiguous().view(torch.float32)
+    return rows[:, :width], rows[:, width:].flatten().clone().view(torch.float32)[:, None]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float16", "float64", "int8", "float8_e4m3fn", "float8_e5m2"])
@@ -195,3 +196,30 @@ def test_without_the_wait_the_copy_would_be_of_what_comes_after(copier: DeviceCo
         seen[waits] = set(torch.frombuffer(bytearray(region.view), dtype=torch.float32).unique().tolist())
     assert seen[True] == {1.0}
     assert 2.0 in seen[False]
+
+
+def test_a_lot_is_the_same_as_one_by_one(copier: DeviceCopier) -> None:
+    generator = torch.Generator("cuda").manual_seed(0)
+    model = {f"w{i}": torch.randn(s, device="cuda", generator=generator) for i, s in enumerate(SHAPES)}
+    model["strided"] = model["w0"].t()[::2]
+    model["large"] = torch.randn(copier.device_bytes // 2 + 3_000, 2, device="cuda", generator=generator)
+    items, _ = watch(model, Selection("bfloat16"))
+    layout = Layout(items)
+    arena = arena_of(3 * layout.num_bytes)
+    assert not copier.knows(layout.ids)
+    regions = [region for item in items if (region := arena.reserve(item.num_bytes)) is not None]
+    wait(copier.copy(list(zip(items, regions, strict=True)), again=True))
+    assert copier.knows(layout.ids)
+    for turn, spare in enumerate((0, 64, 0)):  # in two places, in one of them twice
+        with torch.no_grad():
+            for tensor in model.values():
+                tensor.mul_(-1 - turn)
+        whole = arena.reserve(layout.num_bytes) if spare == 0 else arena.reserve(layout.num_bytes + spare)
+        assert whole is not None
+        with quiet_torch():
+            ticket = copier.copy_lot(Lot(layout, turn, whole, 0))
+        wait([ticket])
+        wanted = copied_on_the_host(model, "bfloat16")
+        for region, (_, data) in zip(layout.regions(whole), wanted, strict=True):
+            assert bytes(region.view) == data
+        arena.release(whole)
