@@ -15,7 +15,7 @@ from rankd_client.endpoints import EndpointError, check_address, is_loopback
 DEFAULT_HTTP = "127.0.0.1:7780"
 EXECUTOR_NAMES = ("threads", "inline")
 
-DEVICES = r"auto|cpu|cuda:\d+(,cuda:\d+)*"
+DEVICES = r"auto|cpu|cuda|cuda:\d+(,cuda:\d+)*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(DEVICES, self.device):
-            raise ConfigError(f"device={self.device!r}: expected auto, cpu, cuda:N or cuda:N,cuda:M,…")
+            raise ConfigError(f"device={self.device!r}: expected auto, cpu, cuda, cuda:N or cuda:N,cuda:M,…")
         if self.executor not in EXECUTOR_NAMES:
             raise ConfigError(f"executor={self.executor!r}: expected one of {', '.join(EXECUTOR_NAMES)}")
         for key in ("push", "alerts", "query"):

@@ -1,52 +1,92 @@
-"""Measuring on GPUs: a thread each, which takes what waits in batches."""
+"""Measuring on GPUs: a thread each, which takes what waits in batches, and one for what no GPU measures."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
-from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import Future
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from rankd.executors.solver import CPU, OnFault, Solver
+from rankd.engine import WarmStarts
+from rankd.executors.scheduling import Need, room_for, take, take_for_cpu
+from rankd.executors.solver import CPU, NotHereError, OnFault, Outcome, Solver
 from rankd.executors.threads import prepare_worker
 from rankd.executors.work import Work
-from rankd.weights import Part, Settings
+from rankd.plan.costs import Costs, Size
+from rankd.records import Tier
+from rankd.weights import Part, Settings, split_of
 
 SLOTS_PER_DEVICE = 32
-"""Snapshots handed over at once: a batch of 16 matrices cost a third of 16 alone in the norms tier, one of 32 hardly
-less; twice as many keep the next batch at hand."""
+"""Snapshots handed over at once: with as many under way as wait, batches are of 16."""
 
-MAX_BATCH = 32
-
-MAX_BATCH_BYTES = 1 << 30
-"""Of snapshots: a batch holds up nobody for much longer than its largest matrix would."""
+LOOK_AGAIN_SECONDS = 1.0
+"""What waits for room on a device may have it without anybody being told: memory is others' too."""
 
 
-Item = tuple[Work, "Future[list[Part]]"]
+@dataclass(slots=True)
+class _Item:
+    work: Work
+    future: Future[list[Part]]
+    size: Size
+    need: Need
+    is_running: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """A device's thread: what it knows of it."""
+
+    place: int
+    device: torch.device
+    solver: Solver
+    free_bytes: float
+    """When it was last about to take something."""
+    warmed: set[Tier] = field(default_factory=set)
+    """Tiers that it has measured in: the first time loads libraries."""
+
+    @property
+    def is_lost(self) -> bool:
+        return self.solver.device != self.device
 
 
 class BatchExecutor:
-    """Each thread takes the oldest work that waits, and with it those of the same tier that wait too.
+    """Each device's thread takes what `rankd.executors.scheduling` gives it; another one the CPU's share, which is what
+    no device measures: for want of memory, because no method converged on it, or because all of them are lost.
 
-    A device that fails leaves what waits to the others; the last one's thread goes on with the CPU. What spoils a CUDA
-    context (an assertion in a kernel, say) spoils those of all GPUs in the process: they fail one after the other.
+    What a device was at when it was lost goes to the others, once. What spoils a CUDA context (an assertion in a
+    kernel, say) spoils those of all GPUs in the process: they fail one after the other.
     """
 
     def __init__(self, devices: Sequence[torch.device], on_fault: OnFault, settings: Settings) -> None:
-        self._solvers = [Solver(device, on_fault, settings) for device in devices]
+        self._settings, self._on_fault = settings, on_fault
+        self._kind = devices[0].type
+        self._costs, warm = Costs(), WarmStarts()
         self.num_slots, self.num_workers = SLOTS_PER_DEVICE * len(devices), len(devices)
-        self._waiting: deque[Item] = deque()
-        self._changed = threading.Condition()
+        solvers = [Solver(device, self._tell, settings, warm) for device in devices]
+        self._lanes = [_Lane(i, solver.device, solver, math.inf) for i, solver in enumerate(solvers)]
+        self._cpu = Solver(CPU, on_fault, settings, warm)
+        self._waiting: list[_Item] = []
+        self._turn = 0
+        lock = threading.Lock()
+        self._changed, self._changed_for_cpu = threading.Condition(lock), threading.Condition(lock)
         self._closed = False
-        for solver in self._solvers:
-            name = f"measure-{solver.device}"
-            threading.Thread(target=self._run, args=(solver,), name=name, daemon=True).start()
+        for lane in self._lanes:
+            self._start(f"measure-{lane.device}", self._run, lane)
+        self._start("measure-rest", self._run_rest)
 
     @property
     def device(self) -> torch.device:
-        return next((solver.device for solver in self._solvers if solver.device != CPU), CPU)
+        return self.devices[0]
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Those left, or the CPU."""
+        return tuple(lane.device for lane in self._lanes if not lane.is_lost) or (CPU,)
 
     def submit(self, work: Work) -> Future[list[Part]]:
         future: Future[list[Part]] = Future()
@@ -54,45 +94,135 @@ class BatchExecutor:
             if self._closed:
                 future.cancel()
                 return future
-            self._waiting.append((work, future))
-            self._changed.notify()
+            self._waiting.append(self._item(work, future))
+            (self._changed_for_cpu if self._are_all_lost() else self._changed).notify_all()
         return future
 
     def close(self) -> None:
         with self._changed:
             self._closed = True
-            for _, future in self._waiting:
-                future.cancel()
-            self._waiting.clear()
-            self._changed.notify_all()
-
-    def _run(self, solver: Solver) -> None:
-        prepare_worker()
-        while (batch := self._take(solver)) is not None:
-            taken = [(work, future) for work, future in batch if future.set_running_or_notify_cancel()]
-            try:
-                outcomes = solver.measure_all([work for work, _ in taken])
-            except BaseException as error:  # ours: whoever waits for it has to hear
-                outcomes = [error if isinstance(error, Exception) else RuntimeError(repr(error))] * len(taken)
-            for (_, future), outcome in zip(taken, outcomes, strict=True):
-                if isinstance(outcome, Exception):
-                    future.set_exception(outcome)
-                else:
-                    future.set_result(outcome)
-
-    def _take(self, solver: Solver) -> list[Item] | None:
-        """None when it is over, for all or for this thread: it has lost its device, and another has not."""
-        with self._changed:
-            while not self._closed and not self._waiting:
-                self._changed.wait()
-            if self._closed or (solver.device == CPU and self.device != CPU):
-                self._changed.notify()
-                return None
-            tier, num_bytes = self._waiting[0][0].tier, 0
-            batch, rest = list[Item](), deque[Item]()
             for item in self._waiting:
-                num_bytes += item[0].snapshot.data.nbytes if item[0].tier == tier else 0
-                fits = len(batch) < MAX_BATCH and (num_bytes <= MAX_BATCH_BYTES or not batch)
-                (batch if item[0].tier == tier and fits else rest).append(item)
-            self._waiting = rest
-            return batch
+                _drop(item)
+            self._waiting.clear()
+            self._wake_all()
+
+    def _are_all_lost(self) -> bool:
+        return all(lane.is_lost for lane in self._lanes)
+
+    def _wake_all(self) -> None:
+        self._changed.notify_all()
+        self._changed_for_cpu.notify_all()
+
+    def _start(self, name: str, run: Callable[..., None], *arguments: object) -> None:
+        threading.Thread(target=run, args=arguments, name=name, daemon=True).start()
+
+    def _item(self, work: Work, future: Future[list[Part]]) -> _Item:
+        of, tier = work.snapshot, work.tier
+        *experts, rows, cols = split_of(of.layer, of.shape, of.role, self._settings).whole.shape
+        size = Size(rows, cols, max(1, math.prod(experts)))
+        seconds = self._costs.predict(self._kind, tier, size)
+        num_bytes = of.data.nbytes + (0 if work.partner is None else work.partner.data.nbytes)
+        kind = (tier, of.shape, of.wire_dtype)
+        need = Need(kind, tier, seconds, num_bytes, room_for(rows, cols, tier, num_bytes), self._turn + 1)
+        return _Item(work, future, size, need)
+
+    def _tell(self, fault: str, text: str) -> None:
+        """On the thread of a device that is lost."""
+        self._on_fault(fault, f"{text}; measuring goes on on {','.join(map(str, self.devices))}")
+
+    def _run(self, lane: _Lane) -> None:
+        prepare_worker()
+        if lane.device.type == "cuda" and lane.device.index < torch.cuda.device_count():
+            with contextlib.suppress(RuntimeError):  # its first batch says so
+                torch.cuda.set_device(lane.device)  # or each call changes devices, and GPU 0 has a context for nobody
+        while (batch := self._next(lane)) is not None:
+            if batch:
+                began = time.perf_counter()
+                outcomes = _measure(lane.solver.try_all, batch)
+                self._settle(lane, batch, outcomes, (time.perf_counter() - began) / len(batch))
+
+    def _run_rest(self) -> None:
+        prepare_worker()
+        while (batch := self._next(None)) is not None:
+            _finish(batch, _measure(self._cpu.try_all, batch))
+
+    def _next(self, lane: _Lane | None) -> list[_Item] | None:
+        """What a device's thread, or that of the CPU, is to measure. None when it is over, for all or for this device.
+        Empty where it was cancelled."""
+        while True:
+            free_bytes = math.inf if lane is None else lane.solver.free_bytes()
+            with self._changed:
+                if self._closed or (lane is not None and lane.is_lost):
+                    return None
+                if lane is not None:
+                    lane.free_bytes = free_bytes
+                if places := self._choose(lane):
+                    chosen = [self._waiting[place] for place in places]
+                    left = set(places)
+                    self._waiting = [item for place, item in enumerate(self._waiting) if place not in left]
+                    return [item for item in chosen if _begins(item)]
+                changed = self._changed_for_cpu if lane is None else self._changed
+                changed.wait(LOOK_AGAIN_SECONDS if self._waiting else None)
+
+    def _choose(self, lane: _Lane | None) -> list[int]:
+        needs = [item.need for item in self._waiting]
+        self._turn = max(self._turn, min((need.turn for need in needs), default=0))
+        free = {each.place: each.free_bytes for each in self._lanes if not each.is_lost}
+        return take_for_cpu(needs, free) if lane is None else take(needs, lane.place, free)
+
+    def _settle(self, lane: _Lane, batch: list[_Item], outcomes: list[Outcome], seconds: float) -> None:
+        """Tells what came of a batch, and puts back what the device has not measured. `seconds` each."""
+        back = [(item, out) for item, out in zip(batch, outcomes, strict=True) if isinstance(out, NotHereError)]
+        with self._changed:
+            for item, outcome in back:
+                item.need = _after(item.need, outcome, lane.place)
+                if self._closed:
+                    _drop(item)
+            if not self._closed:
+                self._waiting[:0] = [item for item, _ in back]
+            if not back:
+                self._learn(lane, batch[0], seconds)
+            if back:
+                self._wake_all()
+        done = [(item, out) for item, out in zip(batch, outcomes, strict=True) if not isinstance(out, NotHereError)]
+        _finish([item for item, _ in done], [outcome for _, outcome in done])
+
+    def _learn(self, lane: _Lane, item: _Item, seconds: float) -> None:
+        if item.work.tier in lane.warmed:
+            self._costs.learn(self._kind, item.work.tier, item.size, seconds)
+        lane.warmed.add(item.work.tier)
+
+
+def _measure(measure: Callable[[Sequence[Work]], list[Outcome]], batch: list[_Item]) -> list[Outcome]:
+    try:
+        return measure([item.work for item in batch])
+    except BaseException as error:  # ours: whoever waits for it has to hear
+        return [error if isinstance(error, Exception) else RuntimeError(repr(error))] * len(batch)
+
+
+def _after(need: Need, outcome: NotHereError, place: int) -> Need:
+    """What is known of it now that a device has not measured it."""
+    if outcome.reason == "memory":
+        return replace(need, tried=need.tried | {place})
+    if outcome.reason == "lost":
+        return replace(need, num_lost=need.num_lost + 1)
+    return replace(need, off_devices=True)
+
+
+def _begins(item: _Item) -> bool:
+    """False where it was cancelled; it may have begun before, on another device."""
+    item.is_running = item.is_running or item.future.set_running_or_notify_cancel()
+    return item.is_running
+
+
+def _finish(batch: list[_Item], outcomes: list[Outcome]) -> None:
+    for item, outcome in zip(batch, outcomes, strict=True):
+        if isinstance(outcome, Exception):
+            item.future.set_exception(outcome)
+        else:
+            item.future.set_result(outcome)
+
+
+def _drop(item: _Item) -> None:
+    if not item.future.cancel():  # it has begun, on a device that did not measure it
+        item.future.set_exception(CancelledError())

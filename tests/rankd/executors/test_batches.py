@@ -12,8 +12,9 @@ import torch
 from works import CPU, no_fault, untimed, work
 
 from rankd.executors import Part, Work
-from rankd.executors.batches import MAX_BATCH, SLOTS_PER_DEVICE, BatchExecutor
-from rankd.executors.solver import OnFault, Outcome, Solver
+from rankd.executors.batches import SLOTS_PER_DEVICE, BatchExecutor
+from rankd.executors.scheduling import MAX_BATCH
+from rankd.executors.solver import NotHereError, OnFault, Outcome, Solver
 from rankd.executors.work import Task
 from rankd.records import Tier
 from rankd.weights import DEFAULT_SETTINGS
@@ -28,18 +29,18 @@ class Gated(BatchExecutor):
         self.batches: list[list[str]] = []
         self.gate = threading.Semaphore(0)
         super().__init__(devices, on_fault, DEFAULT_SETTINGS)
-        for solver in self._solvers:
-            self._let_in(solver)
+        for lane in self._lanes:
+            self._let_in(lane.solver)
 
     def _let_in(self, solver: Solver) -> None:
-        measure_all = solver.measure_all
+        try_all = solver.try_all
 
         def gated(tasks: Sequence[Task]) -> list[Outcome]:
             self.batches.append([task.snapshot.layer for task in tasks if isinstance(task, Work)])
             self.gate.acquire()
-            return measure_all(tasks)
+            return try_all(tasks)
 
-        solver.measure_all = gated  # type: ignore[method-assign]
+        solver.try_all = gated  # type: ignore[method-assign]
 
 
 @pytest.fixture
@@ -70,47 +71,41 @@ def layers_of(futures: Sequence[Future[list[Part]]]) -> list[str]:
 
 def test_what_waits_is_taken_at_once_and_in_order(one: Gated) -> None:
     names = [f"w{i}" for i in range(MAX_BATCH + 5)]
-    futures = [one.submit(work(torch.eye(2 + i % 3), name)) for i, name in enumerate(names)]
+    futures = [one.submit(work(torch.eye(2), name)) for name in names]
     assert len(one.batches) == 1, "none while it is busy"
     one.gate.release(3)
     assert layers_of(futures) == names
     assert one.batches[1:] == [names[:MAX_BATCH], names[MAX_BATCH:]]
 
 
-def test_a_batch_is_of_one_tier_that_of_the_oldest(one: Gated) -> None:
+def test_a_batch_is_of_one_tier_shape_and_dtype_those_of_the_oldest(one: Gated) -> None:
     tiers: list[Tier] = ["norms", "exact", "norms", "estimate", "exact"]
     futures = [one.submit(work(torch.eye(4), f"{i}", tier)) for i, tier in enumerate(tiers)]
-    one.gate.release(4)
-    assert layers_of(futures) == ["0", "1", "2", "3", "4"]
-    assert one.batches[1:] == [["0", "2"], ["1", "4"], ["3"]]
-
-
-def test_a_batch_is_bounded_in_bytes_and_what_is_larger_goes_alone(one: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rankd.executors.batches.MAX_BATCH_BYTES", 4 * 10)
-    futures = [one.submit(work(torch.ones(1, n), f"{n}")) for n in (5, 4, 11, 1)]
-    one.gate.release(4)
-    layers_of(futures)
-    assert one.batches[1:] == [["5", "4"], ["11"], ["1"]]
+    for name, odd in (("wide", torch.ones(4, 5)), ("double", torch.eye(4).double())):
+        futures.append(one.submit(work(odd, name, "norms")))
+    one.gate.release(6)
+    assert layers_of(futures) == ["0", "1", "2", "3", "4", "wide", "double"]
+    assert one.batches[1:] == [["0", "2"], ["1", "4"], ["3"], ["wide"], ["double"]]
 
 
 def test_one_that_fails_does_not_fail_its_batch_mates(one: Gated) -> None:
     good, bad = work(torch.eye(2), "good"), work(torch.eye(2), "bad")
-    broken = Work(type(bad.snapshot)("r", "bad", 1, (3, 3), "float32", "", bad.snapshot.data))
+    broken = Work(type(bad.snapshot)("r", "bad", 1, (2, 2), "float32", "", bad.snapshot.data[:3]))
     futures = [one.submit(item) for item in (good, broken, good)]
     one.gate.release(2)
-    assert isinstance(futures[1].exception(SECONDS), RuntimeError)
+    assert isinstance(futures[1].exception(SECONDS), ValueError)
     assert layers_of([futures[0], futures[2]]) == ["good", "good"] and one.batches[1] == ["good", "bad", "good"]
 
 
 def test_a_mistake_of_ours_is_in_all_futures_and_ends_no_thread(one: Gated) -> None:
-    good, once = one._solvers[0].measure_all, [SystemExit("ours")]
+    good, once = one._lanes[0].solver.try_all, [SystemExit("ours")]
 
     def fails(tasks: Sequence[Task]) -> list[Outcome]:
         if once:
             raise once.pop()
         return good(tasks)
 
-    one._solvers[0].measure_all = fails  # type: ignore[method-assign]
+    one._lanes[0].solver.try_all = fails  # type: ignore[method-assign]
     one.gate.release(2)
     future = one.submit(work(torch.eye(2)))
     assert isinstance(future.exception(SECONDS), RuntimeError) and "ours" in str(future.exception())
@@ -125,21 +120,25 @@ def test_several_devices_share_what_waits() -> None:
         busy.append(executor.submit(work(torch.eye(2), f"{number}")))
         until(lambda so_many=number: len(executor.batches) > so_many)
     assert executor.batches == [["0"], ["1"], ["2"]], "none waits for the other"
-    waiting = [executor.submit(work(torch.eye(2), "late")) for _ in range(2)]
+    waiting = [executor.submit(work(torch.eye(2), "late")) for _ in range(6)]
     executor.gate.release(1)
     until(lambda: len(executor.batches) > 3)
-    assert executor.batches[3] == ["late", "late"] and sum(future.done() for future in busy) == 1
-    executor.gate.release(3)
-    assert layers_of([*busy, *waiting]) == ["0", "1", "2", "late", "late"]
+    assert executor.batches[3] == ["late", "late"] and sum(future.done() for future in busy) == 1, "a third of them"
+    executor.gate.release(100)
+    assert layers_of([*busy, *waiting]) == ["0", "1", "2", *["late"] * 6]
     executor.close()
 
 
+def absent_gpus(number: int) -> list[torch.device]:
+    """They fail as one that is lost does: by an error of torch's in the midst of measuring."""
+    return [torch.device("cuda", torch.cuda.device_count() + place) for place in range(number)]
+
+
 def test_devices_that_are_lost_leave_what_waits_to_the_others_and_the_last_to_the_cpu() -> None:
-    count = torch.cuda.device_count()
-    absent = [torch.device("cuda", count + place) for place in range(3)]
+    absent = absent_gpus(3)
     seen: list[str] = []
     executor = Gated(absent, lambda fault, text: seen.append(f"{fault}: {text}"))
-    assert executor.device == absent[0]
+    assert (executor.device, executor.devices) == (absent[0], tuple(absent))
     items = [work(torch.randn(4, 3), f"w{i}") for i in range(40)]
     executor.gate.release(1000)
     futures = [executor.submit(item) for item in items]
@@ -150,11 +149,70 @@ def test_devices_that_are_lost_leave_what_waits_to_the_others_and_the_last_to_th
         rounds += 1
         assert rounds < 10
     assert len(seen) == 3 and all(f"device: {device} failed" in "".join(seen) for device in absent)
+    assert seen[-1].endswith("measuring goes on on cpu") and executor.devices == (CPU,)
     reference = BatchExecutor([CPU], no_fault, DEFAULT_SETTINGS)
     again = executor.submit(items[3]).result(SECONDS)
     assert untimed(again) == untimed(reference.submit(items[3]).result(SECONDS)) and len(seen) == 3
     for each in (executor, reference):
         each.close()
+
+
+def test_what_a_lost_device_was_at_goes_to_one_that_is_left() -> None:
+    (absent,) = absent_gpus(1)
+    seen: list[str] = []
+    executor = BatchExecutor([absent, CPU], lambda fault, text: seen.append(text), DEFAULT_SETTINGS)
+    while not seen:  # until the absent one has taken something
+        futures = [executor.submit(work(torch.eye(n % 7 + 2), f"{n}")) for n in range(40)]
+        assert layers_of(futures) == [f"{n}" for n in range(40)], "each of them, once"
+    assert seen[0].startswith(f"{absent} failed: ") and seen[0].endswith("measuring goes on on cpu")
+    assert executor.devices == (CPU,)
+    executor.close()
+
+
+def test_what_fits_on_no_device_goes_from_one_to_the_next_and_then_to_the_cpu() -> None:
+    executor = Gated([CPU, CPU])
+    tried: list[int] = []
+    for lane in executor._lanes:
+
+        def full(tasks: Sequence[Task], place: int = lane.place) -> list[Outcome]:
+            tried.append(place)
+            return [NotHereError("memory") for _ in tasks]
+
+        lane.solver.try_all = full  # type: ignore[method-assign]
+    assert layers_of([executor.submit(work(torch.eye(3), "wide"))]) == ["wide"]
+    assert sorted(tried) == [0, 1]
+    executor.close()
+
+
+def test_where_no_method_converges_on_a_device_the_cpu_is_next() -> None:
+    executor = Gated([CPU, CPU])
+    tried: list[int] = []
+    for lane in executor._lanes:
+
+        def unsolved(tasks: Sequence[Task], place: int = lane.place) -> list[Outcome]:
+            tried.append(place)
+            return [NotHereError("unsolved") for _ in tasks]
+
+        lane.solver.try_all = unsolved  # type: ignore[method-assign]
+    assert layers_of([executor.submit(work(torch.eye(3), "odd"))]) == ["odd"] and len(tried) == 1
+    executor.close()
+
+
+def test_close_cancels_what_has_begun_on_a_device_without_room() -> None:
+    executor = Gated([CPU])
+    entered, leave = threading.Event(), threading.Event()
+
+    def full(tasks: Sequence[Task]) -> list[Outcome]:
+        entered.set()
+        assert leave.wait(SECONDS)
+        return [NotHereError("memory") for _ in tasks]
+
+    executor._lanes[0].solver.try_all = full  # type: ignore[method-assign]
+    future = executor.submit(work(torch.eye(2)))
+    assert entered.wait(SECONDS)
+    executor.close()
+    leave.set()
+    assert isinstance(future.exception(SECONDS), CancelledError)
 
 
 LOST_BOTH = """

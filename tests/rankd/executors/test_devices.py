@@ -17,6 +17,17 @@ def test_devices_without_a_gpu(names: str) -> None:
         choose_devices(names)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_all_gpus_where_there_are_none() -> None:
+    with pytest.raises(ConfigError, match="device='cuda': expected a GPU; torch sees none"):
+        choose_devices("cuda")
+
+
+@needs_cuda
+def test_all_gpus() -> None:
+    assert choose_devices("cuda") == [torch.device("cuda", place) for place in range(torch.cuda.device_count())]
+
+
 @needs_cuda
 def test_devices_with_a_gpu() -> None:
     gpu = torch.device("cuda", 0)
