@@ -34,25 +34,28 @@ class Answers:
         reading: Reading | None = None,
         plan: Callable[[], dict[str, Any]] = dict,
         trainers: Callable[[], list[dict[str, Any]]] = list,
+        capacity: Callable[[Callable[[str], bool]], dict[str, Any]] = lambda covers: {},
     ) -> None:
         """`plan`: what is measured and how far behind, as `rankd.plan` describes it. `trainers`: what pushing costs, as
-        `rankd.trainers` sums it up."""
+        `rankd.trainers` sums it up. `capacity`: of the runs that somebody may see, as `rankd.capacity` describes it."""
         self.current = current
         self.counters = counters
         self.reading = reading
         self.plan = plan
         self.trainers = trainers
+        self.capacity = capacity
 
     @property
     def stream_id(self) -> str:
         return self.current.streams.stream_id
 
     async def state(self, run: str | None, grant: Grant) -> dict[str, Any]:
-        """What a late joiner needs, as far as `grant` covers it. Counters, plan and trainers are of all, hence
-        only for admins."""
+        """What a late joiner needs, and how measuring keeps up, as far as `grant` covers it. Counters, plan and
+        trainers are of all, hence only for admins."""
         namespace = None if grant.may("admin") else grant.namespace
         streams = await self._streams()
         state = {**self.current.state(run, grant.covers), "namespace": namespace, **streams}
+        state["capacity"] = self.capacity(grant.covers)
         if not grant.may("admin"):
             return state
         return {**state, "counters": dict(self.counters), "plan": self.plan(), "trainers": self.trainers()}

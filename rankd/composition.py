@@ -14,6 +14,7 @@ from typing import Any
 
 from rankd.answers import Answers
 from rankd.auth import Authority, Keyring
+from rankd.capacity import Capacity
 from rankd.config import ServeConfig
 from rankd.crossing import Crossing
 from rankd.current import Current
@@ -110,9 +111,10 @@ class Composition:
     def _build_answers(self, stop: asyncio.Event, cleanup: contextlib.ExitStack) -> None:
         """For those who ask."""
         plan, summary, processes = self.planner.describe, self.jobs.summary, self.jobs.trainers.describe
-        answers = Answers(self.current, self.counters, self.history.reading, plan, summary)
+        capacity = Capacity(self.mailbox, self.planner, self.gauges["device"], self.config.executor).describe
+        answers = Answers(self.current, self.counters, self.history.reading, plan, summary, capacity)
         self.query = QueryServer(self.sockets.query, answers, self.counters, self.sockets.doors["query"])
-        self.health = Health(stop, self.presence, self.faults, self.gauges, self.counters, processes)
+        self.health = Health(stop, self.presence, self.faults, self.gauges, self.counters, processes, capacity)
         self.http = HttpListener(self.config, self.authority.http_token, self.health, self.counters)
         cleanup.callback(self.http.close)
 

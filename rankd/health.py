@@ -23,11 +23,14 @@ class Health:
         gauges: Mapping[str, Callable[[], Any]],
         counters: Counter[str],
         processes: Callable[[], list[dict[str, Any]]] = list,
+        capacity: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self.stalled: str | None = None
         """What stands still, if anything does."""
         self.processes = processes
         """The body of /trainers."""
+        self.capacity = capacity
+        """The body of /capacity."""
         self._stop = stop
         self._presence = presence
         self._faults = faults

@@ -104,5 +104,7 @@ def _show(finding: Finding, json_lines: bool) -> None:
         print_json(finding.to_json())
         return
     print(f"{'ok     ' if finding.ok else 'PROBLEM'}  {finding.check}: {escape(finding.text, 500)}")
+    for line in finding.table:
+        print(f"         {escape(line, 500)}")
     if finding.advice:
         print(f"         {escape(finding.advice, 500)}")

@@ -9,6 +9,7 @@ from typing import Any
 
 import zmq
 
+from rankd.doctor.capacity import check_capacity
 from rankd.doctor.files import open_files_of
 from rankd.doctor.finding import Finding, ok, problem
 from rankd.doctor.plan import check_plan
@@ -163,6 +164,8 @@ def _check_drops(dropped: Any) -> Finding:
 
 
 def _check_state(state: Mapping[str, Any]) -> Iterator[Finding]:
+    if isinstance(capacity := state.get("capacity"), Mapping):
+        yield check_capacity(capacity)
     if "counters" not in state:
         yield ok("fault", "the daemon tells only admins of its faults; ask on its host, or with an admin's key")
         return

@@ -8,12 +8,13 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`check` names what was looked at, `text` says how it is; a problem has advice."""
+    """`check` names what was looked at, `text` says how it is; a problem has advice. `table`: lines for people."""
 
     check: str
     ok: bool
     text: str
     advice: str = ""
+    table: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         status = "ok" if self.ok else "problem"

@@ -39,7 +39,8 @@ class HttpListener:
         # The name that was given may stand for the address that was bound, and this host's for any of its addresses.
         names = [*config.http_hosts, config.http.rpartition(":")[0], config.advertise or socket.gethostname()]
         access = Access(host, names, None if open_to_all else token)
-        self._server = make_server(health.describe, health.why_not_ready, access, counters, health.processes)
+        pages = health.processes, health.capacity
+        self._server = make_server(health.describe, health.why_not_ready, access, counters, *pages)
 
     async def serve(self) -> None:
         """Until `stop`; ends at once where there is nothing to serve."""

@@ -84,6 +84,7 @@ def make_app(
     access: Access,
     counters: Counter[str],
     processes: Callable[[], list[dict[str, Any]]] = list,
+    capacity: Callable[[], dict[str, Any]] = dict,
 ) -> Starlette:
     async def healthz(request: Request) -> JSONResponse:
         """Alive: 200, however degraded; `status` and `faults` say how it is."""
@@ -98,7 +99,12 @@ def make_app(
         """What each process that pushes tells of itself."""
         return JSONResponse({"processes": processes()})
 
-    routes = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/trainers", trainers)]
+    async def capacities(request: Request) -> JSONResponse:
+        """How the time of measuring is used, asked for and shared."""
+        return JSONResponse(capacity())
+
+    pages = {"/healthz": healthz, "/readyz": readyz, "/trainers": trainers, "/capacity": capacities}
+    routes = [Route(path, page) for path, page in pages.items()]
     return Starlette(routes=routes, middleware=[Middleware(Guard, access=access, counters=counters)])
 
 
@@ -108,14 +114,15 @@ def make_server(
     access: Access,
     counters: Counter[str],
     processes: Callable[[], list[dict[str, Any]]] = list,
+    capacity: Callable[[], dict[str, Any]] = dict,
 ) -> uvicorn.Server:
     """A server whose `serve(sockets=[…])` runs until its `should_exit` is set.
 
     health: the body of /healthz. why_not_ready: the reason, None where it is. counters: gets num_refused_http_… and
-    num_closed_http_waiting. processes: what /trainers lists.
+    num_closed_http_waiting. processes: what /trainers lists. capacity: the body of /capacity.
     """
     config = _Config(
-        make_app(health, why_not_ready, access, counters, processes),
+        make_app(health, why_not_ready, access, counters, processes, capacity),
         log_config=None,
         log_level="error",  # its warnings are what any peer can make it say, at each request; they are counted
         access_log=False,

@@ -64,6 +64,13 @@ async def test_counters_are_for_admins() -> None:
     assert not {"counters", "plan"} & (await asked.state(None, Grant("k", namespace="ns"))).keys()
 
 
+async def test_capacity_is_told_of_what_a_grant_covers() -> None:
+    asked = answers(1)
+    asked.capacity = lambda covers: {run: 1 for run in ("r", "@ns/r") if covers(run)}
+    assert (await asked.state(None, OWNER))["capacity"] == {"r": 1, "@ns/r": 1}
+    assert (await asked.state(None, Grant("k", namespace="ns")))["capacity"] == {"@ns/r": 1}
+
+
 async def test_the_end_of_a_stream_is_known_before_the_history_is(tmp_path: Path) -> None:
     """The history cannot be written, but read: its stream has ended, and only the daemon knows where."""
     writer = Writer(tmp_path, HistoryConfig(), lambda entries: None, lambda error: None)

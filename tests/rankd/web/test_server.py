@@ -18,12 +18,15 @@ async def serving(
     reasons: list[str] | None = None,
     counters: Counter[str] | None = None,
     processes: list[dict[str, Any]] | None = None,
+    capacity: dict[str, Any] | None = None,
 ) -> AsyncIterator[int]:
     """The port of a server that is stopped, within a second of being told to, at the end."""
     listening = bind_http("127.0.0.1:0", any_port=False)
     access = Access("127.0.0.1")
     why_not = lambda: reasons[-1] if reasons else None  # noqa: E731
-    server = make_server(lambda: health, why_not, access, counters or Counter(), lambda: processes or [])
+    server = make_server(
+        lambda: health, why_not, access, counters or Counter(), lambda: processes or [], lambda: capacity or {}
+    )
     task = asyncio.create_task(server.serve(sockets=[listening]))
     try:
         yield listening.getsockname()[1]
@@ -61,6 +64,12 @@ async def test_trainers_are_listed() -> None:
     async with serving({}, processes=processes) as port:
         status, body = await ask(port, get("/trainers"))
         assert status.endswith(b"200 OK") and json.loads(body) == {"processes": processes}
+
+
+async def test_capacity_is_told() -> None:
+    async with serving({}, capacity={"demand": 0.5}) as port:
+        status, body = await ask(port, get("/capacity"))
+        assert status.endswith(b"200 OK") and json.loads(body) == {"demand": 0.5}
 
 
 async def test_readyz_says_why_not() -> None:
