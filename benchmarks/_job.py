@@ -4,21 +4,23 @@ as a job's collectives would hold them."""
 from __future__ import annotations
 
 import ctypes
-import inspect
 import multiprocessing
 import os
 import random
 import signal
+import sys
 import time
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from rankd_client import Client
-from rankd_client.watch import Place
-from rankd_client.wire import Shard
+
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
+from place_rows import Rows
 
 OUT = 1 << 62
 """The step of a process that the others do not wait for."""
@@ -41,19 +43,6 @@ class Job:
     slow_share: float = 0.05
     seconds: float = 60.0
     max_overhead: float | None = 0.05
-
-
-class Rows:
-    """Places each tensor, rows of a matrix that is cut evenly, where it is in the whole."""
-
-    def __init__(self, process_rank: int, world_size: int) -> None:
-        self.process_rank, self.world_size = process_rank, world_size
-
-    def place(self, name: str, tensor: Any) -> Place | str | None:
-        rows, cols = tensor.shape
-        start = self.process_rank * rows
-        shard = Shard(rectangles=((start, start + rows, 0, cols),))
-        return Place(name, tensor, (rows * self.world_size, cols), shard, 0, self.world_size)
 
 
 class Processes:
@@ -96,13 +85,8 @@ def _train(job: Job, number: int, steps: Any, pushed: Any, end: Any) -> None:
     chance = random.Random(number)
     weights = {f"h.{i}.weight": torch.randn(job.size // job.num_processes, job.size) for i in range(job.num_layers)}
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # each would say how it starts
-    rows, options = Rows(number, job.num_processes), {}
-    if "adapters" in inspect.signature(Client).parameters:
-        options["adapters"] = (rows,)
-    client = Client(job.run, job.url, max_overhead=job.max_overhead, echo=False, **options)
-    if not options:
-        pusher: Any = client._pusher
-        pusher._watcher.adapters = (rows,)
+    rows = Rows(number, job.num_processes)
+    client = Client(job.run, job.url, max_overhead=job.max_overhead, echo=False, adapters=(rows,))
     is_slow = number % max(1, round(1 / job.slow_share)) == 1
     until = time.monotonic() + job.seconds
     step = 0

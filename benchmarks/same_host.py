@@ -14,98 +14,28 @@ from __future__ import annotations
 import argparse
 import contextlib
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
-import zmq
-from _daemon import clean_environment
+from _ends import receiver
 from _report import Report
-
-from rankd_client import Client
-from rankd_client.link.dealer import OPTIONS
-from rankd_client.wire import DEFAULT_CHUNK_BYTES, Chunk, encode
+from _sending import Send, make_weights, pushed, sent_raw
 
 PUSH_BYTES = 128 << 20
 SHAPES = {16: (2048, 4096), 64: (4096, 8192), 1: (512, 1024)}
 """Of a layer, by its MiB. The last is small, and has no limit."""
 
-FLUSH_SECONDS = 60.0
 LIMIT = 3.0
-
-Send = Callable[[], float]
-"""Ships all of it once and returns the seconds that it took."""
-
-
-@contextlib.contextmanager
-def receiver(kind: str, directory: Path) -> Iterator[str]:
-    """The address of a process of _same_host_ends.py that lives as long as the block."""
-    script = Path(__file__).with_name("_same_host_ends.py")
-    command = [sys.executable, str(script), kind, str(directory / kind), str(PUSH_BYTES)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=clean_environment()) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        try:
-            word, address = process.stdout.readline().split()
-            assert word == "ready"
-            yield address
-        finally:
-            process.stdin.close()
-            process.wait(60)
-
-
-@contextlib.contextmanager
-def pushed(address: str, path: str, shape: tuple[int, int]) -> Iterator[Send]:
-    """A client whose snapshots go by `path`, from its second push on."""
-    num_layers = PUSH_BYTES // (2 * shape[0] * shape[1])
-    model = {f"layer{number}": torch.randn(shape, dtype=torch.bfloat16) for number in range(num_layers)}
-    size = {"max_push_bytes": PUSH_BYTES, "max_memory_bytes": 2 * PUSH_BYTES}
-    with Client("same_host", address, max_overhead=None, echo=False, **size) as client:
-
-        def send() -> float:
-            receipt = client.push(model)
-            started = time.perf_counter()
-            assert receipt.num_queued == num_layers, receipt
-            assert client.flush(FLUSH_SECONDS), "not all was recorded"
-            return time.perf_counter() - started
-
-        send()
-        assert client.stats.path == path, client.stats
-        yield send
-
-
-@contextlib.contextmanager
-def sent_raw(address: str, shape: tuple[int, int]) -> Iterator[Send]:
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    with context, context.socket(zmq.DEALER) as dealer:
-        for option, value in OPTIONS:
-            dealer.setsockopt(option, value)
-        dealer.connect(address)
-        payload = memoryview(bytearray(PUSH_BYTES))
-        chunk_bytes = min(DEFAULT_CHUNK_BYTES, 2 * shape[0] * shape[1])
-        header, _ = encode(Chunk("layer", 1, "bfloat16", shape, 2 * shape[0] * shape[1], 0, payload[:chunk_bytes]))
-
-        def send() -> float:
-            started = time.perf_counter()
-            for at in range(0, PUSH_BYTES, chunk_bytes):
-                dealer.send_multipart([header, payload[at : at + chunk_bytes]], copy=False)
-            dealer.recv()
-            return time.perf_counter() - started
-
-        yield send
+ENDS = {"lent": "intake", "framed": "framed", "raw": "raw-copied"}
 
 
 def compare(report: Report, addresses: dict[str, str], mib: int, num_rounds: int) -> None:
-    shape = SHAPES[mib]
+    weights = make_weights(PUSH_BYTES, SHAPES[mib])
     with (
-        pushed(addresses["lent"], "memfd", shape) as lent,
-        pushed(addresses["framed"], "zeromq", shape) as framed,
-        sent_raw(addresses["raw"], shape) as raw,
+        pushed(addresses["lent"], weights, "memfd") as lent,
+        pushed(addresses["framed"], weights, "zeromq") as framed,
+        sent_raw(addresses["raw"], weights) as raw,
     ):
         ways: dict[str, Send] = {"lent": lent, "framed": framed, "raw": raw}
         seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -133,7 +63,10 @@ def main() -> int:
     torch.set_num_threads(1)
     report = Report()
     with tempfile.TemporaryDirectory(prefix="rk") as directory, contextlib.ExitStack() as stack:
-        addresses = {kind: stack.enter_context(receiver(kind, Path(directory))) for kind in ("lent", "framed", "raw")}
+        addresses = {
+            name: stack.enter_context(receiver(kind, f"ipc://{directory}/{name}", PUSH_BYTES))
+            for name, kind in ENDS.items()
+        }
         for mib in arguments.mib:
             compare(report, addresses, mib, arguments.rounds)
     return report.exit_code
