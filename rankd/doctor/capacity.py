@@ -32,7 +32,7 @@ def check_capacity(capacity: Row) -> Finding:
     text = f"{demand:.2f} s of measuring asked for in each second, {_what_there_is(capacity)}"
     if demand <= BEHIND * granted or not lacking:
         return Finding("capacity", True, f"measuring keeps up: {text}{_thinned(capacity)}", "", _table(capacity))
-    lags = [f"of run {row.get('run')} will reach {_lag_to_come(row):.0f} s" for row in lacking[:MAX_TOLD]]
+    lags = [f"of run {row.get('run')} will reach {_seconds(_lag_to_come(row))}" for row in lacking[:MAX_TOLD]]
     text = f"measuring is {demand / granted:.1f} × behind: {text}; lag {', '.join(lags)}"
     is_late = max(_lag_to_come(lacking[0]), _number(capacity, "lag_seconds")) > LAG_SECONDS
     return Finding("capacity", not is_late, text, advise(capacity), _table(capacity))
@@ -108,6 +108,10 @@ def _line(name: str, row: Row) -> str:
         f"{_number(row, 'lag_seconds'):8.1f} {100 * _number(row, 'share'):4.0f} % {_number(row, 'demand'):6.2f} "
         f"{_number(row, 'granted'):6.2f} {missed:8.0f}"
     )
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.1f} s"
 
 
 def _count(number: int, what: str) -> str:

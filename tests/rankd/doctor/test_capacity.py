@@ -36,7 +36,7 @@ def test_how_far_measuring_is_behind_and_to_what_lag_it_will_come() -> None:
     found = check_capacity(BEHIND)
     assert not found.ok
     assert found.text.startswith("measuring is 3.2 × behind: 6.40 s of measuring asked for in each second, 2 slots on")
-    assert found.text.endswith("; lag of run @team/x will reach 48 s, of run @team/y will reach 3 s")
+    assert found.text.endswith("; lag of run @team/x will reach 48 s, of run @team/y will reach 3.0 s")
     assert found.advice == (
         "add 12 cores, or a GPU (--device), or measure on other hosts (--executor ray), "
         "or push run @team/x 5 times as rarely (every_steps=)"
@@ -45,7 +45,7 @@ def test_how_far_measuring_is_behind_and_to_what_lag_it_will_come() -> None:
 
 def test_a_lag_that_nobody_would_notice_is_no_problem_but_told() -> None:
     found = check_capacity(capacity(row("x", 5.0, 2.0, once=3.0)))
-    assert found.ok and "2.5 × behind" in found.text and "lag of run x will reach 2 s" in found.text and found.advice
+    assert found.ok and "2.5 × behind" in found.text and "lag of run x will reach 1.5 s" in found.text and found.advice
     assert not check_capacity(capacity(row("x", 5.0, 2.0, once=3.0), lag_seconds=30.0)).ok
 
 
