@@ -97,7 +97,7 @@ def test_each_namespace_has_half_of_the_time_whatever_its_runs_and_its_matrices(
     shares = {name: row["share"] for name, row in told.items()}
     assert 0.35 < shares["one"] / sum(shares.values()) < 0.65, told
     runs = [row["num_measured"] for row in told["many"]["runs"]]
-    assert len(runs) == NUM_RUNS and max(runs) < 2 * min(runs), "in a namespace the runs have equal shares"
+    assert len(runs) == NUM_RUNS and max(runs) < 3 * min(runs), "in a namespace the runs have equal shares"
     assert told["many"]["num_superseded"] and told["one"]["num_superseded"], "neither got all that it pushed"
 
 
