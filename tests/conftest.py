@@ -21,6 +21,10 @@ from rankd_client.wire import Ack, Bye, Chunk, Heartbeat, Hello, Message, Welcom
 settings.register_profile("any_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any_machine")
 
+# Before torch is loaded, here and in each process that a test starts: there are other tests for the other cores, and
+# threads that wait for one another on busy cores are slow.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 DEADLINE_SECONDS = 30
 MAX_WORKERS = 4
 """Each takes some hundred MB, and so does each process that a test starts."""

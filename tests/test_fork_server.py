@@ -37,7 +37,7 @@ def seen(module: Any, command: list[str], **options: Any) -> dict[str, Any]:
 def test_it_finds_what_a_process_that_was_started_finds(tmp_path: Path, how: str, start_new_session: bool) -> None:
     (tmp_path / "look.py").write_text(SEEN)
     command = {"-c": ["-c", SEEN], "-m": ["-m", "look"], "script": [str(tmp_path / "look.py")]}[how]
-    options = {"cwd": tmp_path, "env": {"OMP_NUM_THREADS": "1", "A": "ö="}, "start_new_session": start_new_session}
+    options = {"cwd": tmp_path, "env": {**os.environ, "A": "ö="}, "start_new_session": start_new_session}
     forked = seen(fork_server, [*command, "x", ""], **options)
     assert forked == seen(subprocess, [*command, "x", ""], **options)
     assert (forked["parent"], forked["leads"], forked["said"]) == (os.getpid(), start_new_session, "words")

@@ -40,9 +40,6 @@ IMPORTED = (
 READ_AT_START = ("PYTHON", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "LD_", "MALLOC_", "TORCH", "PYTORCH_", "CUDA_")
 """How the names of variables begin that the interpreter reads, or a library as it is loaded."""
 
-ONE_CORE = {"OMP_NUM_THREADS": "1"}
-"""Where nothing is said of it: there are other tests for the other cores."""
-
 MAX_REQUEST_BYTES = 150_000
 """A datagram's limit is about 200 kB."""
 
@@ -99,11 +96,11 @@ def _request(
 ) -> dict[str, Any] | None:
     """What the server is asked for; None where only a start from the beginning is the same."""
     command = [] if isinstance(args, str | bytes | os.PathLike) else [os.fsdecode(word) for word in args]
-    environment = {**ONE_CORE, **(os.environ if env is None else env)}
+    environment = dict(os.environ if env is None else env)
     how = command[3:4] if command[1:3] == STRICT else command[1:2]
     if command[:1] != [sys.executable] or not how or (how[0].startswith("-") and how[0] not in ("-c", "-m")):
         return None
-    if _early(environment) != _early({**ONE_CORE, **os.environ}):
+    if _early(environment) != _early(os.environ):
         return None
     return {
         "arguments": command[1:],
@@ -132,7 +129,7 @@ class Server:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env={**ONE_CORE, **{name: value for name, value in os.environ.items() if name[:6] != "RANKD_"}},
+                env={name: value for name, value in os.environ.items() if not name.startswith("RANKD_")},
             )
 
     def fork(self, request: Mapping[str, Any], fds: Sequence[int]) -> int:

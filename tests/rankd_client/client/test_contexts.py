@@ -62,6 +62,7 @@ def state() -> list[Any]:
     return [flags, torch.get_num_threads(), torch.get_default_dtype(), torch.get_rng_state().tolist()]
 
 
+@pytest.mark.usefixtures("two_intra_op_threads")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8", "float8_e4m3fn"])
 @pytest.mark.parametrize("context", CONTEXTS)
 def test_a_push_within(make: Make, context: str, dtype: str) -> None:

@@ -64,6 +64,7 @@ def test_float16_raises_no_false_alarm(value: float) -> None:
     assert copied(torch.full((4, 4), 60000.0), "float16").dtype is torch.float16
 
 
+@pytest.mark.usefixtures("two_intra_op_threads")
 def test_the_copy_leaves_no_trace() -> None:
     """Threads, autograd, versions, gradients and every random state are what they were."""
     weight = nn.Parameter(torch.randn(8, 8))
@@ -82,6 +83,7 @@ def test_the_copy_leaves_no_trace() -> None:
     assert states[0] == random.getstate() and torch.equal(states[1], torch.get_rng_state())
 
 
+@pytest.mark.usefixtures("two_intra_op_threads")
 def test_threads_come_back_after_an_error() -> None:
     threads = torch.get_num_threads()
     with pytest.raises(RuntimeError, match="within"), quiet_torch():

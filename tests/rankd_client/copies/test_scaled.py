@@ -161,6 +161,7 @@ def test_a_stack_has_a_scale_for_each_row_of_each_matrix() -> None:
     assert len(copied(torch.ones(2, 16, 3), "int8")[1]) == 2
 
 
+@pytest.mark.usefixtures("two_intra_op_threads")
 @pytest.mark.parametrize("dtype", SCALED)
 def test_the_copy_leaves_no_trace(dtype: str) -> None:
     weight = torch.nn.Parameter(torch.randn(50, 60))
