@@ -2,11 +2,11 @@
 
 import math
 import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Any
 
+import fork_server
 import numpy as np
 import pytest
 import torch
@@ -140,10 +140,10 @@ executor.close()
 
 
 def run(code: str, name: str, **environment: str) -> None:
-    path = os.pathsep.join(sys.path)
-    done = subprocess.run(
-        [sys.executable, "-c", code, name],
-        env={**os.environ, "PYTHONPATH": path, **environment},
+    path = f"import sys; sys.path[:] = {sys.path!r}\n"
+    done = fork_server.run(
+        [sys.executable, "-c", path + code, name],
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=120,

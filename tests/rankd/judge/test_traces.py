@@ -105,6 +105,19 @@ def found_after(alerts: Iterable[Alert], name: str) -> int | None:
     return next((step - label["cause_step"] for step, layer in steps if layer in label["event_layers"]), None)
 
 
+ALARMS = DetectConfig(ema="off", spectral_norm_growth="off")
+
+
+def of_changed(name: str) -> list[Measurement]:
+    """A recording's rows of the layers that its cause changed."""
+    return [row for row in rows_of(name) if row.layer in LABELS[name]["event_layers"]]
+
+
+@cache
+def found_plainly(name: str) -> int | None:
+    return found_after(replay(of_changed(name), ALARMS), name)
+
+
 READ: dict[str, Callable[[int], str]] = {
     "another each 37 checks": lambda check: WITH_EFFECTIVE_RANK[check // 37 % len(WITH_EFFECTIVE_RANK)],
     "alternating": lambda check: ("exact float32", "estimate float32")[check % 2],
@@ -115,14 +128,12 @@ READ: dict[str, Callable[[int], str]] = {
 
 @pytest.mark.parametrize("way", [*WITH_EFFECTIVE_RANK, *READ])
 def test_collapses_are_found_however_the_layers_are_read(way: str) -> None:
-    only = DetectConfig(ema="off", spectral_norm_growth="off")
     setting_of, slower = READ.get(way, lambda check: way), []
     for name in FAULTS:
-        checks, layers = sorted({row.step or 0 for row in rows_of(name)}), LABELS[name]["event_layers"]
-        rows = [row for row in rows_of(name) if row.layer in layers]
+        checks = sorted({row.step or 0 for row in rows_of(name)})
         settings_of = {step: setting_of(check) for check, step in enumerate(checks)}
-        read = [read_as(row, settings_of[row.step or 0], seed=7) for row in rows]
-        plain, found = (found_after(replay(each, only), name) for each in (rows, read))
+        read = [read_as(row, settings_of[row.step or 0], seed=7) for row in of_changed(name)]
+        plain, found = found_plainly(name), found_after(replay(read, ALARMS), name)
         assert plain is not None and found is not None, name
         slower.append((found - plain) / (checks[1] - checks[0]))
     # Slow falls through 15 % of noise take their time; and what changes all the time is known by its bars alone.

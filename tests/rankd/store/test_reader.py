@@ -180,7 +180,7 @@ def test_while_another_process_writes_and_after_it_was_killed(data: Path) -> Non
         while told < NUM_LAYERS:  # by then there is something of each
             told = int(writer.stdout.readline())
         with Reader(data) as reader:
-            for _ in range(20):
+            for _ in range(10):
                 numbers = [n for n, _ in reader.measurements("r", layers=["layer-?", "layer-1?"])]
                 assert numbers == list(range(1, numbers[-1] + 1)) and numbers[-1] >= told
                 state, since = reader.judge("r", "layer-7", "weight")
