@@ -36,7 +36,7 @@ check: $(INSTALLED)  ## lint, format and types
 	@$(RUN) -m mypy
 
 # Those that need what few machines have: atheris, a CUDA device.
-BY_HAND := benchmarks/fuzz_codec.py benchmarks/spectra_gpu.py benchmarks/tap_gpu.py
+BY_HAND := benchmarks/fuzz_codec.py benchmarks/spectra_gpu.py benchmarks/tap_gpu.py benchmarks/two_gpus.py
 
 bench: $(INSTALLED)  ## every benchmark, the long ones for a minute; one JSON object a line
 	@failed=; for file in $(filter-out $(BY_HAND),$(wildcard benchmarks/[!_]*.py)); do \

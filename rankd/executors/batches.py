@@ -163,6 +163,8 @@ class BatchExecutor:
                     return [item for item in chosen if _begins(item)]
                 changed = self._changed_for_cpu if lane is None else self._changed
                 changed.wait(LOOK_AGAIN_SECONDS if self._waiting else None)
+                if self._closed:  # perhaps the interpreter ends: nothing more is asked of CUDA
+                    return None
 
     def _choose(self, lane: _Lane | None) -> list[int]:
         needs = [item.need for item in self._waiting]

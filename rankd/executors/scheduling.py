@@ -18,9 +18,9 @@ MAX_BATCH_BYTES = 1 << 30
 MAX_BATCH_SECONDS = 0.25
 """For the same reason. Exact solves gain nothing from company: a GPU does one after the other."""
 
-OVERHEAD_SECONDS: Mapping[Tier, float] = {"norms": 0.002, "estimate": 0.01, "exact": 0.0}
-"""What a batch costs by itself: launches, for which all devices wait in turn, for Python runs one thread at a time. A
-batch is not cut shorter than this to even out the devices' ends."""
+OVERHEAD_SECONDS: Mapping[Tier, float] = {"norms": 0.002, "estimate": 0.015, "exact": 0.0}
+"""What a batch costs by itself: 250 launches, or some 2,000, whatever its size; and Python launches for one device at a
+time. A batch is not cut shorter than this to even out the devices' ends."""
 
 MEMORY_SHARE = 0.25
 """Of a device's free memory, for a batch's snapshots, and as much for working on them: somebody else may take some."""

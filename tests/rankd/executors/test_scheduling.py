@@ -51,9 +51,9 @@ def test_of_several_devices_each_takes_its_share_and_less_as_the_end_comes_near(
 
 
 def test_a_batch_is_not_cut_to_less_than_what_it_costs_by_itself() -> None:
-    waiting = [need(seconds=2**-10)] * 12
-    assert len(take(waiting, 0, ROOMY)) == 10
-    assert len(take([replace(one, tier="exact") for one in waiting], 0, ROOMY)) == 6
+    waiting = [need(seconds=2**-10)] * 16
+    assert len(take(waiting, 0, ROOMY)) == 15
+    assert len(take([replace(one, tier="exact") for one in waiting], 0, ROOMY)) == 8
 
 
 def test_of_several_devices_the_largest_comes_first_but_not_before_earlier_turns() -> None:
