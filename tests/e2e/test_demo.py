@@ -31,6 +31,7 @@ def test_the_hurt_layer_and_no_other_is_named_after_the_cause() -> None:
 
 
 def test_the_same_training_without_the_fault_ends_without_a_warning() -> None:
-    code, lines = run_demo("--healthy", "--steps", "1500")
+    """Up to the cause the other one is the same training, and is to be silent too."""
+    code, lines = run_demo("--healthy", "--steps", "700")
     assert code == 0
     assert len(lines) == 1 and lines[0]["num_warnings"] == 0 and lines[0]["cause_step"] is None
