@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,14 +159,6 @@ def lendable(num_bytes: int) -> Memory:
     return Memory(view, fd=fd)
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """For what another thread does and nobody tells of; fails the test if it never comes."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.002)
-
-
 class Setup:
     """An outbox with a link to an address, and what the link told."""
 
@@ -186,7 +177,21 @@ class Setup:
         self.alerted = threading.Event()
         self.hello = Hello("run", bytes(range(16)), version, agent="test")
         self.link = Link(address, self.hello, self.outbox, self.take, newest=newest)
+        self._deadline, self._idle = self.link._next_deadline, threading.Condition()
+        self.link._next_deadline = self._tell_and_sleep
         self.link.start()
+
+    def _tell_and_sleep(self) -> float:
+        """The link's thread asks for how long it may sleep: all that it could do is done."""
+        with self._idle:
+            self._idle.notify_all()
+        return self._deadline()
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        """For what the link's thread does and nobody tells of: looks each time before that sleeps; fails the test if it
+        never comes."""
+        with self._idle:
+            assert self._idle.wait_for(holds, PATIENCE_SECONDS), "it did not come"
 
     def take(self, alert: dict[str, Any]) -> None:
         self.alerts.append(alert)

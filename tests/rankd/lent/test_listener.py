@@ -7,18 +7,19 @@ import asyncio
 import os
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from lending import SESSION, Caller, Memory, lend_of, num_mappings
-from link_ends import wait_until
 
 from rankd.binding import bind_path
 from rankd.config import Limits
 from rankd.lent import ArenaListener, Lenders, listener
 from rankd_client.wire import MAX_BLOCKS, Refusal, Taken, encode_handover
+
+WAIT_SECONDS = 30.0
 
 
 class Served:
@@ -33,7 +34,13 @@ class Served:
         return await asyncio.to_thread(caller.ask, packet, fds)
 
     async def settled(self, num_connections: int) -> None:
-        await asyncio.to_thread(wait_until, lambda: self.listener.num_connections == num_connections)
+        await self.until(lambda: self.listener.num_connections == num_connections)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """For what this very event loop does, in one of its next turns."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not holds():  # noqa: ASYNC110  # each turn may bring it
+                await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -157,7 +164,7 @@ async def test_a_client_that_reads_no_answers_blocks_nothing(served: Served) -> 
     for number, memory in enumerate(memories):
         await asyncio.to_thread(caller.send, lend_of(token, memory, first_block=number), [memory.fd])
     num_bytes = sum(memory.size for memory in memories)
-    await asyncio.to_thread(wait_until, lambda: served.lenders.num_bytes == num_bytes)
+    await served.until(lambda: served.lenders.num_bytes == num_bytes)
     caller.close()
     await served.settled(0)
     for memory in memories:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from link_ends import MIB, PATIENCE_SECONDS, ArenaDoor, Router, Setup, lendable, wait_until
+from link_ends import MIB, PATIENCE_SECONDS, ArenaDoor, Router, Setup, lendable
 
 from rankd_client.link import lender
 from rankd_client.wire import LOCAL_VERSION, Ack, Bye, Chunk, Hello, Lent, Refusal, Welcome
@@ -37,13 +37,12 @@ def lending(router: Router, setup: Setup, door: ArenaDoor) -> Setup:
     """A link that lends."""
     router.welcome(**DOOR)
     door.take()
-    wait_until(lambda: setup.link.path == "memfd")
+    setup.until(lambda: setup.link.path == "memfd")
     return setup
 
 
 def taken(setup: Setup, num_bytes: int) -> bool:
-    """Whether so much memory is taken, once the link has looked."""
-    setup.link.wake()
+    """Whether so much memory is taken."""
     return setup.outbox.arena.num_bytes - setup.outbox.arena.free_bytes == num_bytes
 
 
@@ -76,7 +75,7 @@ def test_a_snapshot_is_lent_in_chunks_with_nothing_of_it_in_frames(
 def test_credit_is_spent_and_comes_back_as_with_frames(router: Router, setup: Setup, door: ArenaDoor) -> None:
     router.welcome(credit_bytes=4 * MIB, **DOOR)
     door.take()
-    wait_until(lambda: setup.link.path == "memfd")
+    setup.until(lambda: setup.link.path == "memfd")
     setup.put("a", 1, 7 * MIB)
     assert router.lent().chunk.offset == 0
     assert router.silent()
@@ -92,7 +91,7 @@ def test_a_region_is_reused_only_after_the_answer(router: Router, lending: Setup
     assert door.read(first) == content
     assert taken(lending, 128)
     router.send(Ack("received", "a", 1, credit_bytes=64))
-    wait_until(lambda: taken(lending, 64))
+    lending.until(lambda: taken(lending, 64))
 
 
 def test_half_of_the_arena_is_never_lent(router: Router, lending: Setup) -> None:
@@ -115,7 +114,7 @@ def test_a_refusal_ends_a_loan_and_so_does_any_later_answer(router: Router, lend
     for layer in "abc":
         lending.put(layer, 2, 64)
         router.lent()
-    wait_until(lambda: taken(lending, 4 * 64))  # only that of "c" is still lent, beside the three newer ones
+    lending.until(lambda: taken(lending, 4 * 64))  # only that of "c" is still lent, beside the three newer ones
 
 
 def test_the_epoch_rises_before_anything_is_reused_when_the_daemon_hangs_up(
@@ -166,7 +165,7 @@ def test_a_new_connection_lends_anew_with_another_epoch(
     router.welcome(**DOOR)
     lend = door.take()
     assert lend.epoch > epochs[0]
-    wait_until(lambda: lending.link.path == "memfd")
+    lending.until(lambda: lending.link.path == "memfd")
     content = lending.put("a", 1, 64)
     assert door.read(router.lent()) == content
 
@@ -223,7 +222,7 @@ def test_a_refused_lender_asks_again_later(
     door.hang_up()
     door.blocks.clear()
     door.take()
-    wait_until(lambda: setup.link.path == "memfd")
+    setup.until(lambda: setup.link.path == "memfd")
 
 
 def test_an_answer_that_never_comes_is_not_waited_for(
@@ -234,7 +233,7 @@ def test_an_answer_that_never_comes_is_not_waited_for(
     router.welcome(**DOOR)
     door.hear()
     assert door.has_left()
-    wait_until(lambda: "does not answer" in setup.link._talk.lender.why)
+    setup.until(lambda: "does not answer" in setup.link._talk.lender.why)
     setup.link.stop(0.0)
     setup.link.join(PATIENCE_SECONDS)
 
@@ -260,7 +259,7 @@ def test_a_directory_of_somebody_else_gets_no_memory(
     router.send(Welcome("00" * 8, 64 * MIB, 4 * MIB, 60.0, LOCAL_VERSION, **DOOR))
     setup.put("a", 1, 64)
     assert router.chunk().layer == "a"
-    wait_until(lambda: "writable by everyone" in setup.link._talk.lender.why)
+    setup.until(lambda: "writable by everyone" in setup.link._talk.lender.why)
     tmp_path.chmod(0o700)
 
 

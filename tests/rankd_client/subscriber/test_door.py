@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from rankd.cli import app
 from rankd_client import Client
-from rankd_client.subscriber import SubscriptionError, asubscribe, door, sockets, subscribe
+from rankd_client.subscriber import AsyncSubscription, SubscriptionError, asubscribe, door, sockets, subscribe
+from rankd_client.subscriber.sockets import Sockets
 
 
 def keys(*arguments: str) -> None:
@@ -23,11 +24,21 @@ def keys(*arguments: str) -> None:
     assert result.exit_code == 0, result.output
 
 
-def wait_until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+async def until(items: AsyncSubscription, holds: Callable[[Sockets], bool]) -> None:
+    """Looks each time the subscription has read what came, or its clock ticked."""
+    sockets, turned = items._sockets, asyncio.Event()
+    handle = sockets.handle
+
+    def handle_and_tell(ready: Any) -> None:
+        handle(ready)
+        turned.set()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sockets, "handle", handle_and_tell)
+        async with asyncio.timeout(TIMEOUT):
+            while not holds(sockets):
+                turned.clear()
+                await turned.wait()
 
 
 @pytest.fixture
@@ -75,7 +86,7 @@ async def test_a_time_that_is_over_before_it_is_sure_is_an_error_all_the_same(
     daemon = serve("--url", "tcp://127.0.0.1:0", *ring)
     items = asubscribe(**addresses(daemon, None), timeout=TIMEOUT)
     waiting = asyncio.create_task(anext(items))
-    await asyncio.to_thread(wait_until, lambda: bool(items._sockets._door.suspicion))
+    await until(items, lambda sockets: bool(sockets._door.suspicion))
     items._sockets._clock = lambda: time.monotonic() + TIMEOUT
     with pytest.raises(SubscriptionError, match="without a key"):
         await waiting
@@ -101,9 +112,9 @@ async def test_a_key_that_is_authorized_later_needs_no_restart(
     daemon = serve("--url", "tcp://127.0.0.1:0", *ring)
     items = asubscribe(**addresses(daemon, bob), timeout=TIMEOUT)
     waiting = asyncio.create_task(anext(items))
-    await asyncio.to_thread(wait_until, lambda: bool(items._sockets._door.suspicion))
+    await until(items, lambda sockets: bool(sockets._door.suspicion))
     keys("authorize", str(tmp_path / "bob.pub"), *ring)
-    await asyncio.to_thread(wait_until, lambda: not items._sockets._door.suspicion)
+    await until(items, lambda sockets: not sockets._door.suspicion)
     with Client("lm", daemon.ready["push"], key=str(tmp_path / "alice.key"), echo=False, max_overhead=None) as client:
         client.push({"w": torch.full((2, 2), float("nan"))}, step=1)
         assert (await waiting).run == "@team/lm"
