@@ -16,8 +16,8 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check bench bench-kills bench-trainers bench-subscribers bench-soak bench-fuzz bench-spectra bench-gpu \
-  bench-venv venv clean
+.PHONY: help demo test check bench bench-kills bench-trainers bench-subscribers bench-overload bench-soak bench-fuzz \
+  bench-spectra bench-gpu bench-venv venv clean
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -52,6 +52,9 @@ bench-trainers: $(INSTALLED)  ## 64 trainers at once: fairness and memory; 5 min
 
 bench-subscribers: $(INSTALLED)  ## 50 subscribers, 10 of them stuck: the delay of the others; 5 minutes
 	@$(RUN) benchmarks/subscribers.py --windows 7 --window-seconds 40 $(ARGS)
+
+bench-overload: $(INSTALLED)  ## ten times what a daemon can measure: memory, lag, what is still measured; 5 minutes
+	@$(RUN) benchmarks/overload.py --minutes 5 $(ARGS)
 
 bench-soak: $(INSTALLED)  ## runs, subscribers and daemons come and go: memory and open files; 30 minutes
 	@$(RUN) benchmarks/soak.py --minutes 30 --kill-seconds 180 $(ARGS)

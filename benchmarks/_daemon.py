@@ -22,10 +22,11 @@ def clean_environment() -> dict[str, str]:
 class Daemon:
     """A daemon on an ipc URL with a history, all of it in `directory` (a short path: sockets have 107 bytes).
 
-    `config` is the text of a TOML file. Its stdin is our pipe, so it does not outlive us.
+    `config` is the text of a TOML file; `http`: whether it listens for HTTP, on a port of its own. Its stdin is our
+    pipe, so it does not outlive us.
     """
 
-    def __init__(self, directory: Path, config: str = "") -> None:
+    def __init__(self, directory: Path, config: str = "", http: bool = False) -> None:
         self.url = f"ipc://{directory}/s"
         self.data = directory / "data"
         self.log = directory / "daemon.log"
@@ -33,7 +34,16 @@ class Daemon:
         toml = directory / "rankd.toml"
         toml.write_text(config)
         self._command = [sys.executable, "-m", "rankd", "serve", "--url", self.url, "--data", str(self.data)]
-        self._command += ["--http", "off", "--device", "cpu", "--config", str(toml), "--log-level", "warning"]
+        self._command += [
+            "--http",
+            "127.0.0.1:0" if http else "off",
+            "--device",
+            "cpu",
+            "--config",
+            str(toml),
+            "--log-level",
+            "warning",
+        ]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -55,6 +65,11 @@ class Daemon:
     @property
     def ready(self) -> bool:
         return self._out.read_text().startswith("ready ")
+
+    @property
+    def http(self) -> str:
+        """Its base URL, once it is ready."""
+        return dict(part.split("=", 1) for part in self._out.read_text().split()[1:])["http"]
 
     def wait_ready(self) -> float:
         """The seconds that it took from now."""
