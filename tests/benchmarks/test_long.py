@@ -35,7 +35,7 @@ def assert_kept(rows: dict[str, dict[str, Any]], *names: str) -> None:
 @pytest.mark.e2e
 @pytest.mark.long
 def test_nothing_is_lost_by_a_few_kills() -> None:
-    rows = rows_of("kills.py", "--kills", "2", "--measurements", "80", "--layers", "6", "--pause", "0.05")
+    rows = rows_of("kills.py", "--kills", "2", "--measurements", "140", "--layers", "6", "--pause", "0.05")
     assert_kept(rows, *rows)
     assert rows["acknowledged_measurements_lost"]["acknowledged"] >= 120
     assert rows["alerts_lost_steady"]["published"] > 0

@@ -187,6 +187,7 @@ def serve(connection: socket.socket) -> dict[str, Any]:
     gc.collect()
     gc.freeze()  # a collection in a child would write to pages that it shares
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    asks = os.getppid()
     while True:
         words, fds, _, _ = socket.recv_fds(connection, MAX_REQUEST_BYTES, 3)
         if not words:
@@ -201,6 +202,7 @@ def serve(connection: socket.socket) -> dict[str, Any]:
             become(request, fds, connection)
             while os.getppid() == between:
                 time.sleep(0.0005)
+            assert os.getppid() == asks, "whoever asks has not adopted it, and would not hear how it ends"
             return request
         os.waitpid(between, 0)
         for fd in fds:
