@@ -122,6 +122,7 @@ class Server:
 
     def __init__(self) -> None:
         self._asking = threading.Lock()
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RANKD_")}
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
@@ -129,7 +130,7 @@ class Server:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env={name: value for name, value in os.environ.items() if not name.startswith("RANKD_")},
+                env={**environment, "OPENBLAS_NUM_THREADS": "1"},  # NumPy's start with it
             )
 
     def fork(self, request: Mapping[str, Any], fds: Sequence[int]) -> int:
