@@ -4,12 +4,12 @@
 
 A daemon with small limits measures every snapshot exactly. One trainer pushes so much that both its slots are busy:
 that is its own rate. Then all trainers push together `--times` that rate, in snapshots, and half as much again, for
-`--minutes`. After 60 % of it one layer loses half of its rank. Rows: what was pushed over what was measured; resident memory at its peak less that
-at rest, against what docs/operations.md promises with these limits; whether every snapshot that came is measured or
-counted as given up; how old the newest measured step of a layer ever was, in passes (what all layers once take), and
-beside it the lag that /healthz tells and the one that `rankd doctor` foretells; whether the newest step of each layer
-is measured at the end; the alert of the layer that collapsed, and those of others. Prints one JSON line a row, and
-exits with 1 if one misses its limit.
+`--minutes`. After 60 % of it one layer loses half of its rank. Rows: what was pushed over what was measured; resident
+memory at its peak less that at rest, against what docs/operations.md promises with these limits; whether every snapshot
+that came is measured or counted as given up; how old the newest measured step of a layer ever was, in passes (what all
+layers once take), and beside it the lag that /healthz tells and the one that `rankd doctor` foretells; whether the
+newest step of each layer is measured at the end; the alert of the layer that collapsed, and those of others. Prints one
+JSON line a row, and exits with 1 if one misses its limit.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from trainers import MIB, bound_parts, limits_of, toml_of
 
 from rankd_client import Client, subscribe
 
-CALIBRATION_SECONDS = 8.0
 CALIBRATION_INTERVAL = 0.05
 MARGIN = 1.5
 """Of pushes: the daemon may be faster later on, where other programs ran at the start."""
@@ -135,13 +134,13 @@ class Overload:
         with urllib.request.urlopen(f"{self.daemon.http}/{page}", timeout=30) as reply:
             return dict(json.load(reply))
 
-    def own_rate(self) -> float:
-        """Snapshots that the daemon measures in a second, where it always has some."""
+    def own_rate(self, seconds: float) -> float:
+        """Snapshots that the daemon measures in a second, where it always has some: found in so many seconds."""
         first = next(iter(self.children.values()))
-        first.pipe.send((CALIBRATION_INTERVAL, 1.5 * CALIBRATION_SECONDS, None))
-        time.sleep(CALIBRATION_SECONDS / 4)
+        first.pipe.send((CALIBRATION_INTERVAL, 1.5 * seconds, None))
+        time.sleep(seconds / 4)
         before, began = self.ask("capacity")["num_measured"], time.monotonic()
-        time.sleep(CALIBRATION_SECONDS)
+        time.sleep(seconds)
         told, took = self.ask("capacity"), time.monotonic() - began
         first.hear(60)
         return float((told["num_measured"] - before) / took)
@@ -250,7 +249,7 @@ def bench(directory: Path, arguments: argparse.Namespace) -> int:
         said = {child.hear(CONNECT_SECONDS) for child in overload.children.values()}
         if said != {"connected"}:
             raise RuntimeError("a trainer found no daemon")
-        own_rate = overload.own_rate()
+        own_rate = overload.own_rate(arguments.calibrate)
         heard = Heard(daemon.url)
         before = overload.ask("capacity")["num_measured"]
         interval = arguments.trainers * arguments.layers / (MARGIN * arguments.times * own_rate)
@@ -284,6 +283,7 @@ def main() -> None:
     parser.add_argument(
         "--mailbox", type=int, default=24, metavar="MIB", help="below 16 it has not room for all layers"
     )
+    parser.add_argument("--calibrate", type=float, default=8.0, metavar="S", help="seconds to find the daemon's rate")
     parser.add_argument("--times", type=float, default=10.0, metavar="X", help="what the daemon can measure")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rankd-") as directory:

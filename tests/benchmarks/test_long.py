@@ -9,6 +9,7 @@ import importlib.util
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -67,14 +68,42 @@ def test_a_short_soak_leaves_no_file_open() -> None:
     assert counts["runs"] > 2 and counts["readers"] > 2 and counts["kills"] >= 1
 
 
+@pytest.mark.e2e
+@pytest.mark.long
+def test_under_overload_what_is_given_up_is_counted_and_the_newest_is_measured() -> None:
+    options = ("--minutes", "0.08", "--calibrate", "2", "--trainers", "2", "--layers", "4", "--size", "384")
+    rows = rows_of("overload.py", *options)
+    assert_kept(rows, "growth_of_rss", "neither_measured_nor_counted", "layers_without_their_newest_step")
+    assert_kept(rows, "alerts_of_others", "trainer_errors", "daemon_exit_code")
+    assert rows["neither_measured_nor_counted"]["dropped_superseded"] > 0 and rows["lag_told"]["seconds"] > 0
+
+
 @pytest.fixture
-def kills(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """A benchmark as a module."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location("kills", BENCHMARKS / "kills.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)  # a dataclass looks up its module
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture
+def kills(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("kills")
+
+
+def test_a_layer_that_is_not_measured_for_long_would_be_seen(script: Callable[[str], ModuleType]) -> None:
+    ages, pushed = script("overload").ages, [(step, 10.0 + step) for step in range(11)]
+    assert ages([(1, 12.0), (4, 15.0), (9, 19.5)], pushed) == [2.0, 4.0, 5.5, 1.0]
+    assert ages([(1, 12.0)], pushed) == [2.0, 9.0], "and then no more"
+    assert ages([(0, 9.0), (10, 25.0)], pushed) == [10.0], "before and after do not count"
 
 
 def missed(kills: ModuleType, judge: str, *arguments: Any) -> list[str]:
