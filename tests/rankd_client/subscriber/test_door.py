@@ -102,6 +102,7 @@ def test_a_daemon_without_keys_is_not_taken_for_the_one_of_the_key(
         next(subscribe(**addresses(daemon, tmp_path / "alice.key"), timeout=TIMEOUT))
 
 
+@pytest.mark.usefixtures("quick")
 async def test_a_key_that_is_authorized_later_needs_no_restart(
     serve: Callable[..., Any], ring: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
