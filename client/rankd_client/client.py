@@ -248,8 +248,8 @@ class Client:
         return taken
 
     def flush(self, timeout: float | None = FLUSH_SECONDS) -> bool:
-        """Wait up to `timeout` seconds (None: 5) until all that was pushed is recorded or superseded; False if it was
-        not."""
+        """Wait up to `timeout` seconds (None: 5) until all that was pushed is recorded, superseded or refused; False if
+        it was not."""
         pusher = self._pusher
         if self._off or os.getpid() != self._pid or pusher is None:
             return True

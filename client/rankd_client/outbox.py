@@ -15,6 +15,7 @@ from rankd_client.arena import Arena
 from rankd_client.lots import Layout, Lot
 from rankd_client.reports import Reports
 from rankd_client.returns import Returns
+from rankd_client.rightofway import RightOfWay
 from rankd_client.room import Room
 from rankd_client.snapshot import WHOLE, Arrival, Key, Snapshot, Tracker
 from rankd_client.wire import Shard
@@ -27,6 +28,7 @@ class Outbox:
     def __init__(self, arena: Arena) -> None:
         self.arena = arena
         self.num_replaced = 0
+        self.right_of_way = RightOfWay()
         self._changed = threading.Condition()
         self._orders = count()
         self.reports = Reports(self._changed, self._orders, self._comes_before)

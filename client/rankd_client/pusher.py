@@ -99,7 +99,8 @@ class Pusher:
             return self._pass(step, reason or "budget"), None
         self._set_up_seconds, wire_bytes, self._copied = 0.0, 0, ()
         try:
-            receipt, error = self._push(model, also, step, max_bytes, process_rank, world_size)
+            with self._outbox.right_of_way:
+                receipt, error = self._push(model, also, step, max_bytes, process_rank, world_size)
             wire_bytes = receipt.wire_bytes
             self._last_step, self._last_seconds = step, now
         finally:  # whatever came of it, the training thread has waited

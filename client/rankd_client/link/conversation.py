@@ -121,6 +121,7 @@ class Conversation:
     def receive(self) -> None:
         """Take what was answered, a good many of them at most."""
         for _ in range(_RECEIVE_BATCH):
+            self._outbox.right_of_way.give()
             frames = self.dealer.receive()
             if frames is None:
                 break
