@@ -18,7 +18,7 @@ from rankd.capacity import Capacity
 from rankd.config import ServeConfig
 from rankd.crossing import Crossing
 from rankd.current import Current
-from rankd.executors import EXECUTORS, choose_devices, settings_of
+from rankd.executors import make_executor, settings_of
 from rankd.faults import Faults
 from rankd.health import Health
 from rankd.history import History
@@ -69,8 +69,8 @@ class Composition:
 
     def _build_ends(self, cleanup: contextlib.ExitStack) -> None:
         """What the daemon computes with, and where it listens."""
-        config, settings = self.config, settings_of(self.config.measure)
-        self.executor = EXECUTORS[config.executor](choose_devices(config.device), self._fault_from_thread, settings)
+        config = self.config
+        self.executor = make_executor(config, self._fault_from_thread)
         cleanup.callback(self.executor.close)
         self.sockets = Sockets(config, self.authority, self.counters, self._fault_from_thread)
         cleanup.callback(self.sockets.close)

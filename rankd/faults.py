@@ -49,6 +49,14 @@ KINDS: dict[str, Kind] = {
         "what reads there; nothing is lost.",
     ),
     "device": Kind("warning", "Measuring goes on, slower, on the CPU. Restart the daemon to use the GPU again."),
+    "ray": Kind(
+        "warning",
+        "Measuring goes on, slower, on this host's CPU, and the cluster is tried again every few minutes. `ray status` "
+        "shows how it is.",
+    ),
+    "ray_worker": Kind(
+        "warning", "Another one takes its place. Look at the GPUs of the cluster's nodes if it comes back.", 300.0
+    ),
     "measure": Kind(
         "warning", "Layers that do not fit in memory are refused. Give the daemon more, or exclude them.", 300.0
     ),

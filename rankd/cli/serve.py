@@ -51,7 +51,8 @@ def serve(
         ),
     ] = None,
     executor: Annotated[
-        str | None, typer.Option(envvar="RANKD_EXECUTOR", help="threads or inline.  \\[default: threads]")
+        str | None,
+        typer.Option(envvar="RANKD_EXECUTOR", help="threads, inline, ray or ray://HOST:PORT.  \\[default: threads]"),
     ] = None,
     tier: Annotated[
         str | None, typer.Option(help="What is measured: norms, estimate, exact or auto.  \\[default: auto]")

@@ -12,7 +12,7 @@ import tomllib
 
 FILE_NAME = "rankd.toml"
 NO_FILE = "off"
-TABLES = ("limits", "history", "detect", "measure")
+TABLES = ("limits", "history", "detect", "measure", "ray")
 
 
 def find_file(given: str | None, warn: Callable[[str], None]) -> Path | None:

@@ -8,12 +8,15 @@ from pathlib import Path
 
 from rankd.config.error import ConfigError
 from rankd.config.limits import Limits
+from rankd.config.ray import RayConfig
 from rankd.judge import DetectConfig
 from rankd.plan import MeasureConfig
 from rankd_client.endpoints import EndpointError, check_address, is_loopback
 
 DEFAULT_HTTP = "127.0.0.1:7780"
-EXECUTOR_NAMES = ("threads", "inline")
+EXECUTOR_NAMES = ("threads", "inline", "ray")
+RAY_URL = "ray://"
+"""Before HOST:PORT of a cluster that is joined through its client server."""
 
 DEVICES = r"auto|cpu|cuda|cuda:\d+(,cuda:\d+)*"
 
@@ -70,12 +73,12 @@ class ServeConfig:
     history: HistoryConfig = field(default_factory=HistoryConfig)
     detect: DetectConfig = field(default_factory=DetectConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(DEVICES, self.device):
             raise ConfigError(f"device={self.device!r}: expected auto, cpu, cuda, cuda:N or cuda:N,cuda:M,…")
-        if self.executor not in EXECUTOR_NAMES:
-            raise ConfigError(f"executor={self.executor!r}: expected one of {', '.join(EXECUTOR_NAMES)}")
+        _check_executor(self.executor, self.device)
         for key in ("push", "alerts", "query"):
             _check(key, getattr(self, key))
         if self.http != "off":
@@ -103,6 +106,18 @@ class ServeConfig:
     def asks_for_keys(self) -> bool:
         """Whether every TCP socket asks for a key, and HTTP beyond loopback for the keyring's token."""
         return self.keys is not None and not self.insecure
+
+
+def _check_executor(name: str, device: str) -> None:
+    if name.startswith(RAY_URL):
+        try:
+            check_address(name.replace(RAY_URL, "tcp://", 1))
+        except EndpointError:
+            raise ConfigError(f"executor={name!r}: expected ray://HOST:PORT") from None
+    elif name not in EXECUTOR_NAMES:
+        raise ConfigError(f"executor={name!r}: expected {', '.join(EXECUTOR_NAMES)} or ray://HOST:PORT")
+    if name.startswith("ray") and device.startswith("cuda"):
+        raise ConfigError(f"device={device!r}: expected auto or cpu, because Ray says who gets which GPU")
 
 
 def _check(key: str, address: str) -> None:

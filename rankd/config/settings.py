@@ -9,12 +9,19 @@ from typing import Any
 
 from rankd.config.error import ConfigError
 from rankd.config.limits import Limits
+from rankd.config.ray import RayConfig
 from rankd.config.serve import HistoryConfig, ServeConfig
 from rankd.judge import DetectConfig
 from rankd.plan import MeasureConfig
 from rankd_client.endpoints import EndpointError, default_url, endpoints_of, is_discovery
 
-TABLES = {"limits": Limits, "history": HistoryConfig, "detect": DetectConfig, "measure": MeasureConfig}
+TABLES: dict[str, type[Any]] = {
+    "limits": Limits,
+    "history": HistoryConfig,
+    "detect": DetectConfig,
+    "measure": MeasureConfig,
+    "ray": RayConfig,
+}
 
 SETTINGS: dict[str, Any] = {
     **dict.fromkeys(("url", "push", "alerts", "query", "http", "device", "executor", "advertise"), str),

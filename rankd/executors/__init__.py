@@ -2,6 +2,8 @@
 
 work.py: what is handed over; solver.py: on one device, and what happens where that fails;
 inline.py, threads.py, batches.py (a GPU): whose thread; devices.py: which device.
+On a Ray cluster: ray_executor.py with ray_link.py, in the daemon; ray_driver.py with ray_cluster.py, ray_crew.py and
+ray_dispatch.py, in a process beside it; ray_actor.py, in the cluster; ray_frames.py: what goes between them.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import Protocol
 
 import torch
 
+from rankd.config import RAY_URL, ServeConfig
 from rankd.executors.batches import BatchExecutor
 from rankd.executors.devices import choose_devices
 from rankd.executors.inline import InlineExecutor
@@ -30,6 +33,7 @@ __all__ = [
     "Settings",
     "Work",
     "choose_devices",
+    "make_executor",
     "settings_of",
 ]
 
@@ -61,3 +65,14 @@ EXECUTORS: dict[str, Callable[[Sequence[torch.device], OnFault, Settings], Execu
     "threads": _threads,
     "inline": lambda devices, on_fault, settings: InlineExecutor(devices[0], on_fault, settings),
 }
+"""Those that run in this process alone."""
+
+
+def make_executor(config: ServeConfig, on_fault: Callable[[str, str | None], None]) -> Executor:
+    """The one that `config` names. ConfigError where it cannot be had."""
+    devices = choose_devices(config.device)
+    if config.executor == "ray" or config.executor.startswith(RAY_URL):
+        from rankd.executors.ray_executor import make_ray_executor
+
+        return make_ray_executor(config, devices, on_fault)
+    return EXECUTORS[config.executor](devices, on_fault, settings_of(config.measure))

@@ -31,7 +31,7 @@ def refused(*options: str, **environment: str) -> str:
         (["--device", "gpu"], "device='gpu': expected auto, cpu, cuda:N or cuda:N,cuda:M,…"),
         (["--device", "cuda:77", "--http", "off"], "device='cuda:77': expected some of the"),
         (["--device", "cuda:77,cuda:78", "--http", "off"], "device='cuda:77,cuda:78': expected some of the"),
-        (["--executor", "ray"], "executor='ray': expected one of threads, inline"),
+        (["--executor", "rays"], "executor='rays': expected threads, inline, ray or ray://HOST:PORT"),
         (["--url", "ftp://x"], "url='ftp://x': expected ipc://DIR or tcp://HOST:PORT"),
         (["--push", "x"], "push: 'x': expected ipc://PATH or tcp://HOST:PORT"),
         (["--http", "x"], "http='x': expected HOST:PORT or off"),
@@ -61,7 +61,7 @@ def test_a_wrong_flag_is_named(options: list[str], words: str) -> None:
     [
         ("device = ", "expected a TOML file; Invalid value"),
         ("serve = 3", "serve=3; expected a table"),
-        ("[serves]", "no such table 'serves'; expected serve, limits, history, detect or measure"),
+        ("[serves]", "no such table 'serves'; expected serve, limits, history, detect, measure or ray"),
         ("[serve]\ninsecure = 'no'", "insecure='no': expected true or false"),
         ("[serve]\nport = 1", "rankd.toml': [serve] port: no such setting; expected one of advertise, "),
         ("detect = 3", "detect=3: expected a table"),

@@ -1,0 +1,126 @@
+"""Joining a Ray cluster, or starting one here. Ray is imported when that is asked for, in the driver alone."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rankd.config import RAY_URL
+
+ANSWER_SECONDS = 5.0
+"""For a TCP connection to whom an address names."""
+
+LOOPBACK = "127.0.0.1"
+
+
+class ClusterError(Exception):
+    """There is no cluster to be had; the words say why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a cluster has: nodes that are there, cores and GPUs of them all, the smallest object store in bytes."""
+
+    num_nodes: int
+    num_cores: int
+    num_gpus: int
+    store_bytes: int
+
+
+@contextlib.contextmanager
+def joined(address: str, num_cores: int, num_gpus: int, store_bytes: int) -> Iterator[str]:
+    """A connection to Ray, and to whom: the address ("ray://HOST:PORT", "HOST:PORT"), else the one that RAY_ADDRESS
+    names, else the cluster that runs on this host; where there is none, and `num_cores` is not 0, a private one of so
+    many cores, GPUs and bytes, which is gone afterwards. Raises ClusterError."""
+    import ray
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    with contextlib.ExitStack() as cleanup:
+        if found := address or os.environ.get("RAY_ADDRESS") or _running_here():
+            cleanup.callback(ray.shutdown)
+            _join(found, "auto" if found == _running_here() else found, options)
+        elif num_cores:
+            found = "local"
+            options |= {"num_cpus": num_cores, "num_gpus": num_gpus, "object_store_memory": store_bytes}
+            directory = tempfile.TemporaryDirectory(prefix="rankd-ray-", ignore_cleanup_errors=True)
+            cleanup.enter_context(directory)
+            cleanup.callback(ray.shutdown)
+            _start(directory.name, options)
+        else:
+            raise ClusterError("no Ray cluster runs on this host")
+        yield found
+
+
+def _running_here() -> str:
+    """The address of the cluster that `ray start` has left on this host, "" where it is not there any more. Not those
+    that Ray finds by looking at all processes: they may be another daemon's private ones."""
+    from ray._private.utils import read_ray_address
+
+    address: str = read_ray_address(None) or ""
+    return address if address and _answers(address) else ""
+
+
+def _join(found: str, asked: str, options: dict[str, Any]) -> None:
+    """`asked`: for one that was found, Ray takes the token that this user has."""
+    import ray
+    from ray._private import services
+
+    address = found.removeprefix(RAY_URL)
+    if not _answers(address):
+        raise ClusterError(f"{found} does not answer: nobody takes a connection there within {ANSWER_SECONDS:.0f} s")
+    host, _, port = address.rpartition(":")
+    if host == LOOPBACK and not _answers(f"{services.resolve_ip_for_localhost(host)}:{port}"):
+        services.resolve_ip_for_localhost = lambda host: host  # it is on loopback alone
+    try:
+        ray.init(asked, **options)
+    except Exception as error:
+        raise ClusterError(f"{found} cannot be joined: {error}") from error
+
+
+def _answers(address: str) -> bool:
+    """Whether somebody takes connections there. Ray itself would try for half a minute and more."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _start(directory: str, options: dict[str, Any]) -> None:
+    """In a directory of its own, so that nobody else's `ray.init()` finds it; on loopback alone, for which Ray would
+    take this host's address: whoever reaches that would reach its ports."""
+    import ray
+    from ray._private import services
+
+    services.resolve_ip_for_localhost = lambda host: host
+    try:
+        ray.init("local", include_dashboard=False, _temp_dir=directory, _node_ip_address=LOOPBACK, **options)
+    except Exception as error:
+        raise ClusterError(f"Ray does not start: {error}") from error
+    (node,) = _nodes()
+    if node["NodeManagerAddress"] != LOOPBACK:
+        raise ClusterError(
+            f"this version of Ray, {ray.__version__}, would listen beyond loopback; start it by `ray start`"
+        )
+
+
+def resources() -> Resources:
+    """As they are now; asks the cluster's head."""
+    nodes = [node["Resources"] for node in _nodes() if node["Alive"]]
+    total = {name: int(sum(node.get(name, 0) for node in nodes)) for name in ("CPU", "GPU")}
+    store_bytes = min((int(node.get("object_store_memory", 0)) for node in nodes), default=0)
+    return Resources(len(nodes), total["CPU"], total["GPU"], store_bytes)
+
+
+def _nodes() -> list[dict[str, Any]]:
+    import ray
+
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return nodes

@@ -1,0 +1,238 @@
+"""Measuring on a Ray cluster, and here while there is none."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+
+import torch
+
+from rankd.config import RAY_URL, ConfigError, RayConfig, ServeConfig
+from rankd.executors.ray_frames import outcome_of
+from rankd.executors.ray_link import JOIN_SECONDS, Link, LinkError, Target
+from rankd.executors.solver import CPU, Outcome
+from rankd.executors.threads import ThreadExecutor
+from rankd.executors.work import Work
+from rankd.plan import MeasureConfig
+from rankd.weights import Part, settings_of
+
+log = logging.getLogger("rankd.ray")
+
+SLOTS_PER_WORKER = {False: 4, True: 32}
+"""On a core, on a GPU: a call at work, one at hand, and small matrices go several in a call."""
+
+MAX_SLOTS = 256
+"""Snapshots handed over at once: each may have 32 MiB before the mailbox counts it as large."""
+
+RETRY_SECONDS = (15.0, 300.0)
+"""Until the first new try to join, and between later ones at most; it doubles in between."""
+
+OnFault = Callable[[str, str | None], None]
+"""As a Solver's; None: it is over."""
+
+
+@dataclass(slots=True, eq=False)
+class _Item:
+    number: int
+    work: Work
+    future: Future[list[Part]]
+
+    @property
+    def num_bytes(self) -> int:
+        other = self.work.partner
+        return self.work.snapshot.data.nbytes + (0 if other is None else other.data.nbytes)
+
+
+class RayExecutor:
+    """Hands works to a driver process, at most so many bytes at once, and keeps each until its outcome is in. Where the
+    cluster is lost, all that it had is measured here on the CPU, and what comes too, until it can be joined again.
+
+    Raises ConfigError where Ray is not installed, or there is no cluster.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        measure: MeasureConfig,
+        limits: RayConfig,
+        on_fault: OnFault,
+        retry_seconds: tuple[float, float] = RETRY_SECONDS,
+    ) -> None:
+        self._target, self._measure, self._limits = target, measure, limits
+        self._on_fault = on_fault
+        self._retry_seconds = retry_seconds
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
+        self._numbers = itertools.count()
+        self._waiting: deque[_Item] = deque()
+        self._sent: dict[int, _Item] = {}
+        self._num_bytes = 0
+        """Of those that are sent."""
+        self._link: Link | None = None
+        self._local = ThreadExecutor(CPU, on_fault, settings_of(measure))
+        try:
+            link = self._join(JOIN_SECONDS)
+        except LinkError as error:
+            self._local.close()
+            raise ConfigError(f"executor='ray': {error}") from None
+        self.num_workers = link.num_workers
+        self.num_slots = min(MAX_SLOTS, SLOTS_PER_WORKER[link.on_gpu] * link.num_workers)
+        log.info("joined address=%s num_workers=%d gpus=%s", link.address, link.num_workers, link.on_gpu)
+        self._use(link)
+
+    @property
+    def device(self) -> torch.device:
+        link = self._link
+        return torch.device("cuda", 0) if link is not None and link.on_gpu else CPU
+
+    def submit(self, work: Work) -> Future[list[Part]]:
+        item = _Item(next(self._numbers), work, Future())
+        with self._changed:
+            if self._closed.is_set():
+                item.future.cancel()
+            elif self._link is None or item.num_bytes > self._link.max_bytes:
+                self._measure_here(item)
+            else:
+                self._waiting.append(item)
+                self._changed.notify_all()
+        return item.future
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed.set()
+            link, self._link = self._link, None
+            for item in (*self._waiting, *self._sent.values()):
+                item.future.cancel()
+            self._waiting.clear()
+            self._sent.clear()
+            self._changed.notify_all()
+        self._local.close()
+        if link is not None:
+            link.close()
+
+    def _join(self, seconds: float) -> Link:
+        link = Link(self._target, self._measure, self._limits, seconds)
+        if link.address != "local":  # a private one instead would be no better than this host's own cores
+            self._target = replace(self._target, may_start=False)
+        return link
+
+    def _use(self, link: Link) -> bool:
+        """False where it is too late."""
+        with self._changed:
+            if self._closed.is_set():
+                return False
+            self._link = link
+        for name, target in (("ray-send", self._send), ("ray-receive", self._receive)):
+            threading.Thread(target=target, args=(link,), name=name, daemon=True).start()
+        return True
+
+    def _send(self, link: Link) -> None:
+        try:
+            while (item := self._next(link)) is not None:
+                link.send(item.number, item.work)
+        except LinkError as error:
+            self._lose(link, error)
+
+    def _next(self, link: Link) -> _Item | None:
+        """The oldest that waits, once there is room for its bytes; None when this link is over."""
+        with self._changed:
+            while self._link is link:
+                if self._waiting and self._num_bytes + self._waiting[0].num_bytes <= link.max_bytes:
+                    item = self._waiting.popleft()
+                    self._sent[item.number] = item
+                    self._num_bytes += item.num_bytes
+                    return item
+                self._changed.wait()
+        return None
+
+    def _receive(self, link: Link) -> None:
+        try:
+            while self._link is link:
+                told = link.receive()
+                if told["kind"] == "outcome":
+                    self._settle(link, told["number"], outcome_of(told["packed"]))
+                elif told["kind"] == "fault":
+                    self._on_fault("ray_worker", f"a worker of the Ray cluster lost its GPU: {told['text']}")
+        except LinkError as error:
+            self._lose(link, error)
+        except Exception as error:  # an answer that is none: nothing more is believed
+            self._lose(link, LinkError(f"an answer that cannot be read: {error!r}"))
+
+    def _settle(self, link: Link, number: int, outcome: Outcome) -> None:
+        with self._changed:
+            if self._link is not link or (item := self._sent.pop(number, None)) is None:
+                return
+            self._num_bytes -= item.num_bytes
+            self._changed.notify_all()
+        _settle(item.future, outcome)
+
+    def _lose(self, link: Link, error: LinkError) -> None:
+        """What it had is measured here, and now and then it is tried again."""
+        with self._changed:
+            if self._link is not link:
+                return
+            self._link = None
+            orphans = [*self._sent.values(), *self._waiting]
+            self._sent.clear()
+            self._waiting.clear()
+            self._num_bytes = 0
+            for item in orphans:
+                self._measure_here(item)
+            self._changed.notify_all()
+        log.error("Ray is lost, measuring goes on here, num_again=%d: %s", len(orphans), error)
+        self._on_fault("ray", f"the Ray cluster is lost: {error}")
+        threading.Thread(target=self._rejoin, args=(link,), name="ray-rejoin", daemon=True).start()
+
+    def _rejoin(self, lost: Link) -> None:
+        lost.close()
+        pause, longest = self._retry_seconds
+        while not self._closed.wait(pause):
+            pause = min(2 * pause, longest)
+            try:
+                link = self._join(JOIN_SECONDS)
+            except LinkError as error:
+                log.warning("Ray cannot be joined: %s", error)
+                continue
+            if not self._use(link):
+                link.close()
+                return
+            log.info("joined again address=%s num_workers=%d", link.address, link.num_workers)
+            self._on_fault("ray", None)
+            return
+
+    def _measure_here(self, item: _Item) -> None:
+        def settle(future: Future[list[Part]]) -> None:
+            if not future.cancelled():
+                error = future.exception()
+                _settle(item.future, error if isinstance(error, Exception) else future.result())
+
+        self._local.submit(item.work).add_done_callback(settle)
+
+
+def _settle(future: Future[list[Part]], outcome: Outcome) -> None:
+    """Unless nobody wants it any more."""
+    if not future.set_running_or_notify_cancel():
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
+def make_ray_executor(config: ServeConfig, devices: Sequence[torch.device], on_fault: OnFault) -> RayExecutor:
+    """`devices`: what a private Ray gets, where one is started here. ConfigError where there is no Ray."""
+    for module, package in (("ray", "ray"), ("grpc", "grpcio")):
+        if importlib.util.find_spec(module) is None:
+            raise ConfigError(f"executor={config.executor!r}: expected the package {package}: pip install 'rankd[ray]'")
+    gpus = tuple(device.index or 0 for device in devices if device.type == "cuda")
+    cores = max(2, len(os.sched_getaffinity(0)) // 2)
+    address = config.executor if config.executor.startswith(RAY_URL) else ""
+    target = Target(address, not address, cores, gpus, use_gpus=config.device != "cpu")
+    return RayExecutor(target, config.measure, config.ray, on_fault)

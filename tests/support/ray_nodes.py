@@ -1,0 +1,100 @@
+"""A Ray cluster of several nodes on loopback, in a process of its own: Ray leaves warnings and threads in whoever
+starts one. As a program it is that process, which ends with its standard input:
+
+    python ray_nodes.py NUM_NODES NUM_CORES STORE_MIB [CLIENT_PORT]
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+LOOPBACK = "127.0.0.1"
+
+
+class RayNodes:
+    """`num_nodes` nodes of `num_cores` cores each, the head among them. `environment`: what whoever joins needs."""
+
+    def __init__(self, num_nodes: int, num_cores: int = 1, store_mib: int = 128, client_port: int = 0) -> None:
+        self._home = tempfile.TemporaryDirectory(prefix="rn")
+        token = Path(self._home.name) / "token"
+        token.write_text(secrets.token_hex(32))
+        self.environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith(("RANKD_", "RAY_"))},
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+        sizes = map(str, (num_nodes, num_cores, store_mib, client_port))
+        command = [sys.executable, __file__, self._home.name, *sizes]
+        log = Path(self._home.name) / "log"
+        with log.open("w") as errors:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env={**self.environment, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"},  # there, loopback is not replaced
+                start_new_session=True,
+            )
+        self.address = self._answer()
+        assert self.address, log.read_text()
+        self.environment["RAY_ADDRESS"] = self.address
+
+    def remove_node(self) -> None:
+        """The one added last, as if its host had lost power."""
+        self._say("remove")
+
+    def stop_head(self) -> None:
+        """SIGKILL to all of the head's processes."""
+        self._say("behead")
+
+    def close(self) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(60)
+        self._process.stdout.close()
+        self._home.cleanup()
+
+    def _say(self, word: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{word}\n")
+        self._process.stdin.flush()
+        assert self._answer() == word
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+
+def main() -> None:
+    from ray._private import utils
+    from ray.cluster_utils import Cluster
+
+    home, *sizes = sys.argv[1:]
+    num_nodes, num_cores, store_mib, client_port = map(int, sizes)
+    vars(utils)["write_ray_address"] = lambda *_: None  # nobody on this host is to find it by chance
+    node: dict[str, Any] = {"num_cpus": num_cores, "node_ip_address": LOOPBACK, "object_store_memory": store_mib << 20}
+    head = {**node, "include_dashboard": False, "temp_dir": home}
+    if client_port:
+        head["ray_client_server_port"] = client_port
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    others = [cluster.add_node(**node) for _ in range(num_nodes - 1)]
+    print(cluster.address, flush=True)
+    for line in sys.stdin:
+        if line == "remove\n":
+            cluster.remove_node(others.pop(), allow_graceful=False)
+        elif line == "behead\n":
+            cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
+        print(line.strip(), flush=True)
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main()
