@@ -53,7 +53,7 @@ def advise(capacity: Row) -> str:
 
 def _more(capacity: Row, num_slots: int) -> list[str]:
     """What gives so many slots more."""
-    if capacity.get("executor") == "ray":
+    if str(capacity.get("executor")).startswith("ray"):
         return [f"add {_count(num_slots, 'worker')} to the cluster"]
     elsewhere = "measure on other hosts (--executor ray)"
     if str(capacity.get("device")).startswith("cuda"):

@@ -55,7 +55,7 @@ ADVICE = [
         {"device": "cuda:0", "num_slots": 1},
         "add 5 GPUs (--device), or measure on other hosts (--executor ray), or",
     ),
-    ({"executor": "ray", "num_slots": 1}, "add 5 workers to the cluster, or push"),
+    ({"executor": "ray://head:10001", "num_slots": 1}, "add 5 workers to the cluster, or push"),
     (
         {"tier": "exact", "executor": "ray"},
         "let the plan choose (--tier auto), or add 5 workers to the cluster",
