@@ -146,7 +146,8 @@ class Mailbox:
         if snapshot.noticed:
             first = self._notices.setdefault((snapshot.key, snapshot.zero), snapshot)
             return [] if first is snapshot else [Superseded(snapshot, first.step)]
-        line = self._lines.setdefault(snapshot.run, Line(snapshot.run))
+        if (line := self._lines.get(snapshot.run)) is None:
+            line = self._lines[snapshot.run] = Line(snapshot.run)
         if not len(line):
             self._fair.begin(line.run, self._waiting)
             self._waiting.setdefault(line.namespace, {})[line.run] = line
