@@ -6,6 +6,7 @@ starts one. As a program it is that process, which ends with its standard input:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import subprocess
@@ -47,13 +48,24 @@ class RayNodes:
         assert self.address, log.read_text()
         self.environment["RAY_ADDRESS"] = self.address
 
+    def workers(self, at_work: bool = False) -> list[int]:
+        """Process ids of our actors, or of those that are measuring."""
+        name = "ray::Worker.measure" if at_work else "ray::Worker"
+        return [pid for pid in processes_with(self._home.name) if _title(pid).startswith(name)]
+
+    def stored_bytes(self) -> tuple[int, int]:
+        """In the object stores of all nodes: what was put and is kept, and that with copies and what is not removed yet,
+        for which Ray takes a second."""
+        kept, used = self._say("stored").split()
+        return int(kept), int(used)
+
     def remove_node(self) -> None:
         """The one added last, as if its host had lost power."""
-        self._say("remove")
+        assert self._say("remove") == "0"
 
     def stop_head(self) -> None:
         """SIGKILL to all of the head's processes."""
-        self._say("behead")
+        assert self._say("behead") == "0"
 
     def close(self) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -62,19 +74,36 @@ class RayNodes:
         self._process.stdout.close()
         self._home.cleanup()
 
-    def _say(self, word: str) -> None:
+    def _say(self, word: str) -> str:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{word}\n")
         self._process.stdin.flush()
-        assert self._answer() == word
+        return self._answer()
 
     def _answer(self) -> str:
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
 
 
+def processes_with(text: str) -> list[int]:
+    """Process ids of those whose command line or environment has `text` in it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if any(text.encode() in (process / name).read_bytes() for name in ("cmdline", "environ")):
+                found.append(int(process.name))
+    return found
+
+
+def _title(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0 ").decode()
+    return ""
+
+
 def main() -> None:
     from ray._private import utils
+    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
     from ray.cluster_utils import Cluster
 
     home, *sizes = sys.argv[1:]
@@ -88,11 +117,15 @@ def main() -> None:
     others = [cluster.add_node(**node) for _ in range(num_nodes - 1)]
     print(cluster.address, flush=True)
     for line in sys.stdin:
+        answer = "0"
         if line == "remove\n":
             cluster.remove_node(others.pop(), allow_graceful=False)
         elif line == "behead\n":
             cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
-        print(line.strip(), flush=True)
+        elif line == "stored\n":
+            stats = get_memory_info_reply(get_state_from_address(cluster.address)).store_stats
+            answer = f"{stats.object_store_bytes_primary_copy} {stats.object_store_bytes_used}"
+        print(answer, flush=True)
     cluster.shutdown()
 
 

@@ -1,0 +1,172 @@
+"""The Ray executor on a real cluster: three nodes of one core each, on loopback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+
+import pytest
+import torch
+from ray_nodes import RayNodes, processes_with
+from works import measured, snapshot, untimed, work
+
+from rankd.config import ConfigError, RayConfig, ServeConfig
+from rankd.executors import MeasureError, Part, Work, make_executor
+from rankd.executors.ray_executor import RayExecutor
+from rankd.executors.ray_link import Target
+from rankd.plan import MeasureConfig
+from rankd.records import Tier
+
+SECONDS = 90
+MAX_BYTES = 6 << 20
+ANYWHERE = Target("", may_start=False, num_cores=0, gpus=(), use_gpus=True)
+
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
+
+
+def until(done: Callable[[], object]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[RayNodes]:
+    nodes = RayNodes(3)
+    before = dict(os.environ)
+    os.environ.update(nodes.environment)
+    yield nodes
+    os.environ.clear()
+    os.environ.update(before)
+    nodes.close()
+
+
+class Told(list[tuple[str, str | None]]):
+    """Faults, in their order."""
+
+    def __call__(self, name: str, text: str | None) -> None:
+        self.append((name, text))
+
+
+@pytest.fixture(scope="module")
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture(scope="module")
+def ray(nodes: RayNodes, told: Told) -> Iterator[RayExecutor]:
+    executor = RayExecutor(ANYWHERE, MeasureConfig(), RayConfig(MAX_BYTES), told, retry_seconds=(0.1, 1.0))
+    yield executor
+    executor.close()
+    until(lambda: not nodes.workers())
+
+
+def submit(executor: RayExecutor, items: list[Work]) -> list[Future[list[Part]]]:
+    return [executor.submit(item) for item in items]
+
+
+def assert_measured(futures: list[Future[list[Part]]], items: list[Work]) -> None:
+    for future, item in zip(futures, items, strict=True):
+        assert untimed(future.result(SECONDS)) == untimed(measured("inline", item)), item.snapshot.layer
+
+
+def long_work(layer: str) -> Work:
+    """Half a second and more, and not too many bytes for Ray here."""
+    return work(torch.randn(1100, 1100, generator=torch.Generator().manual_seed(3)), layer)
+
+
+@pytest.mark.parametrize("tier", ["norms", "estimate", "exact"])
+def test_the_same_numbers_as_here(ray: RayExecutor, tier: Tier) -> None:
+    generator = torch.Generator().manual_seed(2)
+    plain = [work(torch.randn(150, 160, generator=generator).bfloat16(), f"{tier}{i}", tier) for i in range(20)]
+    fused = work(torch.randn(96, 32, generator=generator), "h.c_attn.weight", tier)
+    experts = work(torch.randn(3, 140, 130, generator=generator), "experts", tier)
+    pair = Work(snapshot(torch.randn(4, 30), "x.lora_A"), tier, snapshot(torch.randn(40, 4), "x.lora_B"))
+    items = [*plain, fused, experts, pair]
+    assert_measured(submit(ray, items), items)
+    assert (ray.num_workers, ray.num_slots, ray.device) == (3, 12, torch.device("cpu"))
+
+
+def test_a_worker_killed_in_mid_job_costs_nothing(ray: RayExecutor, nodes: RayNodes) -> None:
+    items = [long_work(f"long{number}") for number in range(4)]
+    futures = submit(ray, items)
+    until(lambda: nodes.workers(at_work=True))
+    os.kill(nodes.workers(at_work=True)[0], signal.SIGKILL)
+    assert_measured(futures, items)
+    until(lambda: len(nodes.workers()) == 3)
+
+
+def test_a_job_that_kills_every_worker_is_given_up(ray: RayExecutor, nodes: RayNodes) -> None:
+    future = ray.submit(long_work("deadly"))
+    num_killed = 0
+    while not future.done():
+        for pid in nodes.workers(at_work=True):
+            os.kill(pid, signal.SIGKILL)
+            num_killed += 1
+            until(lambda pid=pid: pid not in nodes.workers())  # type: ignore[misc]
+        time.sleep(0.002)
+    assert isinstance(error := future.exception(), MeasureError)
+    assert str(error) == "3 workers of the Ray cluster died of it, one after the other" and num_killed == 3
+    assert_measured(submit(ray, [items := work(torch.eye(5))]), [items])
+
+
+def test_never_more_than_so_many_bytes_are_put_at_once_and_none_stay(ray: RayExecutor, nodes: RayNodes) -> None:
+    items = [work(torch.randn(700, 700), f"bounded{number}", "norms") for number in range(40)]
+    futures = submit(ray, items)
+    seen = []
+    while not all(future.done() for future in futures):
+        seen.append(nodes.stored_bytes()[0])
+    assert 0 < max(seen) <= 1.01 * MAX_BYTES  # each with its header
+    until(lambda: nodes.stored_bytes() == (0, 0))
+    assert [future.result()[0].layer for future in futures] == [item.snapshot.layer for item in items]
+
+
+def test_what_is_too_large_for_it_is_measured_here(ray: RayExecutor) -> None:
+    large = work(torch.randn(8, MAX_BYTES // 16), "large")
+    assert_measured(submit(ray, [large]), [large])
+
+
+def test_a_driver_that_is_lost_leaves_its_work_to_this_host_and_is_started_again(
+    ray: RayExecutor, nodes: RayNodes, told: Told
+) -> None:
+    told.clear()
+    items = [long_work(f"orphan{number}") for number in range(3)]
+    futures = submit(ray, items)
+    until(lambda: nodes.workers(at_work=True))
+    (driver,) = [pid for pid in processes_with("rankd.executors.ray_driver") if os.getsid(pid) == pid]
+    os.kill(driver, signal.SIGKILL)
+    assert_measured(futures, items)
+    until(lambda: ("ray", None) in told)
+    assert [name for name, _ in told] == ["ray", "ray"] and "the Ray cluster is lost: the Ray driver" in str(told[0][1])
+    assert_measured(submit(ray, items), items)
+
+
+def config(executor: str) -> ServeConfig:
+    return ServeConfig("ipc:///p", "ipc:///a", "ipc:///q", device="cpu", executor=executor)
+
+
+@pytest.mark.parametrize(
+    ("executor", "address", "words"),
+    [
+        ("ray://127.0.0.1:9", "", "ray://127.0.0.1:9 does not answer: nobody takes a connection there within 5 s"),
+        ("ray", "127.0.0.1:9", "127.0.0.1:9 does not answer: nobody takes a connection there within 5 s"),
+    ],
+)
+def test_who_does_not_answer_is_named(
+    executor: str, address: str, words: str, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConfigError, match=f"executor='ray': {words}"):
+        make_executor(config(executor), told)
+
+
+@pytest.mark.parametrize("module", ["ray", "grpc"])
+def test_what_is_not_installed_is_named(module: str, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=r"executor='ray': expected the package .*: pip install 'rankd\[ray\]'"):
+        make_executor(config("ray"), told)
