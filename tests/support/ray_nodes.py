@@ -54,8 +54,8 @@ class RayNodes:
         return [pid for pid in processes_with(self._home.name) if _title(pid).startswith(name)]
 
     def stored_bytes(self) -> tuple[int, int]:
-        """In the object stores of all nodes: what was put and is kept, and that with copies and what is not removed yet,
-        for which Ray takes a second."""
+        """In the object stores of all nodes: what was put and is kept; and that with copies, and what is not removed
+        yet, for which Ray takes a second."""
         kept, used = self._say("stored").split()
         return int(kept), int(used)
 
