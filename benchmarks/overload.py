@@ -3,20 +3,21 @@
     python benchmarks/overload.py [--minutes M] [--trainers N] [--layers N] [--size N] [--times X]
 
 A daemon with small limits measures every snapshot exactly. One trainer pushes so much that both its slots are busy:
-that is its own rate. Then all trainers push together `--times` that rate, in snapshots, and half as much again, for
-`--minutes`. After 60 % of it one layer loses half of its rank. Rows: what was pushed over what was measured; resident
-memory at its peak less that at rest, against what docs/operations.md promises with these limits; whether every snapshot
-that came is measured or counted as given up; how old the newest measured step of a layer ever was, in passes (what all
-layers once take), and beside it the lag that /healthz tells and the one that `rankd doctor` foretells; whether the
-newest step of each layer is measured at the end; the alert of the layer that collapsed, and those of others. Prints one
-JSON line a row, and exits with 1 if one misses its limit.
+that is its own rate. Then all trainers push together, for `--minutes`, `--times` that rate in snapshots and a little
+more; they follow it where the machine becomes slower or faster. After 60 % of it one layer loses half of its rank.
+Rows: what was pushed over what was measured; resident memory at its peak less that at rest, against what
+docs/operations.md promises with these limits; whether every snapshot that came is measured or counted as given up; how
+old the newest measured step of a layer ever was, in passes (what all layers once take, in the slowest 10 s), and beside
+it the lag that /healthz tells and the one that `rankd doctor` foretells; whether the newest step of each layer is
+measured at the end; the alert of the layer that collapsed, and those of others. Prints one JSON line a row, and exits
+with 1 if one misses its limit.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
+import multiprocessing
 import statistics
 import sys
 import tempfile
@@ -25,29 +26,25 @@ import time
 import urllib.request
 from collections import defaultdict
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import torch
 from _children import CONNECT_SECONDS, FLUSH_SECONDS, Child
 from _daemon import Daemon
+from _overload_trainer import ARENA_BYTES, COLLAPSED, push_steadily
 from _report import Report
 from trainers import MIB, bound_parts, limits_of, toml_of
 
-from rankd_client import Client, subscribe
+from rankd_client import subscribe
 
 CALIBRATION_INTERVAL = 0.05
-MARGIN = 1.5
-"""Of pushes: the daemon may be faster later on, where other programs ran at the start."""
+MARGIN = 1.3
+"""Of pushes: the daemon may become faster from one look to the next."""
 COLLAPSE_AT = 0.6
-COLLAPSED = "h.0"
-ARENA_BYTES = 32 * MIB
-"""Of one trainer, lent to the daemon."""
-
 MAX_AGE_PASSES = 4.0
 MAX_LAG_PASSES = 3.0
 SAMPLE_SECONDS = 1.0
+RATE_SECONDS = 10.0
 QUIET_SECONDS = 5.0
 """Without a measurement, when all have been heard of."""
 
@@ -56,42 +53,6 @@ def limits_for(arguments: argparse.Namespace) -> dict[str, int]:
     lent = {"max_lent_bytes": arguments.trainers * ARENA_BYTES, "max_lent_bytes_per_connection": ARENA_BYTES}
     mailbox = {"max_mailbox_bytes": arguments.mailbox * MIB, "max_layer_bytes": min(16, arguments.mailbox) * MIB}
     return {**limits_of(arguments.trainers), **mailbox, **lent}
-
-
-def push_steadily(pipe: Connection, url: str, run: str, num_layers: int, size: int) -> None:
-    """A trainer. Says "connected"; is told (interval, seconds, when to collapse or None), pushes for so long, says
-    (step, time) of each push; and so on until it is told None, when it flushes and says what came of it."""
-    torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(sum(run.encode()))
-    weights = {f"h.{i}": torch.randn(size, size, generator=generator) for i in range(num_layers)}
-    u, s, v = torch.linalg.svd(weights[COLLAPSED])
-    s[size // 2 :] *= 0.05
-    client = Client(run, url, max_overhead=None, echo=False, max_memory_bytes=ARENA_BYTES)
-    client.push(weights, step=0)
-    deadline = time.monotonic() + CONNECT_SECONDS - 5
-    while not client.connected and time.monotonic() < deadline:
-        time.sleep(0.02)
-    pipe.send("connected" if client.connected else "not connected")
-    step = 1
-    while (told := pipe.recv()) is not None:
-        interval, seconds, collapse_after = told
-        pushed: list[tuple[int, float]] = []
-        began = next_at = time.monotonic()
-        while (now := time.monotonic()) < began + seconds:
-            if collapse_after is not None and now >= began + collapse_after:
-                weights[COLLAPSED], collapse_after = u @ torch.diag(s) @ v, None
-            for weight in weights.values():
-                weight.mul_(1.00001)
-            client.push(weights, step=step)
-            pushed.append((step, now))
-            step, next_at = step + 1, max(next_at + interval, now)
-            time.sleep(max(0.0, next_at - time.monotonic()))
-        pipe.send(pushed)
-    flushed = client.flush(FLUSH_SECONDS)
-    outcome = {"num_errors": client.num_errors, "num_dropped": client.stats.num_dropped, "flushed": flushed}
-    client.close()
-    with contextlib.suppress(BrokenPipeError):
-        pipe.send(outcome)
 
 
 @dataclass
@@ -125,7 +86,13 @@ class Overload:
     """A daemon, its trainers, and what was seen while they pushed."""
 
     daemon: Daemon
-    children: dict[str, Child]
+    num_layers: int
+    """Of all trainers."""
+    times: float
+    children: dict[str, Child] = field(default_factory=dict)
+    interval: Any = field(default_factory=lambda: multiprocessing.Value("d", CALIBRATION_INTERVAL, lock=False))
+    measured: list[tuple[float, int]] = field(default_factory=list)
+    """Time and number so far."""
     lags: list[float] = field(default_factory=list)
     foretold: list[float] = field(default_factory=list)
     rss_bytes: list[int] = field(default_factory=list)
@@ -137,7 +104,7 @@ class Overload:
     def own_rate(self, seconds: float) -> float:
         """Snapshots that the daemon measures in a second, where it always has some: found in so many seconds."""
         first = next(iter(self.children.values()))
-        first.pipe.send((CALIBRATION_INTERVAL, 1.5 * seconds, None))
+        first.pipe.send((1.5 * seconds, None))
         time.sleep(seconds / 4)
         before, began = self.ask("capacity")["num_measured"], time.monotonic()
         time.sleep(seconds)
@@ -145,16 +112,30 @@ class Overload:
         first.hear(60)
         return float((told["num_measured"] - before) / took)
 
-    def push(self, interval: float, seconds: float) -> dict[str, list[tuple[int, float]]]:
-        """All at once; run → step and time of each push."""
+    def rates(self) -> list[float]:
+        """Snapshots measured in a second, over each RATE_SECONDS."""
+        apart = round(RATE_SECONDS / SAMPLE_SECONDS)
+        pairs = zip(self.measured, self.measured[apart:], strict=False)
+        return [(number - before) / (now - then) for (then, before), (now, number) in pairs]
+
+    def _keep_pace(self, rate: float) -> None:
+        self.interval.value = self.num_layers / (MARGIN * self.times * rate)
+
+    def push(self, own_rate: float, seconds: float) -> dict[str, list[tuple[int, float]]]:
+        """All at once, so many times what is being measured; run → step and time of each push."""
+        self._keep_pace(own_rate)
         for place, child in enumerate(self.children.values()):
-            child.pipe.send((interval, seconds, None if place else COLLAPSE_AT * seconds))
+            child.pipe.send((seconds, None if place else COLLAPSE_AT * seconds))
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             time.sleep(SAMPLE_SECONDS)
             self.daemon.check()
             self.lags.append(self.ask("healthz")["lag_seconds"])
-            rows = [row for namespace in self.ask("capacity")["namespaces"] for row in namespace["runs"]]
+            told = self.ask("capacity")
+            self.measured.append((time.monotonic(), told["num_measured"]))
+            if rates := self.rates()[-1:]:
+                self._keep_pace(rates[0])
+            rows = [row for namespace in told["namespaces"] for row in namespace["runs"]]
             self.foretold += [row["once_seconds"] / row["granted"] for row in rows if row["granted"]]
             self.rss_bytes.append(self.daemon.rss_bytes())
         return {run: child.hear(60) for run, child in self.children.items()}
@@ -208,7 +189,8 @@ def judge_ages(
     report: Report, overload: Overload, heard: Heard, pushes: dict[str, Any], rate: float, arguments: argparse.Namespace
 ) -> None:
     num_layers = arguments.trainers * arguments.layers
-    a_pass = num_layers / rate
+    slowest = min([rate, *overload.rates()])
+    a_pass = num_layers / slowest
     of_layers = {key: ages(items, pushes[key[0]]) for key, items in heard.measured.items()}
     oldest = max(map(max, of_layers.values()))
     more: dict[str, Any] = {"seconds": round(oldest, 2), "pass_seconds": round(a_pass, 2), "layers": num_layers}
@@ -239,21 +221,20 @@ def bench(directory: Path, arguments: argparse.Namespace) -> int:
     report, seconds = Report(), 60.0 * arguments.minutes
     daemon = Daemon(directory, f'{toml_of(limits_for(arguments))}\n[measure]\ntier = "exact"\n', http=True)
     daemon.start()
-    overload = Overload(daemon, {})
+    overload = Overload(daemon, arguments.trainers * arguments.layers, arguments.times)
     try:
         daemon.wait_ready()
         at_rest = daemon.rss_bytes()
         shape = (arguments.layers, arguments.size)
         names = [f"trainer-{i}" for i in range(arguments.trainers)]
-        overload.children |= {name: Child(push_steadily, daemon.url, name, *shape) for name in names}
+        overload.children |= {name: Child(push_steadily, daemon.url, name, *shape, overload.interval) for name in names}
         said = {child.hear(CONNECT_SECONDS) for child in overload.children.values()}
         if said != {"connected"}:
             raise RuntimeError("a trainer found no daemon")
         own_rate = overload.own_rate(arguments.calibrate)
         heard = Heard(daemon.url)
         before = overload.ask("capacity")["num_measured"]
-        interval = arguments.trainers * arguments.layers / (MARGIN * arguments.times * own_rate)
-        pushes = overload.push(interval, seconds)
+        pushes = overload.push(own_rate, seconds)
         rate = (overload.ask("capacity")["num_measured"] - before) / seconds
         outcomes = overload.end()
         heard.wait()
