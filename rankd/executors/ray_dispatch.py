@@ -14,8 +14,7 @@ CALLS_PER_WORKER = 2
 """One at work, and the next at hand."""
 
 MAX_DEATHS = 3
-"""Workers that may die of a matrix, or beside it. It is not tried in the daemon then: what is too much for them would
-be for it."""
+"""Workers that may die of a matrix, or beside it, before it goes back to the daemon."""
 
 MAX_BATCH = 32
 

@@ -22,9 +22,8 @@ from typing import Any
 
 from rankd.executors.ray_cluster import ClusterError, joined, resources
 from rankd.executors.ray_crew import Crew, Member
-from rankd.executors.ray_dispatch import MAX_DEATHS, Dispatch, Job, Worker
-from rankd.executors.ray_frames import pack_outcome, receive, send
-from rankd.executors.solver import MeasureError
+from rankd.executors.ray_dispatch import Dispatch, Job, Worker
+from rankd.executors.ray_frames import receive, send
 
 log = logging.getLogger("rankd.ray")
 
@@ -40,12 +39,12 @@ LEAVE_SECONDS = 3.0
 
 class Driver:
     """One loop over a queue of events, which other threads fill: works that come, calls that are over, looks at the
-    cluster. Ends with ClusterError, or when the daemon is gone."""
+    cluster."""
 
-    def __init__(self, end: socket.socket, told: dict[str, Any], address: str) -> None:
-        """`end`: the daemon. `told`: its first message. `address`: of the cluster that was joined."""
+    def __init__(self, end: socket.socket, told: dict[str, Any]) -> None:
+        """`end`: the daemon. `told`: its first message."""
         self._end = end
-        self._address = address
+        self._address = ""
         self._max_bytes = int(told["max_bytes"])
         self._events: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
         self._dispatch = Dispatch()
@@ -56,16 +55,19 @@ class Driver:
         self._last_worker = time.monotonic()
         self._told_joined = False
 
-    def run(self) -> None:
-        for target in (self._hear, self._look):
-            threading.Thread(target=target, daemon=True).start()
+        threading.Thread(target=self._hear, daemon=True).start()
+
+    def run(self, address: str) -> None:
+        """`address`: of the cluster that was joined. Ends with ClusterError, or when the daemon is gone."""
+        self._address = address
+        threading.Thread(target=self._look, daemon=True).start()
         while (event := self._events.get())[0] != "end":
             what, *rest = event
             getattr(self, f"_on_{what}")(*rest)
             self._hand_out()
 
     def _hear(self) -> None:
-        """Works of the daemon."""
+        """Works of the daemon; its end is ours, whatever Ray is at."""
         with contextlib.suppress(OSError, EOFError):
             while True:
                 message, arrays = receive(self._end)
@@ -159,8 +161,8 @@ class Driver:
         member = self._ready.pop(worker)
         for job in self._dispatch.lost(worker):
             job.where = None
-            words = f"{MAX_DEATHS} workers of the Ray cluster died of it, one after the other"
-            self._tell("outcome", number=job.number, packed=pack_outcome(MeasureError(words)))
+            log.warning("given back, num_deaths=%d", job.num_deaths)
+            self._tell("back", number=job.number)
         self._crew.lose(member)
         self._crew.fill()
 
@@ -173,11 +175,12 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     end = socket.socket(fileno=int(sys.argv[1]))
     told, _ = receive(end)
+    driver = Driver(end, told)
     try:
         start = {key: told[key] for key in ("address", "num_cores", "num_gpus", "store_bytes")}
         with joined(**start) as address:
             try:
-                Driver(end, told, address).run()
+                driver.run(address)
             except Exception as error:  # said before leaving, which may take its time
                 _fail(end, error)
     except Exception as error:

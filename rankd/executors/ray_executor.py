@@ -76,6 +76,7 @@ class RayExecutor:
         self._num_bytes = 0
         """Of those that are sent."""
         self._link: Link | None = None
+        self._joining: Link | None = None
         self._local = ThreadExecutor(CPU, on_fault, settings_of(measure))
         try:
             link = self._join(JOIN_SECONDS)
@@ -92,6 +93,10 @@ class RayExecutor:
         link = self._link
         return torch.device("cuda", 0) if link is not None and link.on_gpu else CPU
 
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        return (self.device,)
+
     def submit(self, work: Work) -> Future[list[Part]]:
         item = _Item(next(self._numbers), work, Future())
         with self._changed:
@@ -107,18 +112,27 @@ class RayExecutor:
     def close(self) -> None:
         with self._changed:
             self._closed.set()
-            link, self._link = self._link, None
+            links = [link for link in (self._link, self._joining) if link is not None]
+            self._link = self._joining = None
             for item in (*self._waiting, *self._sent.values()):
                 item.future.cancel()
             self._waiting.clear()
             self._sent.clear()
             self._changed.notify_all()
         self._local.close()
-        if link is not None:
+        for link in links:
             link.close()
 
     def _join(self, seconds: float) -> Link:
-        link = Link(self._target, self._measure, self._limits, seconds)
+        with self._changed:
+            if self._closed.is_set():
+                raise LinkError("closed")
+            self._joining = link = Link(self._target, self._measure, self._limits)
+        try:
+            link.join(seconds)
+        except BaseException:
+            link.close()
+            raise
         if link.address != "local":  # a private one instead would be no better than this host's own cores
             self._target = replace(self._target, may_start=False)
         return link
@@ -128,7 +142,7 @@ class RayExecutor:
         with self._changed:
             if self._closed.is_set():
                 return False
-            self._link = link
+            self._link, self._joining = link, None
         for name, target in (("ray-send", self._send), ("ray-receive", self._receive)):
             threading.Thread(target=target, args=(link,), name=name, daemon=True).start()
         return True
@@ -158,6 +172,8 @@ class RayExecutor:
                 told = link.receive()
                 if told["kind"] == "outcome":
                     self._settle(link, told["number"], outcome_of(told["packed"]))
+                elif told["kind"] == "back":
+                    self._take_back(link, told["number"])
                 elif told["kind"] == "fault":
                     self._on_fault("ray_worker", f"a worker of the Ray cluster lost its GPU: {told['text']}")
         except LinkError as error:
@@ -166,12 +182,24 @@ class RayExecutor:
             self._lose(link, LinkError(f"an answer that cannot be read: {error!r}"))
 
     def _settle(self, link: Link, number: int, outcome: Outcome) -> None:
+        if (item := self._is_over(link, number)) is not None:
+            _settle(item.future, outcome)
+
+    def _take_back(self, link: Link, number: int) -> None:
+        """Too many workers died of it. It has one more chance here, as with any other executor."""
+        if (item := self._is_over(link, number)) is not None:
+            shape = "×".join(map(str, item.work.shape))
+            log.warning("measured here, after several Ray workers died of it: shape=%s", shape)
+            self._measure_here(item)
+
+    def _is_over(self, link: Link, number: int) -> _Item | None:
+        """What Ray had under that number, and has not any more; None where it is not ours any more."""
         with self._changed:
             if self._link is not link or (item := self._sent.pop(number, None)) is None:
-                return
+                return None
             self._num_bytes -= item.num_bytes
             self._changed.notify_all()
-        _settle(item.future, outcome)
+            return item
 
     def _lose(self, link: Link, error: LinkError) -> None:
         """What it had is measured here, and now and then it is tried again."""
@@ -198,6 +226,8 @@ class RayExecutor:
             try:
                 link = self._join(JOIN_SECONDS)
             except LinkError as error:
+                if self._closed.is_set():
+                    return
                 log.warning("Ray cannot be joined: %s", error)
                 continue
             if not self._use(link):

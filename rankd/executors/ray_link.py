@@ -50,27 +50,30 @@ class Target:
 
 
 class Link:
-    """A driver process that has joined. Raises LinkError where that fails, or takes more than `join_seconds`.
+    """A driver process, from its start. `join` comes first; then one thread may send while another one receives. Any
+    thread may close it."""
 
-    One thread may send while another one receives."""
-
-    def __init__(self, target: Target, measure: MeasureConfig, limits: RayConfig, join_seconds: float) -> None:
+    def __init__(self, target: Target, measure: MeasureConfig, limits: RayConfig) -> None:
+        self.address, self.num_workers, self.on_gpu, self.max_bytes = "", 1, False, 0
+        self._first_message = _first_message(target, measure, limits)
         self._last_words: deque[str] = deque(maxlen=10)
         self._end, theirs = socket.socketpair()
         with theirs:
             self._process = _spawn(theirs.fileno(), target.gpus)
         threading.Thread(target=self._read_stderr, daemon=True).start()
+
+    def join(self, seconds: float) -> None:
+        """LinkError where that fails, or takes longer."""
         try:
-            self._end.settimeout(join_seconds)
-            send(self._end, _first_message(target, measure, limits))
-            told = self._wait_joined(time.monotonic() + join_seconds)
-        except BaseException:
-            self.close()
-            raise
+            self._end.settimeout(seconds)
+            send(self._end, self._first_message)
+            told = self._wait_joined(time.monotonic() + seconds)
+            self._end.settimeout(SILENCE_SECONDS)
+        except OSError as error:
+            raise LinkError(f"the Ray driver ended: {error}") from error
         self.address = str(told["address"])
         self.num_workers, self.on_gpu = max(1, int(told["num_workers"])), bool(told["on_gpu"])
         self.max_bytes = int(told["max_bytes"])
-        self._end.settimeout(SILENCE_SECONDS)
 
     def send(self, number: int, work: Work) -> None:
         """LinkError where the driver is gone, or takes nothing."""

@@ -53,6 +53,10 @@ class RayNodes:
         name = "ray::Worker.measure" if at_work else "ray::Worker"
         return [pid for pid in processes_with(self._home.name) if _title(pid).startswith(name)]
 
+    def drivers(self) -> list[int]:
+        """Process ids of those that have joined, or are about to."""
+        return [pid for pid in processes_with(self._home.name) if "rankd.executors.ray_driver" in _title(pid)]
+
     def stored_bytes(self) -> tuple[int, int]:
         """In the object stores of all nodes: what was put and is kept; and that with copies, and what is not removed
         yet, for which Ray takes a second."""
