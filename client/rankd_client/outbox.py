@@ -107,16 +107,22 @@ class Outbox:
             lot.arrival = arrival
             self._lot = lot
 
-    def abandon_lot(self, lot: Lot, arrival: Arrival | None) -> None:
-        """Writing failed; until `arrival` is done, a GPU may write to its memory all the same."""
+    def abandon_lot(self, lot: Lot, arrival: Arrival) -> None:
+        """Writing failed, or Ctrl-C came before it was committed; until `arrival` is done, a GPU may write to its
+        memory all the same."""
         with self._changed:
-            lot.arrival = arrival
-            self._room.free(lot)
+            if lot.arrival is None:  # else it was
+                lot.arrival = arrival
+                self._room.free(lot)
+                for item in lot.layout.items:  # it was chosen to go, as in the other processes
+                    self._returns.count((item.name, item.role), lot.step)
 
     # The link's side -----------------------------------------------------------------------------------------------
 
     def next_unsent(self) -> Snapshot | None:
-        """What to send from: the one begun, else the first in the queue that is whole."""
+        """What to send from: the one begun, else the first in the queue that is whole. A push that is under way ends
+        first: until it is taken here, what is unsent can be replaced by what is newer."""
+        self.right_of_way.give()
         with self._changed:
             self._unpack()
             if self._sending is None:
@@ -129,7 +135,9 @@ class Outbox:
         """Nothing of `snapshot` could be sent now: make it replaceable again."""
         with self._changed:
             if self._sending is snapshot and snapshot.sent_bytes == 0:
+                self._unpack()
                 self._sending = None
+                self.num_replaced += snapshot.key in self._queue
                 self._requeue([snapshot])
 
     def sent(self, snapshot: Snapshot, num_bytes: int, tracker: Tracker) -> None:
@@ -216,15 +224,22 @@ class Outbox:
     # Under the lock ------------------------------------------------------------------------------------------------
 
     def _unpack(self) -> None:
-        """The newest push becomes what others are: snapshots in the queue, where nothing of these layers was."""
+        """The newest push becomes what others are: snapshots in the queue. Older ones of its layers are there if they
+        came back since its memory was reserved: put back, or to be sent anew."""
         if (lot := self._lot) is None:
             return
-        self._lot = None
         for key, snapshot in lot.unpack():
+            older = self._queue.get(key)
+            if older is not None and older.order == lot.order:
+                continue  # Ctrl-C came while it was unpacked
             snapshot.num_returns = self._returns.count(key, lot.step)
             self._overtake(key)
             self._room.lies(key, snapshot.region)
             self._queue[key] = snapshot
+            if older is not None:
+                self._room.free(older)
+                self.num_replaced += 1
+        self._lot = None  # now: nobody who does not lock may find nothing in between
 
     def _overtake(self, key: Key) -> None:
         """There is a newer one, whole: an older one that awaits its record is not needed any more."""

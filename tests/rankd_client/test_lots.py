@@ -2,60 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from lots import SIZES, Arrival, Tracker, items_of, outbox_of, put, take
 
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
-
-from rankd_client.arena import Arena, Memory
-from rankd_client.lots import Layout, Lot, ids_of
-from rankd_client.outbox import Outbox
-from rankd_client.snapshot import Snapshot
-from rankd_client.watch import Selection, Watched, watch
-
-SIZES = (3, 64, 40)
-
-
-@dataclass
-class Arrival:
-    done: bool = True
-    dtype: str | None = None
-
-
-@dataclass
-class Tracker:
-    done: bool = True
-
-
-def items_of(sizes: tuple[int, ...] = SIZES) -> list[Watched]:
-    items, _ = watch({f"w{i}": torch.zeros(size, 2) for i, size in enumerate(sizes)}, Selection("float32"))
-    return items
-
-
-def outbox_of(num_bytes: int) -> Outbox:
-    outbox = Outbox(Arena(num_bytes, lambda size: Memory(memoryview(bytearray(size)))))
-    outbox.grow(num_bytes, 64)
-    return outbox
-
-
-def put(outbox: Outbox, layout: Layout, step: int, arrival: Arrival | None = None) -> Lot | None:
-    """As a lot; None: there is no place for one."""
-    lot = outbox.reserve_lot(layout, step)
-    if lot is not None:
-        for region in layout.regions(lot.region):
-            region.view[:] = bytes([step % 256]) * region.num_bytes
-        outbox.commit_lot(lot, arrival or Arrival())
-    return lot
-
-
-def take(outbox: Outbox) -> list[tuple[str, int, bytes]]:
-    """What is sent, now."""
-    taken = []
-    while (snapshot := outbox.next_unsent()) is not None:
-        taken.append((snapshot.layer, snapshot.step, bytes(snapshot.region.view)))
-        outbox.sent(snapshot, snapshot.num_bytes, Tracker())
-    return taken
+from rankd_client.lots import Layout, ids_of
 
 
 def test_side_by_side_and_aligned() -> None:
@@ -164,45 +113,3 @@ def test_a_new_connection_gets_them_again() -> None:
     assert [(layer, step) for layer, step, _ in take(outbox)] == [("w0", 2), ("w1", 2), ("w2", 2)]
     outbox.rewind()
     assert [step for _, step, _ in take(outbox)] == [2, 2, 2]
-
-
-@given(st.lists(st.sampled_from(["lot", "single", "send", "settle", "rewind", "arrive", "purge"]), max_size=40))
-def test_memory_is_never_given_twice_and_all_comes_back(actions: list[str]) -> None:
-    items = items_of()
-    layout = Layout(items)
-    outbox = outbox_of(2 * layout.num_bytes)
-    arrivals: list[Arrival] = []
-    sent: list[Snapshot] = []
-    newest = 0
-    for step, action in enumerate(actions, 1):
-        if action == "lot":
-            arrivals.append(Arrival(done=False))
-            newest = step if put(outbox, layout, step, arrivals[-1]) is not None else newest
-        elif action == "single" and (snapshot := outbox.reserve("w1", step, items[1].num_bytes, (64, 2))) is not None:
-            snapshot.region.view[:] = bytes([step]) * snapshot.num_bytes
-            outbox.commit(snapshot)
-        elif action == "arrive":
-            for arrival in arrivals:
-                arrival.done = True
-        elif action == "send" and (snapshot := outbox.next_unsent()) is not None:
-            assert bytes(snapshot.region.view) == bytes([snapshot.step]) * snapshot.num_bytes
-            outbox.sent(snapshot, snapshot.num_bytes, Tracker())
-            sent.append(snapshot)
-        elif action == "settle" and sent:
-            snapshot = sent.pop(0)
-            outbox.settle(snapshot.layer, snapshot.role, snapshot.step)
-        elif action == "rewind":
-            outbox.rewind()
-            sent.clear()
-        outbox.purge()
-    for arrival in arrivals:
-        arrival.done = True
-    latest: dict[str, int] = {}
-    outbox.rewind()
-    for layer, step, data in take(outbox):
-        assert data == bytes([step]) * len(data)
-        latest[layer] = step
-        assert outbox.settle(layer, "weight", step)
-    outbox.purge()
-    assert outbox.settled and outbox.arena.free_bytes == outbox.arena.num_bytes
-    assert all(step >= newest for step in latest.values()) or not newest

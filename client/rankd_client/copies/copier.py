@@ -104,17 +104,17 @@ class Copier:
             self._layout = Layout(items)
         if (lot := self._outbox.reserve_lot(self._layout, step)) is None:
             return None
-        ticket = None
+        is_committed = False
         self._pending.add(copier.device)
         try:
-            ticket = copier.copy_lot(lot)
+            self._outbox.commit_lot(lot, copier.copy_lot(lot))
+            is_committed = True
         except Exception as error:
             skipped |= {item.label: f"copy failed: {type(error).__name__}" for item in items}
             return (), error
         finally:
-            if ticket is None:
+            if not is_committed:
                 self._outbox.abandon_lot(lot, copier.newest)
-        self._outbox.commit_lot(lot, ticket)
         return items, None
 
     def _copy_host(

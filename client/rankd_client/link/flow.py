@@ -98,7 +98,6 @@ class Flow:
         """Send what is unsent, as far as it goes."""
         self.congested = False
         while (snapshot := outbox.next_unsent()) is not None:
-            outbox.right_of_way.give()
             num_bytes = min(self.chunk_bytes, snapshot.num_bytes - snapshot.sent_bytes)
             starved = num_bytes > self.credit_bytes or self._is_too_much_lent(snapshot, outbox, lender)
             starved = starved or self._has_to_wait(outbox.reports)
