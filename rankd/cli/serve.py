@@ -47,12 +47,15 @@ def serve(
     device: Annotated[
         str | None,
         typer.Option(
-            envvar="RANKD_DEVICE", help="auto, cpu, or cuda:N, several with commas between.  \\[default: auto]"
+            envvar="RANKD_DEVICE",
+            help="auto, cpu, cuda (all GPUs), or cuda:N, several with commas between.  \\[default: auto]",
         ),
     ] = None,
     executor: Annotated[
         str | None,
-        typer.Option(envvar="RANKD_EXECUTOR", help="threads, inline, ray or ray://HOST:PORT.  \\[default: threads]"),
+        typer.Option(
+            envvar="RANKD_EXECUTOR", help="threads, processes, inline, ray or ray://HOST:PORT.  \\[default: threads]"
+        ),
     ] = None,
     tier: Annotated[
         str | None, typer.Option(help="What is measured: norms, estimate, exact or auto.  \\[default: auto]")

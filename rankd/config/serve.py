@@ -14,7 +14,7 @@ from rankd.plan import MeasureConfig
 from rankd_client.endpoints import EndpointError, check_address, is_loopback
 
 DEFAULT_HTTP = "127.0.0.1:7780"
-EXECUTOR_NAMES = ("threads", "inline", "ray")
+EXECUTOR_NAMES = ("threads", "processes", "inline", "ray")
 RAY_URL = "ray://"
 """Before HOST:PORT of a cluster that is joined through its client server."""
 

@@ -1,7 +1,7 @@
 """Where measuring runs. One contract, a table of names; each entry gives the same numbers.
 
 work.py: what is handed over; solver.py: on one device, and what happens where that fails;
-inline.py, threads.py, batches.py (a GPU): whose thread; devices.py: which device.
+inline.py, threads.py, batches.py (a GPU): whose thread; apart.py: whose process; devices.py: which device.
 On a Ray cluster: ray_executor.py with ray_link.py, in the daemon; ray_driver.py with ray_cluster.py, ray_crew.py and
 ray_dispatch.py, in a process beside it; ray_actor.py, in the cluster; ray_frames.py: what goes between them.
 """
@@ -15,10 +15,11 @@ from typing import Protocol
 import torch
 
 from rankd.config import RAY_URL, ServeConfig
+from rankd.executors.apart import make_process_executor
 from rankd.executors.batches import BatchExecutor
 from rankd.executors.devices import choose_devices
 from rankd.executors.inline import InlineExecutor
-from rankd.executors.solver import MeasureError, OnFault
+from rankd.executors.solver import MeasureError, OnChange, OnFault
 from rankd.executors.threads import ThreadExecutor
 from rankd.executors.work import TORCH_DTYPES, Work
 from rankd.weights import Part, Settings, settings_of
@@ -43,7 +44,14 @@ class Executor(Protocol):
     `submit` never blocks; the future holds the Parts of a snapshot, the whole last, or a MeasureError."""
 
     num_slots: int
-    num_workers: int
+
+    @property
+    def num_workers(self) -> int:
+        """Fewer while a GPU is lost."""
+
+    @property
+    def devices(self) -> Sequence[torch.device]:
+        """Those that measure: of GPUs those that are left, or the CPU."""
 
     @property
     def device(self) -> torch.device:
@@ -54,18 +62,19 @@ class Executor(Protocol):
     def close(self) -> None: ...
 
 
-def _threads(devices: Sequence[torch.device], on_fault: OnFault, settings: Settings) -> Executor:
+def _threads(devices: Sequence[torch.device], on_fault: OnChange, settings: Settings) -> Executor:
     """Threads on a CPU; on GPUs one thread each, which takes what waits in batches."""
     if devices[0].type == "cuda":
         return BatchExecutor(devices, on_fault, settings)
     return ThreadExecutor(devices[0], on_fault, settings)
 
 
-EXECUTORS: dict[str, Callable[[Sequence[torch.device], OnFault, Settings], Executor]] = {
+EXECUTORS: dict[str, Callable[[Sequence[torch.device], OnChange, Settings], Executor]] = {
     "threads": _threads,
+    "processes": make_process_executor,
     "inline": lambda devices, on_fault, settings: InlineExecutor(devices[0], on_fault, settings),
 }
-"""Those that run in this process alone."""
+"""Those of this host alone."""
 
 
 def make_executor(config: ServeConfig, on_fault: Callable[[str, str | None], None]) -> Executor:

@@ -1,20 +1,22 @@
-"""Measuring on GPUs: a thread each, which takes what waits in batches, and one for what no GPU measures."""
+"""Measuring on GPUs: a thread each, which takes what waits in batches, and one for what no GPU measures. Here, or in a
+process each (apart.py)."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Protocol
 
 import torch
 
 from rankd.engine import WarmStarts
 from rankd.executors.scheduling import Need, room_for, take, take_for_cpu
-from rankd.executors.solver import CPU, NotHereError, OnFault, Outcome, Solver
+from rankd.executors.solver import CPU, MeasureError, NotHereError, OnChange, Outcome, Solver
 from rankd.executors.threads import prepare_worker
 from rankd.executors.work import Work
 from rankd.plan.costs import Costs, Size
@@ -37,21 +39,38 @@ class _Item:
     is_running: bool = False
 
 
+class DeviceSolver(Protocol):
+    """What measures on a device, as Solver does; `num_threads` may be at it, so that one prepares what is next."""
+
+    num_threads: int
+    is_lost: bool
+
+    def begin(self) -> bool:
+        """On each of the threads, first and after a loss: waits until the device can be used. False when it is over."""
+
+    def try_all(self, tasks: Sequence[Work]) -> list[Outcome]: ...
+
+    def free_bytes(self) -> float: ...
+
+    def close(self) -> None: ...
+
+
+MakeSolver = Callable[[torch.device, OnChange], DeviceSolver]
+
+
 @dataclass(slots=True, eq=False)
 class _Lane:
-    """A device's thread: what it knows of it."""
+    """A device's thread, or its threads: what they know of it."""
 
     place: int
     device: torch.device
-    solver: Solver
+    solver: DeviceSolver
     free_bytes: float
     """When it was last about to take something."""
+    done_at: float = 0.0
+    """When its last batch was done: what came next did not keep the device before."""
     warmed: set[Tier] = field(default_factory=set)
     """Tiers that it has measured in: the first time loads libraries."""
-
-    @property
-    def is_lost(self) -> bool:
-        return self.solver.device != self.device
 
 
 class BatchExecutor:
@@ -59,24 +78,34 @@ class BatchExecutor:
     no device measures: for want of memory, because no method converged on it, or because all of them are lost.
 
     What a device was at when it was lost goes to the others, once. What spoils a CUDA context (an assertion in a
-    kernel, say) spoils those of all GPUs in the process: they fail one after the other.
+    kernel, say) spoils those of all GPUs in the process: they fail one after the other, where they are of one.
     """
 
-    def __init__(self, devices: Sequence[torch.device], on_fault: OnFault, settings: Settings) -> None:
+    def __init__(
+        self,
+        devices: Sequence[torch.device],
+        on_fault: OnChange,
+        settings: Settings,
+        make: MakeSolver | None = None,
+        make_rest: MakeSolver | None = None,
+    ) -> None:
+        """`make`, `make_rest`: a device's solver, and the CPU's for the rest; if left out, those of this process."""
         self._settings, self._on_fault = settings, on_fault
         self._kind = devices[0].type
-        self._costs, warm = Costs(), WarmStarts()
-        self.num_slots, self.num_workers = SLOTS_PER_DEVICE * len(devices), len(devices)
-        solvers = [Solver(device, self._tell, settings, warm) for device in devices]
-        self._lanes = [_Lane(i, solver.device, solver, math.inf) for i, solver in enumerate(solvers)]
-        self._cpu = Solver(CPU, on_fault, settings, warm)
+        self._costs = Costs()
+        self.num_slots = SLOTS_PER_DEVICE * len(devices)
+        here = partial(Solver, settings=settings, warm=WarmStarts())
+        solvers = [(make or here)(device, self._tell) for device in devices]
+        self._lanes = [_Lane(i, *of, math.inf) for i, of in enumerate(zip(devices, solvers, strict=True))]
+        self._rest = (make_rest or here)(CPU, on_fault)
         self._waiting: list[_Item] = []
         self._turn = 0
         lock = threading.Lock()
         self._changed, self._changed_for_cpu = threading.Condition(lock), threading.Condition(lock)
         self._closed = False
         for lane in self._lanes:
-            self._start(f"measure-{lane.device}", self._run, lane)
+            for _ in range(lane.solver.num_threads):
+                self._start(f"measure-{lane.device}", self._run, lane)
         self._start("measure-rest", self._run_rest)
 
     @property
@@ -86,7 +115,11 @@ class BatchExecutor:
     @property
     def devices(self) -> tuple[torch.device, ...]:
         """Those left, or the CPU."""
-        return tuple(lane.device for lane in self._lanes if not lane.is_lost) or (CPU,)
+        return tuple(lane.device for lane in self._lanes if not lane.solver.is_lost) or (CPU,)
+
+    @property
+    def num_workers(self) -> int:
+        return len(self.devices)
 
     def submit(self, work: Work) -> Future[list[Part]]:
         future: Future[list[Part]] = Future()
@@ -105,9 +138,12 @@ class BatchExecutor:
                 _drop(item)
             self._waiting.clear()
             self._wake_all()
+        for lane in self._lanes:
+            lane.solver.close()
+        self._rest.close()
 
     def _are_all_lost(self) -> bool:
-        return all(lane.is_lost for lane in self._lanes)
+        return all(lane.solver.is_lost for lane in self._lanes)
 
     def _wake_all(self) -> None:
         self._changed.notify_all()
@@ -121,30 +157,38 @@ class BatchExecutor:
         *experts, rows, cols = split_of(of.layer, of.shape, of.role, self._settings).whole.shape
         size = Size(rows, cols, max(1, math.prod(experts)))
         seconds = self._costs.predict(self._kind, tier, size)
-        num_bytes = of.data.nbytes + (0 if work.partner is None else work.partner.data.nbytes)
+        num_bytes = work.num_bytes
         kind = (tier, of.shape, of.wire_dtype)
         need = Need(kind, tier, seconds, num_bytes, room_for(rows, cols, tier, num_bytes), self._turn + 1)
         return _Item(work, future, size, need)
 
-    def _tell(self, fault: str, text: str) -> None:
-        """On the thread of a device that is lost."""
-        self._on_fault(fault, f"{text}; measuring goes on on {','.join(map(str, self.devices))}")
+    def _tell(self, fault: str, text: str | None) -> None:
+        """On a thread of a device that is lost, or (None) there again: who takes what is another matter now."""
+        with self._changed:
+            self._wake_all()
+        lost = [str(lane.device) for lane in self._lanes if lane.solver.is_lost]
+        if text is None and lost:
+            text = f"{', '.join(lost)} failed before"
+        goes_on = "" if text is None else f"{text}; measuring goes on on {','.join(map(str, self.devices))}"
+        self._on_fault(fault, goes_on or None)
 
     def _run(self, lane: _Lane) -> None:
         prepare_worker()
-        if lane.device.type == "cuda" and lane.device.index < torch.cuda.device_count():
-            with contextlib.suppress(RuntimeError):  # its first batch says so
-                torch.cuda.set_device(lane.device)  # or each call changes devices, and GPU 0 has a context for nobody
-        while (batch := self._next(lane)) is not None:
-            if batch:
-                began = time.perf_counter()
-                outcomes = _measure(lane.solver.try_all, batch)
-                self._settle(lane, batch, outcomes, (time.perf_counter() - began) / len(batch))
+        while not self._closed and lane.solver.begin():
+            while (batch := self._next(lane)) is not None:
+                if batch:
+                    began = time.perf_counter()
+                    outcomes = _measure(lane.solver.try_all, batch)
+                    self._settle(lane, batch, outcomes, began)
 
     def _run_rest(self) -> None:
         prepare_worker()
         while (batch := self._next(None)) is not None:
-            _finish(batch, _measure(self._cpu.try_all, batch))
+            if batch and self._rest.begin():
+                _finish(batch, [_given_up(outcome) for outcome in _measure(self._rest.try_all, batch)])
+            else:
+                for item in batch:
+                    _drop(item)
 
     def _next(self, lane: _Lane | None) -> list[_Item] | None:
         """What a device's thread, or that of the CPU, is to measure. None when it is over, for all or for this device.
@@ -152,7 +196,7 @@ class BatchExecutor:
         while True:
             free_bytes = math.inf if lane is None else lane.solver.free_bytes()
             with self._changed:
-                if self._closed or (lane is not None and lane.is_lost):
+                if self._closed or (lane is not None and lane.solver.is_lost):
                     return None
                 if lane is not None:
                     lane.free_bytes = free_bytes
@@ -169,11 +213,12 @@ class BatchExecutor:
     def _choose(self, lane: _Lane | None) -> list[int]:
         needs = [item.need for item in self._waiting]
         self._turn = max(self._turn, min((need.turn for need in needs), default=0))
-        free = {each.place: each.free_bytes for each in self._lanes if not each.is_lost}
+        free = {each.place: each.free_bytes for each in self._lanes if not each.solver.is_lost}
         return take_for_cpu(needs, free) if lane is None else take(needs, lane.place, free)
 
-    def _settle(self, lane: _Lane, batch: list[_Item], outcomes: list[Outcome], seconds: float) -> None:
-        """Tells what came of a batch, and puts back what the device has not measured. `seconds` each."""
+    def _settle(self, lane: _Lane, batch: list[_Item], outcomes: list[Outcome], began: float) -> None:
+        """Tells what came of a batch, and puts back what the device has not measured."""
+        now = time.perf_counter()
         back = [(item, out) for item, out in zip(batch, outcomes, strict=True) if isinstance(out, NotHereError)]
         with self._changed:
             for item, outcome in back:
@@ -183,7 +228,8 @@ class BatchExecutor:
             if not self._closed:
                 self._waiting[:0] = [item for item, _ in back]
             if not back:
-                self._learn(lane, batch[0], seconds)
+                self._learn(lane, batch[0], (now - max(began, lane.done_at)) / len(batch))
+            lane.done_at = now
             if back:
                 self._wake_all()
         done = [(item, out) for item, out in zip(batch, outcomes, strict=True) if not isinstance(out, NotHereError)]
@@ -206,9 +252,16 @@ def _after(need: Need, outcome: NotHereError, place: int) -> Need:
     """What is known of it now that a device has not measured it."""
     if outcome.reason == "memory":
         return replace(need, tried=need.tried | {place})
-    if outcome.reason == "lost":
-        return replace(need, num_lost=need.num_lost + 1)
+    if outcome.reason in ("lost", "gone"):
+        return replace(need, num_lost=need.num_lost + (outcome.reason == "lost"))
     return replace(need, off_devices=True)
+
+
+def _given_up(outcome: Outcome) -> Outcome:
+    """After whoever measures the rest there is nobody."""
+    if not isinstance(outcome, NotHereError):
+        return outcome
+    return MeasureError("the process that measured it ended, as those of the devices may have done at it before")
 
 
 def _begins(item: _Item) -> bool:

@@ -21,6 +21,10 @@ class InlineExecutor:
     def device(self) -> torch.device:
         return self._solver.device
 
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        return (self.device,)
+
     def submit(self, work: Work) -> Future[list[Part]]:
         future: Future[list[Part]] = Future()
         try:

@@ -27,6 +27,9 @@ once."""
 OnFault = Callable[[str, str], None]
 """Takes a name of `rankd.faults.KINDS` and what was seen; called on whatever thread measures."""
 
+OnChange = Callable[[str, str | None], None]
+"""The same; None where it is over."""
+
 Outcome = list[Part] | Exception
 
 
@@ -35,10 +38,10 @@ class MeasureError(RuntimeError):
 
 
 class NotHereError(RuntimeError):
-    """The device has not measured it, for want of memory, because no method converged or because the device was lost;
-    another may. `reason` says which."""
+    """The device has not measured it, for want of memory, because no method converged, because the device was lost at
+    it, or had been lost before ("gone"); another may. `reason` says which."""
 
-    def __init__(self, reason: Literal["memory", "unsolved", "lost"]) -> None:
+    def __init__(self, reason: Literal["memory", "unsolved", "lost", "gone"]) -> None:
         super().__init__(reason)
         self.reason = reason
 
@@ -46,9 +49,11 @@ class NotHereError(RuntimeError):
 class Solver:
     """Measures on `device`; on the CPU what does not fit there, and everything once the device has failed.
 
-    A GPU that has failed stays failed for its process, so it is not tried again: that takes a new daemon. One thread at
-    a time, but on the CPU.
+    A GPU that has failed stays failed for its process, so it is not tried again: that takes a new one. One thread at a
+    time, but on the CPU.
     """
+
+    num_threads = 1
 
     def __init__(
         self, device: torch.device, on_fault: OnFault, settings: Settings, warm: WarmStarts | None = None
@@ -56,9 +61,21 @@ class Solver:
         """`warm`: shared by solvers that measure the same layers; they lie in the CPU's memory, so that a layer may go
         from device to device."""
         self.device = device
+        self.is_lost = False
         self._on_fault = on_fault
         self._settings = settings
         self._warm = WarmStarts() if warm is None else warm
+
+    def begin(self) -> bool:
+        """On the thread that is to measure; False where the device is lost for good."""
+        device = self.device
+        if device.type == "cuda" and device.index < torch.cuda.device_count():
+            with contextlib.suppress(RuntimeError):  # its first batch says so
+                torch.cuda.set_device(device)  # or each call changes devices, and GPU 0 has a context for nobody
+        return not self.is_lost
+
+    def close(self) -> None:
+        pass
 
     def measure(self, task: Task) -> list[Part]:
         """Raises MeasureError, and what is a mistake of ours."""
@@ -139,7 +156,7 @@ class Solver:
         if _is_alive(device):  # a library's error, or ours, about one of them
             log.warning("%s could not measure it, measured %s: %s", device, where, text)
             return NotHereError("unsolved")
-        self.device = CPU
+        self.device, self.is_lost = CPU, True
         log.error("%s failed, measuring goes on elsewhere: %s", device, text)
         self._on_fault("device", f"{device} failed: {text}")
         return NotHereError("lost")

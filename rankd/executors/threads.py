@@ -18,26 +18,32 @@ NICENESS = 10
 
 
 class ThreadExecutor:
-    """Worker threads of one intra-op thread each: two intra-op threads on busy cores were up to 15 times slower.
-
-    At least two, so that one huge layer does not hold up the others, and at most half the cores otherwise, which are
-    the trainer's.
-    """
+    """Worker threads of one intra-op thread each: two intra-op threads on busy cores were up to 15 times slower."""
 
     def __init__(self, device: torch.device, on_fault: OnFault, settings: Settings) -> None:
         self._solver = Solver(device, on_fault, settings)
-        self.num_slots = self.num_workers = max(2, len(os.sched_getaffinity(0)) // 2)
+        self.num_slots = self.num_workers = num_threads()
         self._pool = ThreadPoolExecutor(self.num_slots, "measure", initializer=prepare_worker)
 
     @property
     def device(self) -> torch.device:
         return self._solver.device
 
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        return (self.device,)
+
     def submit(self, work: Work) -> Future[list[Part]]:
         return self._pool.submit(self._solver.measure, work)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def num_threads() -> int:
+    """At least two, so that one huge layer does not hold up the others, and at most half the cores otherwise, which are
+    the trainer's."""
+    return max(2, len(os.sched_getaffinity(0)) // 2)
 
 
 def prepare_worker() -> None:

@@ -49,6 +49,10 @@ class Work:
     def shape(self) -> tuple[int, ...]:
         return self.snapshot.shape
 
+    @property
+    def num_bytes(self) -> int:
+        return self.snapshot.data.nbytes + (0 if self.partner is None else self.partner.data.nbytes)
+
     def on(self, device: torch.device) -> Weight:
         of = self.snapshot
         other = None if self.partner is None else _tensor(self.partner, device)

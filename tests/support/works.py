@@ -14,7 +14,9 @@ from rankd.weights import DEFAULT_SETTINGS
 CPU = torch.device("cpu")
 
 MAKERS: dict[str, Any] = {**EXECUTORS, "batches": BatchExecutor}
-"""All there are; the last takes the CPU for a GPU as well as another."""
+"""All there are but for the one whose processes take seconds to start; the last takes the CPU for a GPU as well as
+another."""
+del MAKERS["processes"]
 
 
 def snapshot(values: torch.Tensor, layer: str = "w", step: int = 1, source_dtype: str = "") -> Snapshot:

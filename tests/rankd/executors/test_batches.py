@@ -4,14 +4,15 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
 
 import pytest
 import torch
+from waiting import until
 from works import CPU, no_fault, untimed, work
 
-from rankd.executors import Part, Work
+from rankd.executors import MeasureError, Part, Work
 from rankd.executors.batches import SLOTS_PER_DEVICE, BatchExecutor
 from rankd.executors.scheduling import MAX_BATCH
 from rankd.executors.solver import NotHereError, OnFault, Outcome, Solver
@@ -52,17 +53,6 @@ def one() -> Iterator[Gated]:
     yield executor
     executor.gate.release(100)
     executor.close()
-
-
-def until(true: object) -> None:
-    """Waits for another thread, which needs no more than its turn."""
-    assert callable(true)
-    waiting = threading.Event()
-    for _ in range(6000):
-        if true():
-            return
-        waiting.wait(0.01)
-    raise AssertionError("it never came")
 
 
 def layers_of(futures: Sequence[Future[list[Part]]]) -> list[str]:
@@ -181,6 +171,38 @@ def test_what_fits_on_no_device_goes_from_one_to_the_next_and_then_to_the_cpu() 
         lane.solver.try_all = full  # type: ignore[method-assign]
     assert layers_of([executor.submit(work(torch.eye(3), "wide"))]) == ["wide"]
     assert sorted(tried) == [0, 1]
+    executor.close()
+
+
+def test_what_brings_down_whoever_measures_it_is_given_up_after_two_devices_and_the_rest() -> None:
+    executor = Gated([CPU, CPU, CPU])
+    tried: list[object] = []
+    for solver in (*(lane.solver for lane in executor._lanes), executor._rest):
+
+        def lost(tasks: Sequence[Task], solver: object = solver) -> list[Outcome]:
+            tried.append(solver)
+            return [NotHereError("lost") for _ in tasks]
+
+        solver.try_all = lost  # type: ignore[method-assign]
+    error = executor.submit(work(torch.eye(3), "bomb")).exception(SECONDS)
+    assert isinstance(error, MeasureError) and "the process that measured it ended" in str(error)
+    assert len(tried) == 3 and tried[-1] is executor._rest
+    executor.close()
+
+
+def test_what_a_lost_device_had_not_begun_does_not_count_against_it() -> None:
+    executor = Gated([CPU, CPU])
+    gone = [NotHereError("gone")] * 5
+    for lane in executor._lanes:
+        good = lane.solver.try_all
+
+        def once_gone(tasks: Sequence[Task], good: Callable[..., list[Outcome]] = good) -> list[Outcome]:
+            return [gone.pop() for _ in tasks] if gone else good(tasks)
+
+        lane.solver.try_all = once_gone  # type: ignore[method-assign]
+    executor.gate.release(10)
+    assert layers_of([executor.submit(work(torch.eye(3), "late"))]) == ["late"] and not gone
+    assert len(executor.batches) == 1, "a device had it, not the CPU"
     executor.close()
 
 

@@ -1,0 +1,142 @@
+"""The daemon's end of a process that measures: starting it, handing it batches, ending it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from rankd.executors.apart_frames import receive, send
+from rankd.executors.apart_memory import Buffer
+from rankd.executors.packed import describe, describe_settings, outcome_of
+from rankd.executors.solver import Outcome
+from rankd.executors.work import Work
+from rankd.weights import Settings
+
+log = logging.getLogger("rankd.executors")
+
+START_SECONDS = 120.0
+"""Until a process is ready: importing torch and making a CUDA context take some seconds, more on a busy host."""
+
+END_SECONDS = 10.0
+"""For the kernel, to take away the memory and the context of a process that has ended."""
+
+CLOSE_SECONDS = 0.5
+"""The same at the daemon's end, which waits for nobody for long."""
+
+
+class ApartError(Exception):
+    """The process is gone, or does not start; the text says what is known of why."""
+
+
+class Process:
+    """A process that measures on `device`; to be waited for with `wait_ready`. Two threads may use it, each with a
+    buffer: one is filled while what is in the other is measured."""
+
+    def __init__(self, device: torch.device, settings: Settings, num_buffers: int) -> None:
+        """OSError where no process can be had. To be called on a thread that lives as long as the process is to."""
+        self._buffers: queue.SimpleQueue[Buffer] = queue.SimpleQueue()
+        for place in range(num_buffers):
+            self._buffers.put(Buffer(place))
+        self._asking = threading.Lock()
+        self.is_over = False
+        self.fault: str | None = None
+        """What it said of its device when it lost that; it is over then."""
+        self.free_bytes = float("inf")
+        self._end, theirs = socket.socketpair()
+        with theirs:
+            self._process = _spawn(theirs.fileno())
+        self.pid = self._process.pid
+        level = logging.getLogger().getEffectiveLevel()
+        self._first = {"device": str(device), "settings": describe_settings(settings), "level": level}
+
+    def wait_ready(self) -> None:
+        """ApartError where it does not come to that."""
+        self._end.settimeout(START_SECONDS)
+        with self._asking:
+            told = self._exchange(self._first, None)
+        if "failed" in told:
+            raise ApartError(str(told["failed"]))
+        self._end.settimeout(None)
+
+    def measure(self, works: Sequence[Work]) -> list[Outcome] | None:
+        """None where the process was gone before it was handed them. ApartError where that is seen now, OSError where
+        there is no memory to hand them over in."""
+        told = [describe(work) for work in works]
+        with self._buffer() as buffer:
+            ranges, descriptor = buffer.fill([array for _, arrays in told for array in arrays])
+            message = {"buffer": buffer.place, "ranges": ranges, "works": [description for description, _ in told]}
+            try:
+                with self._asking:
+                    if self.is_over:
+                        return None
+                    answer = self._exchange(message, descriptor)
+            finally:
+                if descriptor is not None:
+                    os.close(descriptor)
+        return [outcome_of(packed) for packed in answer["outcomes"]]
+
+    def close(self) -> None:
+        """Ends it, whatever state it is in. Any thread may call, more than once."""
+        self.is_over = True
+        self._process.kill()
+        with contextlib.suppress(OSError):
+            self._end.shutdown(socket.SHUT_RDWR)  # whoever waits for its answer waits no more
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(CLOSE_SECONDS)
+        with self._asking:
+            self._end.close()
+
+    @contextlib.contextmanager
+    def _buffer(self) -> Iterator[Buffer]:
+        buffer = self._buffers.get()
+        try:
+            yield buffer
+        finally:
+            self._buffers.put(buffer)
+
+    def _exchange(self, message: dict[str, Any], descriptor: int | None) -> dict[str, Any]:
+        try:
+            send(self._end, message, descriptor)
+            answer, _ = receive(self._end)
+        except TimeoutError:
+            raise ApartError(f"its process was not ready within {START_SECONDS:.0f} s") from None
+        except (OSError, EOFError, ValueError) as error:
+            self.is_over = True
+            raise ApartError(self._how_it_ended()) from error
+        for level, name, text in answer["log"]:
+            logging.getLogger(name).log(level, "%s", text)
+        self.free_bytes = answer.get("free_bytes", self.free_bytes)
+        self.fault = answer.get("fault")
+        self.is_over = self.fault is not None
+        return answer
+
+    def _how_it_ended(self) -> str:
+        try:
+            code = self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "its process does not answer"
+        if code >= 0:
+            return f"its process ended with exit code {code}"
+        name = signal.Signals(-code).name
+        return f"its process was ended by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
+
+
+def _spawn(descriptor: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "rankd.executors.apart_child", str(descriptor), str(os.getpid())],
+        stdin=subprocess.DEVNULL,
+        stdout=2,  # the daemon's stdout has one line
+        pass_fds=[descriptor],
+        process_group=0,  # Ctrl-C is for the daemon
+    )
