@@ -16,6 +16,8 @@ from rankd.config import RAY_URL
 ANSWER_SECONDS = 5.0
 """For a TCP connection to whom an address names."""
 
+NO_ANSWER = f"{{}} does not answer: nobody takes a connection there within {ANSWER_SECONDS:.0f} s"
+
 LOOPBACK = "127.0.0.1"
 
 
@@ -63,7 +65,7 @@ def _running_here() -> str:
     from ray._private.utils import read_ray_address
 
     address: str = read_ray_address(None) or ""
-    return address if address and _answers(address) else ""
+    return address if address and answers(address) else ""
 
 
 def _join(found: str, asked: str, options: dict[str, Any]) -> None:
@@ -72,10 +74,10 @@ def _join(found: str, asked: str, options: dict[str, Any]) -> None:
     from ray._private import services
 
     address = found.removeprefix(RAY_URL)
-    if not _answers(address):
-        raise ClusterError(f"{found} does not answer: nobody takes a connection there within {ANSWER_SECONDS:.0f} s")
+    if not answers(address):
+        raise ClusterError(NO_ANSWER.format(found))
     host, _, port = address.rpartition(":")
-    if host == LOOPBACK and not _answers(f"{services.resolve_ip_for_localhost(host)}:{port}"):
+    if host == LOOPBACK and not answers(f"{services.resolve_ip_for_localhost(host)}:{port}"):
         services.resolve_ip_for_localhost = lambda host: host  # it is on loopback alone
     try:
         ray.init(asked, **options)
@@ -83,7 +85,7 @@ def _join(found: str, asked: str, options: dict[str, Any]) -> None:
         raise ClusterError(f"{found} cannot be joined: {error}") from error
 
 
-def _answers(address: str) -> bool:
+def answers(address: str) -> bool:
     """Whether somebody takes connections there. Ray itself would try for half a minute and more."""
     host, _, port = address.rpartition(":")
     try:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from rankd.config import RAY_URL, ConfigError, RayConfig, ServeConfig
+from rankd.executors.ray_cluster import NO_ANSWER, answers
 from rankd.executors.ray_frames import outcome_of
 from rankd.executors.ray_link import JOIN_SECONDS, Link, LinkError, Target
 from rankd.executors.solver import CPU, Outcome
@@ -263,6 +264,8 @@ def make_ray_executor(config: ServeConfig, devices: Sequence[torch.device], on_f
             raise ConfigError(f"executor={config.executor!r}: expected the package {package}: pip install 'rankd[ray]'")
     gpus = tuple(device.index or 0 for device in devices if device.type == "cuda")
     cores = max(2, len(os.sched_getaffinity(0)) // 2)
-    address = config.executor if config.executor.startswith(RAY_URL) else ""
+    address = config.executor if config.executor.startswith(RAY_URL) else os.environ.get("RAY_ADDRESS", "")
+    if address and not answers(address.removeprefix(RAY_URL)):  # before a driver takes its seconds to start
+        raise ConfigError(f"executor={config.executor!r}: {NO_ANSWER.format(address)}")
     target = Target(address, not address, cores, gpus, use_gpus=config.device != "cpu")
     return RayExecutor(target, config.measure, config.ray, on_fault)

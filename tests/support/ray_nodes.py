@@ -67,6 +67,10 @@ class RayNodes:
         """The one added last, as if its host had lost power."""
         assert self._say("remove") == "0"
 
+    def add_node(self) -> None:
+        """One more of the same size."""
+        assert self._say("add") == "0"
+
     def stop_head(self) -> None:
         """SIGKILL to all of the head's processes."""
         assert self._say("behead") == "0"
@@ -124,6 +128,8 @@ def main() -> None:
         answer = "0"
         if line == "remove\n":
             cluster.remove_node(others.pop(), allow_graceful=False)
+        elif line == "add\n":
+            others.append(cluster.add_node(**node))
         elif line == "behead\n":
             cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
         elif line == "stored\n":

@@ -101,6 +101,17 @@ def test_a_worker_killed_in_mid_job_costs_nothing(ray: RayExecutor, nodes: RayNo
     until(lambda: len(nodes.workers()) == 3)
 
 
+def test_a_node_lost_in_mid_job_costs_nothing(ray: RayExecutor, nodes: RayNodes) -> None:
+    """And one that comes is used."""
+    items = [long_work(f"far{number}") for number in range(4)]
+    futures = submit(ray, items)
+    until(lambda: len(nodes.workers(at_work=True)) == 3)
+    nodes.remove_node()
+    assert_measured(futures, items)
+    nodes.add_node()
+    until(lambda: len(nodes.workers()) == 3)
+
+
 def test_a_job_that_kills_every_worker_is_measured_here(ray: RayExecutor, nodes: RayNodes) -> None:
     items = [long_work("deadly")]
     (future,) = submit(ray, items)
@@ -161,7 +172,7 @@ def test_who_does_not_answer_is_named(
     executor: str, address: str, words: str, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(ConfigError, match=f"executor='ray': {words}"):
+    with pytest.raises(ConfigError, match=f"executor='{executor}': {words}"):
         make_executor(config(executor), told)
 
 
