@@ -1,7 +1,8 @@
 """Where measuring runs. One contract, a table of names; each entry gives the same numbers.
 
 work.py: what is handed over; solver.py: on one device, and what happens where that fails;
-inline.py, threads.py, batches.py (a GPU): whose thread; apart.py: whose process; devices.py: which device.
+inline.py, threads.py, batches.py (a GPU): whose thread; apart.py: whose process; devices.py: which device;
+packed.py: works and outcomes for other processes.
 On a Ray cluster: ray_executor.py with ray_link.py, in the daemon; ray_driver.py with ray_cluster.py, ray_crew.py and
 ray_dispatch.py, in a process beside it; ray_actor.py, in the cluster; ray_frames.py: what goes between them.
 """

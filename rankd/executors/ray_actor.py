@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from rankd.executors.ray_frames import Array, pack_outcome, work_of
+from rankd.executors.packed import Array, pack_outcome, work_of
 from rankd.executors.solver import CPU, Solver
 from rankd.executors.threads import prepare_worker
 from rankd.plan import MeasureConfig
@@ -31,6 +31,7 @@ class Worker:
         self._faults: list[str] = []
         device = torch.device("cuda", 0) if on_gpu else CPU
         self._solver = Solver(device, lambda _, text: self._faults.append(text), settings_of(MeasureConfig(**measure)))
+        self._solver.begin()
 
     def hello(self) -> dict[str, Any]:
         return {"versions": VERSIONS, "host": socket.gethostname(), "pid": os.getpid()}

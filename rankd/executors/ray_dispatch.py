@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rankd.executors.ray_frames import Array
+from rankd.executors.packed import Array
 
 CALLS_PER_WORKER = 2
 """One at work, and the next at hand."""
@@ -27,7 +27,7 @@ MAX_HOMES = 1 << 16
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A work as `ray_frames.describe` tells it. `arrays` until they are in the object store, then `where`: the
+    """A work as `packed.describe` tells it. `arrays` until they are in the object store, then `where`: the
     reference of the batch that they came in, and their place in it."""
 
     number: int

@@ -8,18 +8,18 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import torch
 
 from rankd.config import RAY_URL, ConfigError, RayConfig, ServeConfig
+from rankd.executors.packed import outcome_of
 from rankd.executors.ray_cluster import NO_ANSWER, answers
-from rankd.executors.ray_frames import outcome_of
 from rankd.executors.ray_link import JOIN_SECONDS, Link, LinkError, Target
-from rankd.executors.solver import CPU, Outcome
-from rankd.executors.threads import ThreadExecutor
+from rankd.executors.solver import CPU, OnChange, Outcome
+from rankd.executors.threads import ThreadExecutor, num_threads
 from rankd.executors.work import Work
 from rankd.plan import MeasureConfig
 from rankd.weights import Part, settings_of
@@ -35,20 +35,12 @@ MAX_SLOTS = 256
 RETRY_SECONDS = (15.0, 300.0)
 """Until the first new try to join, and between later ones at most; it doubles in between."""
 
-OnFault = Callable[[str, str | None], None]
-"""As a Solver's; None: it is over."""
-
 
 @dataclass(slots=True, eq=False)
 class _Item:
     number: int
     work: Work
     future: Future[list[Part]]
-
-    @property
-    def num_bytes(self) -> int:
-        other = self.work.partner
-        return self.work.snapshot.data.nbytes + (0 if other is None else other.data.nbytes)
 
 
 class RayExecutor:
@@ -63,7 +55,7 @@ class RayExecutor:
         target: Target,
         measure: MeasureConfig,
         limits: RayConfig,
-        on_fault: OnFault,
+        on_fault: OnChange,
         retry_seconds: tuple[float, float] = RETRY_SECONDS,
     ) -> None:
         self._target, self._measure, self._limits = target, measure, limits
@@ -103,7 +95,7 @@ class RayExecutor:
         with self._changed:
             if self._closed.is_set():
                 item.future.cancel()
-            elif self._link is None or item.num_bytes > self._link.max_bytes:
+            elif self._link is None or item.work.num_bytes > self._link.max_bytes:
                 self._measure_here(item)
             else:
                 self._waiting.append(item)
@@ -159,10 +151,10 @@ class RayExecutor:
         """The oldest that waits, once there is room for its bytes; None when this link is over."""
         with self._changed:
             while self._link is link:
-                if self._waiting and self._num_bytes + self._waiting[0].num_bytes <= link.max_bytes:
+                if self._waiting and self._num_bytes + self._waiting[0].work.num_bytes <= link.max_bytes:
                     item = self._waiting.popleft()
                     self._sent[item.number] = item
-                    self._num_bytes += item.num_bytes
+                    self._num_bytes += item.work.num_bytes
                     return item
                 self._changed.wait()
         return None
@@ -198,7 +190,7 @@ class RayExecutor:
         with self._changed:
             if self._link is not link or (item := self._sent.pop(number, None)) is None:
                 return None
-            self._num_bytes -= item.num_bytes
+            self._num_bytes -= item.work.num_bytes
             self._changed.notify_all()
             return item
 
@@ -257,15 +249,14 @@ def _settle(future: Future[list[Part]], outcome: Outcome) -> None:
         future.set_result(outcome)
 
 
-def make_ray_executor(config: ServeConfig, devices: Sequence[torch.device], on_fault: OnFault) -> RayExecutor:
+def make_ray_executor(config: ServeConfig, devices: Sequence[torch.device], on_fault: OnChange) -> RayExecutor:
     """`devices`: what a private Ray gets, where one is started here. ConfigError where there is no Ray."""
     for module, package in (("ray", "ray"), ("grpc", "grpcio")):
         if importlib.util.find_spec(module) is None:
             raise ConfigError(f"executor={config.executor!r}: expected the package {package}: pip install 'rankd[ray]'")
     gpus = tuple(device.index or 0 for device in devices if device.type == "cuda")
-    cores = max(2, len(os.sched_getaffinity(0)) // 2)
     address = config.executor if config.executor.startswith(RAY_URL) else os.environ.get("RAY_ADDRESS", "")
     if address and not answers(address.removeprefix(RAY_URL)):  # before a driver takes its seconds to start
         raise ConfigError(f"executor={config.executor!r}: {NO_ANSWER.format(address)}")
-    target = Target(address, not address, cores, gpus, use_gpus=config.device != "cpu")
+    target = Target(address, not address, num_threads(), gpus, use_gpus=config.device != "cpu")
     return RayExecutor(target, config.measure, config.ray, on_fault)

@@ -9,26 +9,17 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 import msgpack
 import numpy as np
-import numpy.typing as npt
 
-from rankd.executors.solver import MeasureError
-from rankd.executors.work import Work
-from rankd.records import Reading, Snapshot
-from rankd.weights import Part
-
-Array = npt.NDArray[np.uint8]
+from rankd.executors.packed import Array
 
 MAX_MESSAGE_BYTES = 64 << 20
 """A fused weight has some parts of some kB each; nothing comes near it."""
 
 _LENGTH = struct.Struct("!I")
-_SNAPSHOT_KEYS = tuple(item.name for item in fields(Snapshot) if item.name != "data")
-_READING_KEYS = tuple(item.name for item in fields(Reading))
 
 
 def send(end: socket.socket, message: Mapping[str, Any], arrays: Sequence[Array] = ()) -> None:
@@ -57,44 +48,3 @@ def _exactly(end: socket.socket, num_bytes: int) -> Array:
             raise EOFError("the other end is gone")
         got += count
     return array
-
-
-def describe(work: Work) -> tuple[dict[str, Any], list[Array]]:
-    """`work` as plain values, and its bytes: the snapshot's and, where there is one, the partner's."""
-    snapshots = [work.snapshot] if work.partner is None else [work.snapshot, work.partner]
-    told = [{key: getattr(snapshot, key) for key in _SNAPSHOT_KEYS} for snapshot in snapshots]
-    return {"tier": work.tier, "snapshots": told}, [snapshot.data for snapshot in snapshots]
-
-
-def work_of(description: Mapping[str, Any], arrays: Sequence[Array]) -> Work:
-    """What `describe` told."""
-    snapshot, *partner = [
-        Snapshot(data=data, **{**told, "shape": tuple(told["shape"])})
-        for told, data in zip(description["snapshots"], arrays, strict=True)
-    ]
-    return Work(snapshot, description["tier"], partner[0] if partner else None)
-
-
-def pack_outcome(outcome: Sequence[Part] | Exception) -> bytes:
-    """What a Solver made of a work."""
-    if isinstance(outcome, Exception):
-        known = isinstance(outcome, MeasureError)
-        told: dict[str, Any] = {"error": str(outcome) if known else f"{type(outcome).__name__}: {outcome}"}
-        packed: bytes = msgpack.packb({**told, "known": known})
-        return packed
-    parts = [(part.layer, part.shape, {key: getattr(part.reading, key) for key in _READING_KEYS}) for part in outcome]
-    packed = msgpack.packb({"parts": parts})
-    return packed
-
-
-def outcome_of(packed: bytes) -> list[Part] | Exception:
-    """What `pack_outcome` packed. What was no MeasureError is a RuntimeError with the words of it."""
-    told = msgpack.unpackb(packed)
-    if "error" in told:
-        return MeasureError(told["error"]) if told["known"] else RuntimeError(f"in a Ray worker: {told['error']}")
-    return [Part(layer, tuple(shape), _reading_of(reading)) for layer, shape, reading in told["parts"]]
-
-
-def _reading_of(told: dict[str, Any]) -> Reading:
-    bars = {name: (low, high) for name, (low, high) in told["bars"].items()}
-    return Reading(**{**told, "bars": bars})

@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rankd.config import RayConfig
-from rankd.executors.ray_frames import describe, receive, send
+from rankd.executors.packed import describe
+from rankd.executors.ray_frames import receive, send
 from rankd.executors.work import Work
 from rankd.plan import MeasureConfig
 

@@ -1,4 +1,4 @@
-"""Works and outcomes as they go between the daemon, its driver and the workers."""
+"""Messages and matrices as they go between the daemon and its Ray driver."""
 
 from __future__ import annotations
 
@@ -8,20 +8,11 @@ import threading
 import numpy as np
 import pytest
 import torch
-from works import measured, snapshot, work
+from works import snapshot
 
-from rankd.executors import MeasureError, Work
-from rankd.executors.ray_frames import (
-    MAX_MESSAGE_BYTES,
-    Array,
-    describe,
-    outcome_of,
-    pack_outcome,
-    receive,
-    send,
-    work_of,
-)
-from rankd.records import Tier
+from rankd.executors import Work
+from rankd.executors.packed import Array, describe, work_of
+from rankd.executors.ray_frames import MAX_MESSAGE_BYTES, receive, send
 
 
 def through_a_socket(message: dict[str, object], arrays: list[Array]) -> tuple[dict[str, object], list[Array]]:
@@ -43,23 +34,6 @@ def test_a_work_arrives_as_it_was(partner: bool) -> None:
     again = work_of(told["work"], got)  # type: ignore[arg-type]
     assert describe(again)[0] == description and again.tier == "estimate" and again.snapshot.shape == (4, 300, 700)
     assert all(np.array_equal(a, b) for a, b in zip(got, arrays, strict=True)) and len(got) == 1 + partner
-
-
-@pytest.mark.parametrize("tier", ["norms", "estimate", "exact"])
-@pytest.mark.parametrize("layer", ["w", "h.c_attn.weight", "experts"])
-def test_an_outcome_arrives_as_it_was(tier: Tier, layer: str) -> None:
-    shape = (3, 140, 130) if layer == "experts" else (160, 480)
-    parts = measured("inline", work(torch.randn(shape).bfloat16(), layer, tier))
-    assert outcome_of(pack_outcome(parts)) == parts
-
-
-def test_a_failed_one_too() -> None:
-    for error, kind, words in (
-        (MeasureError("no method converged"), MeasureError, "no method converged"),
-        (ValueError("ours"), RuntimeError, "in a Ray worker: ValueError: ours"),
-    ):
-        outcome = outcome_of(pack_outcome(error))
-        assert type(outcome) is kind and str(outcome) == words
 
 
 def test_what_is_no_message_is_refused_before_room_is_made_for_it() -> None:
