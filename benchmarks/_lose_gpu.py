@@ -3,16 +3,21 @@
 `context`: the driver takes the process's context on the last GPU away, with all that is in it, as a GPU that has fallen
 off the bus would; the others' stay. `memory`: another process takes all memory of the last GPU that there is.
 `assertion`: a kernel trips an assertion, which spoils the contexts of all GPUs in the process: the CPU has to do the
-rest. `absent`: a GPU that is not there, beside the CPU as a device.
+rest. `absent`: a GPU that is not there, beside the CPU as a device. `killed`: the last device's process, where each has
+one; it has to come back.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,14 +25,17 @@ from _families import make
 from _report import Report
 
 from rankd.executors import Part, Work
+from rankd.executors.apart import SolverApart, in_processes
 from rankd.executors.batches import BatchExecutor
 from rankd.records import Snapshot
 from rankd.weights import DEFAULT_SETTINGS
 
-WAYS = {"cuda": ("context", "memory", "assertion"), "cpu": ("absent",)}
+WAYS = {"cuda": ("context", "memory", "assertion", "killed"), "cpu": ("absent", "killed")}
 NUM_DISTINCT = 64
-NUM_WORKS = {"memory": 768, "context": 1536, "assertion": 192, "absent": 192}
-SIDES = {"memory": 4096, "context": 1024, "assertion": 768, "absent": 256}
+NUM_WORKS = {"memory": 768, "context": 1536, "assertion": 192, "absent": 192, "killed": 192}
+SIDES = {"memory": 4096, "context": 1024, "assertion": 768, "absent": 256, "killed": 256}
+PAUSES = 2.0, 60.0
+COME_BACK_SECONDS = 60.0
 TOLERANCE = 0.05
 """Of the effective rank: an estimate, on the CPU by other random numbers."""
 
@@ -57,13 +65,17 @@ def lose(report: Report, way: str, devices: Sequence[torch.device], first_seed: 
     if way == "absent":
         devices = [torch.device("cuda", torch.cuda.device_count()), *devices[1:]]
     seen: list[str] = []
-    executor = BatchExecutor(devices, lambda fault, text: seen.append(f"{fault}: {text}"), DEFAULT_SETTINGS)
+    make = partial(in_processes, pauses=PAUSES) if way == "killed" else BatchExecutor
+    executor = make(devices, lambda fault, text: seen.append(f"{fault}: {text}"), DEFAULT_SETTINGS)
     hog = _start_hog(devices[-1]) if way == "memory" else None
     futures = [executor.submit(work) for work in works]
     for future in futures[: len(futures) // 4]:
         future.result()
     num_left = sum(not future.done() for future in futures)
-    _fail(way, devices[-1], hog)
+    if way == "killed":
+        _kill_process(executor)
+    else:
+        _fail(way, devices[-1], hog)
     parts, wrong = _gather(futures)
     wrong += sum(
         abs(float(parts[index].reading.metrics["effective_rank"] or 0) / truth - 1) > TOLERANCE
@@ -71,15 +83,29 @@ def lose(report: Report, way: str, devices: Sequence[torch.device], first_seed: 
         if index in parts
     )
     on_cpu = sum(part.reading.method.endswith("_cpu") for part in parts.values())
+    if way == "killed":
+        until = time.monotonic() + COME_BACK_SECONDS
+        while len(executor.devices) < len(devices) and time.monotonic() < until:
+            time.sleep(0.1)
     left = [str(device) for device in executor.devices]
     said = {"matrices": len(works), "under_way_then": num_left, "faults": seen, "left": left, "on_cpu": on_cpu, **more}
     report.row(f"gpus_lose_{way}", wrong, 0, "matrices missing or wrong", **said)
-    expected = {"memory": len(devices), "assertion": 0}.get(way, len(devices) - 1)
+    expected = {"memory": len(devices), "killed": len(devices), "assertion": 0}.get(way, len(devices) - 1)
     found = len([name for name in left if name.startswith(devices[-1].type)]) if way != "assertion" else left != ["cpu"]
     report.row(f"gpus_lose_{way}_left", abs(int(found) - expected), 0, "devices more or fewer than expected", left=left)
     executor.close()
     if hog is not None:
         hog.communicate("\n")
+
+
+def _kill_process(executor: BatchExecutor) -> None:
+    """That of the last device."""
+    solver = executor._lanes[-1].solver
+    assert isinstance(solver, SolverApart)
+    while not solver.is_ready:
+        time.sleep(0.1)
+    if solver.pid is not None:
+        os.kill(solver.pid, signal.SIGKILL)
 
 
 def _works(side: int, number: int, first_seed: int, device: torch.device) -> list[Work]:

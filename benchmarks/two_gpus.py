@@ -1,11 +1,12 @@
 """What several GPUs of one host gain over one: the weights of a Llama-2-7B in bfloat16, through the daemon's executor.
 
 Snapshots lie in the host's memory, as from the wire, and as many are under way as the daemon hands over. `cuda:0` alone
-and all of them take turns in one run; matrices/s are of the median round, from the first submit to the last result;
-`ours` is how many times those of one the others make, at least 0.9 for each GPU. `computing_seconds` are summed over
-matrices, without copies to the device: where they grow with the number of GPUs, these wait for each other in Python.
-`copies_gb_per_second`: of the same snapshots, copied and nothing else. The numbers have to be equal, of estimates but
-for rounding, which is another in other batches.
+and all of them take turns in one run, by each executor; matrices/s are of the median round, from the first submit to
+the last result; `ours` is how many times those of one the others make, at least 0.9 for each GPU.
+`times_first_executor` compares the executors, all devices each. `computing_seconds` are summed over matrices, without
+copies to the device: where they grow with the number of GPUs, these wait for each other in Python.
+`copies_gb_per_second`: of the same snapshots, copied by threads and nothing else. The numbers have to be equal, of
+estimates but for rounding, which is another in other batches.
 
 `--lose` has one GPU fail in the midst of a run, in a process of its own: see _lose_gpu.py. Both take below a minute on
 two H100. `--device cpu --tiny` shows that it runs.
@@ -29,6 +30,7 @@ from _lose_gpu import WAYS, lose
 from _report import Report
 
 from rankd.executors import Executor, Part, Work
+from rankd.executors.apart import SolverApart, in_processes
 from rankd.executors.batches import BatchExecutor
 from rankd.records import Snapshot, Tier
 from rankd.weights import DEFAULT_SETTINGS
@@ -42,6 +44,8 @@ GAIN = 0.9
 LOSE_SECONDS = 120.0
 EQUAL: Mapping[Tier, float] = {"exact": 1e-9, "estimate": 2e-3}
 """Largest relative difference of a metric."""
+
+EXECUTORS = {"threads": BatchExecutor, "processes": in_processes}
 
 Readings = Mapping[str, Part]
 
@@ -70,8 +74,12 @@ def measure(executor: Executor, works: Sequence[Work]) -> tuple[Readings, float]
     return found, time.perf_counter() - began
 
 
-def warm_up(executor: Executor, works: Sequence[Work], num_shapes: int) -> None:
-    """Several of each shape on each device: libraries are loaded, memory is there, costs are known."""
+def warm_up(executor: BatchExecutor, works: Sequence[Work], num_shapes: int) -> None:
+    """Several of each shape on each device: processes are there, libraries are loaded, memory is there, costs are
+    known."""
+    solvers = [lane.solver for lane in executor._lanes]
+    while not all(solver.is_ready for solver in solvers if isinstance(solver, SolverApart)):
+        time.sleep(0.1)
     for _ in range(3):
         measure(executor, works[: 4 * num_shapes * executor.num_workers])
 
@@ -106,42 +114,48 @@ def differences(some: Readings, others: Readings) -> Iterator[float]:
 
 
 def compare(
-    report: Report, tier: Tier, snapshots: Sequence[Snapshot], devices: Sequence[torch.device], more: Any
+    report: Report, names: Sequence[str], works: Sequence[Work], devices: Sequence[torch.device], more: Any
 ) -> None:
-    works = [Work(snapshot, tier) for snapshot in snapshots]
-    executors = {n: BatchExecutor(devices[:n], _unexpected, DEFAULT_SETTINGS) for n in (1, len(devices))}
-    num_shapes = len({snapshot.shape for snapshot in snapshots})
-    seconds: dict[int, list[float]] = {n: [] for n in executors}
-    computing: dict[int, list[float]] = {n: [] for n in executors}
-    found: dict[int, Readings] = {}
+    """All works are of one tier. Executors of every name take turns, with one device and with all."""
+    tier, many = works[0].tier, len(devices)
+    keys = [(name, n) for name in names for n in (1, many)]
+    executors = {(name, n): EXECUTORS[name](devices[:n], _unexpected, DEFAULT_SETTINGS) for name, n in keys}
+    num_shapes = len({work.shape for work in works})
+    seconds: dict[tuple[str, int], list[float]] = {key: [] for key in keys}
+    computing: dict[tuple[str, int], list[float]] = {key: [] for key in keys}
+    found: dict[tuple[str, int], Readings] = {}
     for executor in executors.values():
         warm_up(executor, works, num_shapes)
     for number in range(ROUNDS[tier]):
-        for n in list(executors)[:: 1 if number % 2 == 0 else -1]:
-            found[n], taken = measure(executors[n], works)
-            seconds[n].append(taken)
-            computing[n].append(sum(part.reading.seconds for part in found[n].values()))
-            print(f"{tier}, round {number + 1}, {n} devices: {taken:.2f} s", file=sys.stderr)
+        for key in keys[:: 1 if number % 2 == 0 else -1]:
+            found[key], taken = measure(executors[key], works)
+            seconds[key].append(taken)
+            computing[key].append(sum(part.reading.seconds for part in found[key].values()))
+            print(f"{tier}, round {number + 1}, {key[1]} devices, {key[0]}: {taken:.2f} s", file=sys.stderr)
     for executor in executors.values():
         executor.close()
-    rates = {n: len(works) / statistics.median(taken) for n, taken in seconds.items()}
-    many = len(devices)
-    said = {
-        "matrices": len(works),
-        "matrices_per_second": {n: round(rate, 2) for n, rate in rates.items()},
-        "seconds": {n: [round(each, 3) for each in taken] for n, taken in seconds.items()},
-        "computing_seconds": {n: round(statistics.median(taken), 3) for n, taken in computing.items()},
-        "fell_to_exact": sum(part.reading.tier != tier for part in found[many].values()),
-    }
-    gain = round(rates[many] / rates[1], 3)
-    report.row(f"gpus_{many}_{tier}", gain, GAIN * many, "times one", at_least=True, **said, **more)
-    off = list(differences(found[1], found[many]))
-    worst = max(off)
-    said = {"worst": worst if worst < float("inf") else None, "tolerance": EQUAL[tier], "metrics": len(off)}
-    report.row(f"gpus_{many}_{tier}_unlike", sum(each > EQUAL[tier] for each in off), 0, "metrics", **said, **more)
+    rates = {key: len(works) / statistics.median(taken) for key, taken in seconds.items()}
+    for name in names:
+        both = {n: (name, n) for n in (1, many)}
+        said = {
+            "executor": name,
+            "matrices": len(works),
+            "matrices_per_second": {n: round(rates[key], 2) for n, key in both.items()},
+            "seconds": {n: [round(each, 3) for each in seconds[key]] for n, key in both.items()},
+            "computing_seconds": {n: round(statistics.median(computing[key]), 3) for n, key in both.items()},
+            "times_first_executor": round(rates[name, many] / rates[names[0], many], 3),
+            "fell_to_exact": sum(part.reading.tier != tier for part in found[name, many].values()),
+        }
+        gain = round(rates[name, many] / rates[name, 1], 3)
+        report.row(f"gpus_{many}_{tier}", gain, GAIN * many, "times one", at_least=True, **said, **more)
+        off = list(differences(found[keys[0]], found[name, many]))
+        worst = max(off)
+        said = {"worst": worst if worst < float("inf") else None, "tolerance": EQUAL[tier], "metrics": len(off)}
+        unlike = sum(each > EQUAL[tier] for each in off)
+        report.row(f"gpus_{many}_{tier}_unlike", unlike, 0, "metrics", executor=name, **said, **more)
 
 
-def _unexpected(fault: str, text: str) -> None:
+def _unexpected(fault: str, text: str | None) -> None:
     print(f"two_gpus.py: {fault}: {text}; expected all devices to the end", file=sys.stderr)
 
 
@@ -167,12 +181,14 @@ def compare_all(report: Report, arguments: argparse.Namespace, devices: list[tor
         copies_per_second(snapshots[:8], [device])  # warms up
     rates = {n: round(copies_per_second(snapshots[:112], devices[:n]), 2) for n in (1, len(devices))}
     for tier, number in numbers.items():
-        compare(report, tier, snapshots[:number], devices, {"copies_gb_per_second": rates, **more})
+        works = [Work(snapshot, tier) for snapshot in snapshots[:number]]
+        compare(report, arguments.executor, works, devices, {"copies_gb_per_second": rates, **more})
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--executor", nargs="+", default=list(EXECUTORS), choices=list(EXECUTORS))
     parser.add_argument("--device-count", type=int, default=2)
     parser.add_argument("--tier", nargs="+", default=list(NUM_MATRICES), choices=list(NUM_MATRICES))
     parser.add_argument("--num-matrices", type=int, help="of each tier; whole blocks are of 7")

@@ -60,7 +60,7 @@ class SolverApart:
         self._beginning, self._changing = threading.Lock(), threading.Lock()
         self._closed = threading.Event()
         self._process: Process | None = None
-        self._is_ready = False
+        self.is_ready = False
         self._ready_at = 0.0
 
     @property
@@ -73,7 +73,7 @@ class SolverApart:
         """Waits for the process: the first time to be started, then for a pause and to be started again. False when
         closed. What ends the calling thread ends the process."""
         with self._beginning:
-            while not self._is_ready:
+            while not self.is_ready:
                 if self._closed.wait(self._pause if self.is_lost else 0):
                     return False
                 self._try_to_start()
@@ -106,7 +106,7 @@ class SolverApart:
             self._lose(self._process, str(error))
             return
         self._ready_at = time.monotonic()
-        was_lost, self._is_ready, self.is_lost = self.is_lost, True, False
+        was_lost, self.is_ready, self.is_lost = self.is_lost, True, False
         log.info("measuring on %s in process %d", self.device, process.pid)
         if was_lost:
             self._on_fault("device", None)
@@ -114,7 +114,7 @@ class SolverApart:
     def _try(self, works: list[Work]) -> list[Outcome]:
         process, outcomes = self._process, None
         try:
-            if process is not None and self._is_ready:
+            if process is not None and self.is_ready:
                 outcomes = process.measure(works)
         except OSError as error:
             log.warning("not enough memory to hand matrices to %s: %s", self.device, error)
@@ -131,7 +131,7 @@ class SolverApart:
     def _lose(self, process: Process | None, text: str) -> None:
         """The other thread sees it at once; that the process is gone may take the kernel some time."""
         with self._changing:
-            was_lost, self._is_ready, self.is_lost, self._process = self.is_lost, False, True, None
+            was_lost, self.is_ready, self.is_lost, self._process = self.is_lost, False, True, None
         if process is not None:
             process.close()
         if self._closed.is_set():
@@ -145,15 +145,20 @@ class SolverApart:
             self._on_fault("device", f"{text}; it is tried again in {self._pause:.0f} s")
 
 
-def make_process_executor(
-    devices: Sequence[torch.device], on_fault: OnChange, settings: Settings, pauses: Pauses = DEVICE_PAUSES
-) -> BatchExecutor:
-    """A process for each GPU; of a CPU as many as there would be threads. They are started here, and not waited for.
-    ConfigError where there is no memory that processes can share."""
+def make_process_executor(devices: Sequence[torch.device], on_fault: OnChange, settings: Settings) -> BatchExecutor:
+    """A process for each GPU; of a CPU as many as there would be threads. ConfigError where there is no memory that
+    processes can share."""
     if not hasattr(os, "memfd_create"):
         raise ConfigError("executor='processes': expected Linux, for memory that processes share; take threads")
     if devices[0] == CPU:
         devices = [CPU] * num_threads()
+    return in_processes(devices, on_fault, settings)
+
+
+def in_processes(
+    devices: Sequence[torch.device], on_fault: OnChange, settings: Settings, pauses: Pauses = DEVICE_PAUSES
+) -> BatchExecutor:
+    """A process for each of `devices`. They are started here, and not waited for."""
     make = partial(SolverApart, settings=settings, pauses=pauses)
     return BatchExecutor(devices, on_fault, settings, make, partial(make_rest, settings=settings))
 
