@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from itertools import count
 
-from rankd_client.arena import Arena
+from rankd_client.arena import Arena, Region
 from rankd_client.lots import Layout, Lot
 from rankd_client.reports import Reports
 from rankd_client.returns import Returns
@@ -60,16 +60,8 @@ class Outbox:
             key = (layer, role)
             num_returns = self._returns.count(key, step)
             old = self._queue.get(key)
-            region = None
-            if old is not None:  # unsent: its memory is the best place for its successor, which keeps its turn
-                old.written = False
-                if old.num_bytes == num_bytes and not old.held():
-                    region = old.region
-                else:
-                    self._room.free(old)
-            region = region or self._room.find(key, step, num_bytes)
+            region = self._room.find(key, step, num_bytes) if old is None else self._replace(old, step, num_bytes)
             if region is None:
-                self._room.num_dropped += self._queue.pop(key, None) is not None
                 return None
             self.num_replaced += old is not None
             snapshot = Snapshot(
@@ -222,6 +214,25 @@ class Outbox:
             return self._changed.wait_for(lambda: self.settled, timeout_seconds)
 
     # Under the lock ------------------------------------------------------------------------------------------------
+
+    def _replace(self, old: Snapshot, step: int, num_bytes: int) -> Region | None:
+        """Memory for the successor of an unsent one, which keeps its turn: its own is the best place. While somebody
+        holds that and there is no other, the old one stays: rather it than neither."""
+        was_written, old.written = old.written, False
+        is_held = old.held()
+        if not is_held and old.num_bytes == num_bytes:
+            return old.region
+        if not is_held:
+            self._room.free(old)
+        region = self._room.find(old.key, step, num_bytes)
+        if is_held and region is None:
+            old.written = was_written
+        elif is_held:
+            self._room.free(old)
+        elif region is None:
+            self._room.num_dropped += 1
+            del self._queue[old.key]
+        return region
 
     def _unpack(self) -> None:
         """The newest push becomes what others are: snapshots in the queue. Older ones of its layers are there if they

@@ -94,6 +94,18 @@ def test_returns_are_counted_of_what_failed_too() -> None:
     assert snapshot is not None and snapshot.num_returns == 1
 
 
+def test_what_a_gpu_still_writes_stays_where_its_successor_finds_no_memory() -> None:
+    """As where the link cannot keep up: else neither would come, push after push."""
+    items = items_of()
+    layout, arrival = Layout(items), Arrival(done=False)
+    outbox = outbox_of(layout.num_bytes)
+    put(outbox, layout, 1, arrival)
+    assert [outbox.reserve(item.name, 2, item.num_bytes, item.shape) for item in items] == [None] * 3
+    assert outbox.num_dropped == outbox.num_replaced == 0
+    arrival.done = True
+    assert [(layer, step) for layer, step, _ in take(outbox)] == [("w0", 1), ("w1", 1), ("w2", 1)]
+
+
 PUSHING = ("reserve", "commit", "fail", "lot", "single", "arrive")
 SENDING = ("begin", "put_back", "send", "settle", "rewind", "purge")
 
