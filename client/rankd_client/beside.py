@@ -10,7 +10,8 @@ from rankd_client.watch.also import fitting
 
 
 class Beside:
-    """Remembers of the newest push what was there beside the model, so that what did not fit comes first."""
+    """Remembers what was there beside the model, so that what did not fit comes first: names alone. `found` is that of
+    the push that is under way."""
 
     def __init__(self, selection: Selection, adapters: Sequence[Adapter]) -> None:
         self._selection = selection
@@ -32,13 +33,15 @@ class Beside:
         return chosen
 
     def pushed(self, copied: Iterable[Watched]) -> None:
-        """What went of it. Names that are not there any more are forgotten."""
+        """The push ends: what went of it. Names that are not there any more are forgotten, and nothing that somebody
+        handed over is kept alive."""
         self._num_pushes += 1
-        if not self.found:
+        found, self.found = self.found, []
+        if not found:
             self._last_pushes.clear()
             return
         went = {item.label for item in copied}
         before = self._last_pushes
         self._last_pushes = {
-            item.label: self._num_pushes if item.label in went else before.get(item.label, -1) for item in self.found
+            item.label: self._num_pushes if item.label in went else before.get(item.label, -1) for item in found
         }

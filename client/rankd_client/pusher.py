@@ -201,19 +201,10 @@ class Pusher:
         if taken is None:
             taken = self._take(model, also, step, max_bytes, process_rank, world_size, again)
         self._copied = taken.names
-        self._turns.pushed(taken.names)
         if self._link is not None:
             self._link.wake()
-        receipt = PushReceipt(
-            step,
-            num_queued=len(taken.items),
-            num_replaced=self._outbox.num_replaced - num_replaced,
-            num_dropped=self._outbox.num_dropped - num_dropped,
-            skipped=MappingProxyType(taken.skipped),
-            wire_bytes=taken.wire_bytes,
-            device_bytes=self._copier.device_bytes + taken.decoded_bytes,
-        )
-        return receipt, taken.error
+        num_replaced, num_dropped = self._outbox.num_replaced - num_replaced, self._outbox.num_dropped - num_dropped
+        return taken.receipt(step, num_replaced, num_dropped, self._copier.device_bytes), taken.error
 
     def _repeat(self, model: Any, step: int, max_bytes: int) -> Taken | None:
         """All of a model that is the same goes as it went last; None: it has to be looked at. What is not touched here
@@ -226,7 +217,12 @@ class Pusher:
             copied, error = self._copier.copy(whole.items, step, skipped, again=True)
         finally:  # after Ctrl-C, too, copies may go on
             self.fence.pushed(model)
-        return whole if copied is whole.items else Taken.of(copied, {**whole.skipped, **skipped}, error)
+        is_whole = len(copied) == len(whole.items)
+        taken = whole if is_whole else Taken.of(copied, {**whole.skipped, **skipped}, error)
+        self._turns.pushed(taken.names)
+        if not is_whole:  # whose turn it is has changed
+            self._remember(list(whole.items))
+        return taken
 
     def _take(
         self, model: Any, also: Any, step: int, max_bytes: int, process_rank: int, world_size: int, again: bool
@@ -253,11 +249,12 @@ class Pusher:
                 if beside or any(item.decode is not None for item in chosen):  # who knows when it changes next
                     self.fence.now()
         taken = Taken.of(tuple(copied), skipped, error)
-        self._beside.pushed(copied)
+        self._turns.pushed(taken.names)
         self._elsewhere.looked(model, process_rank, also, (*watched, *self._beside.found))
         self._remember(watched)
-        is_whole = not beside and len(taken.items) == len(watched) and taken.repeatable
-        self._watcher.kept = taken if is_whole else None
+        self._beside.pushed(copied)
+        is_whole = also is None and len(taken.items) == len(watched) and taken.repeatable
+        self._watcher.keep(taken if is_whole else None)
         return taken
 
     def _set_up(self, watched: list[Watched], process_rank: int, world_size: int) -> None:

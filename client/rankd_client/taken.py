@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
+from rankd_client.receipt import PushReceipt
 from rankd_client.watch import Watched
 
 
@@ -25,6 +27,18 @@ class Taken:
         names = tuple(item.name for item in items if item.role == "weight")
         wire_bytes = sum(item.num_bytes for item in items)
         return cls(items, names, skipped, wire_bytes, max((item.decoded_bytes for item in items), default=0), error)
+
+    def receipt(self, step: int, num_replaced: int, num_dropped: int, device_bytes: int) -> PushReceipt:
+        """`device_bytes` of memory are held on GPUs, whatever was copied."""
+        return PushReceipt(
+            step,
+            num_queued=len(self.items),
+            num_replaced=num_replaced,
+            num_dropped=num_dropped,
+            skipped=MappingProxyType(self.skipped),
+            wire_bytes=self.wire_bytes,
+            device_bytes=device_bytes + self.decoded_bytes,
+        )
 
     @property
     def repeatable(self) -> bool:

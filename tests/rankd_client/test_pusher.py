@@ -130,3 +130,10 @@ def test_what_is_left_out_at_many_steps_is_not_looked_at_or_listed_anew(
         assert first is second and clock.seconds == before
         names = [] if options else MODEL
         assert dict(first) == dict.fromkeys(names, "replica" if rank == "1" else "budget")
+
+
+def test_whose_turn_it_is_counts_the_push_that_was_just_made(make: Callable[..., Client]) -> None:
+    """Half of a model is not enough for a layer of two thirds of it: the budget saves up for that."""
+    trainer = make(max_overhead=0.005, max_push_bytes=128)
+    assert trainer.push({"small": torch.ones(4, 8), "large": torch.ones(8, 8)}).skipped == {"large": "budget"}
+    assert trainer._pusher is not None and trainer._pusher._turns.least_bytes == 128

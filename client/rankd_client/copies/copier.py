@@ -40,7 +40,9 @@ class Copier:
     def copy(self, items: Sequence[Watched], step: int, skipped: dict[str, str], again: bool = False) -> Copied:
         """Those that were copied, or are as soon as their GPU gets to it; the others have their reason in `skipped`.
         And the first fault. `again`: the items are those of before, object for object."""
-        if again and (found := self._copy_lot(items, step, skipped)) is not None:
+        if not again:
+            self.forget()
+        elif (found := self._copy_lot(items, step, skipped)) is not None:
             return found
         copied: list[Watched] = []
         faults: list[Exception] = []
@@ -69,7 +71,7 @@ class Copier:
         return copied, faults[0] if faults else None
 
     def forget(self) -> None:
-        """Nothing of a model that is gone is kept alive."""
+        """Nothing of a model that is gone, or is another one than it was, is kept alive."""
         self._layout = None
         for copier in self._devices.values():
             copier.forget()

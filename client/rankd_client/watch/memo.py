@@ -39,11 +39,15 @@ class Watcher:
         self.adapters = tuple(adapters)
         self.again = False
         self.kept: Any = None
-        """What somebody made of what was found last: it goes with it."""
+        """What somebody made of what was found last, or None: it goes with it."""
         self._on_gone = on_gone
         self._model: weakref.ref[Any] | None = None
         self._seen: _Seen = ([], [], [])
         self._found: tuple[tuple[Watched, ...], Mapping[str, str]] = ((), {})
+
+    def keep(self, made: Any) -> None:
+        """Have `kept` as long as the model is the same; nothing of one that is looked at each time."""
+        self.kept = made if self._model is not None else None
 
     def is_same(self, model: Any) -> bool:
         """Whether `look` will find what it found the last time."""

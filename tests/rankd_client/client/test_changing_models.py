@@ -199,6 +199,44 @@ def test_a_model_that_is_forgotten_is_not_kept(make: Make) -> None:
     assert client.push(model()).num_queued == 2
 
 
+class Anything:
+    """An adapter that knows nothing of any parameter."""
+
+    def place(self, name: str, tensor: Any) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"adapters": [Anything()]}, {"source": "master"}], ids=["", "adapter", "master"]
+)
+@pytest.mark.parametrize("as_mapping", [False, True])
+def test_nothing_is_kept_of_what_is_looked_at_each_time(make: Make, options: dict[str, Any], as_mapping: bool) -> None:
+    client, module = make(**options), model()
+    gone = weakref.ref(module[0].weight)
+    for _ in range(3):
+        assert client.push(dict(module.named_parameters()) if as_mapping else module).num_queued == 2
+    del module
+    gc.collect()
+    assert gone() is None
+
+
+def test_nothing_is_kept_of_what_was_beside_a_model(make: Make) -> None:
+    client, module, feature = make(), model(), torch.ones(4, 4)
+    gone = weakref.ref(feature)
+    assert client.push(module, also={"h": feature}).num_queued == 3
+    del feature
+    gc.collect()
+    assert gone() is None
+
+
+def test_what_was_beside_a_model_once_is_not_skipped_later(make: Make) -> None:
+    client, module = make(), model()
+    client.push(module)
+    assert "h (feature)" in client.push(module, also={"h": torch.ones(3)}).skipped
+    for _ in range(2):
+        assert client.push(module).skipped.keys() == {"0.bias", "1.bias"}
+
+
 def test_models_in_turn(make: Make) -> None:
     """As a generator and a discriminator are pushed; a model at the address of one that is gone is no old friend."""
     client = make()
