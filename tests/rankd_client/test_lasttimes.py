@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +20,22 @@ def test_it_is_as_if_each_was_written_down_at_once(calls: list[tuple[int, bool]]
         plain |= dict.fromkeys(SETS[which], at)
         assert not asked or times.table() == plain
     assert times.table() == plain
+
+
+def test_whoever_asks_meanwhile_changes_nothing() -> None:
+    """A heartbeat's thread may be held up anywhere."""
+    times, writing = LastTimes(), [("a",), ("b",)]
+
+    class Names(tuple[str, ...]):
+        def __iter__(self) -> Iterator[str]:
+            pending, writing[:] = writing[:], []
+            for at, names in enumerate(pending, 19):
+                times.went(names, at)
+            return super().__iter__()
+
+    times.went(Names(("a", "b")), 10)
+    times.table()
+    assert times.table() == {"a": 19, "b": 20}
 
 
 def test_others_are_forgotten() -> None:
