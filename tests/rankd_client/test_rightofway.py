@@ -45,9 +45,23 @@ def test_a_push_that_takes_long_is_waited_for_once_and_not_to_its_end(monkeypatc
         num_slept = len(slept)
         way.give()
     assert 0 < num_slept == len(slept)
-    with way:
-        way.give()
-    assert len(slept) > num_slept  # another push, another time
+
+
+def test_the_outlet_has_half_of_the_time_however_often_is_pushed(monkeypatch: pytest.MonkeyPatch) -> None:
+    way, slept, now = RightOfWay(), list[float](), 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        slept.append(seconds)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for _ in range(10_000):
+        with way:  # one after another, without a pause
+            way.give()
+            now += 0.0001
+    assert 0.4 * now < sum(slept) < 0.55 * now
 
 
 def test_it_ends_with_the_push_whatever_comes_of_it() -> None:
