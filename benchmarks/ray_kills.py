@@ -82,7 +82,7 @@ class Killer(threading.Thread):
                 os.kill(self._random.choice(workers), signal.SIGKILL)
                 self.num_killed += 1
                 time.sleep(self._random.uniform(*PAUSE_SECONDS))
-            time.sleep(0.002)
+            time.sleep(0.02)
 
 
 def push(url: str, model: Model, is_enough: Callable[[int], bool]) -> int:

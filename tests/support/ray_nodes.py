@@ -1,7 +1,7 @@
 """A Ray cluster of several nodes on loopback, in a process of its own: Ray leaves warnings and threads in whoever
 starts one. As a program it is that process, which ends with its standard input:
 
-    python ray_nodes.py NUM_NODES NUM_CORES STORE_MIB [CLIENT_PORT]
+    python ray_nodes.py HOME NUM_NODES NUM_CORES NUM_GPUS STORE_MIB CLIENT_PORT
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ LOOPBACK = "127.0.0.1"
 
 
 class RayNodes:
-    """`num_nodes` nodes of `num_cores` cores each, the head among them. `environment`: what whoever joins needs."""
+    """`num_nodes` nodes of so many cores and GPUs each, the head among them. `environment`: for whoever joins."""
 
-    def __init__(self, num_nodes: int, num_cores: int = 1, store_mib: int = 128, client_port: int = 0) -> None:
+    def __init__(
+        self, num_nodes: int, num_cores: int = 1, num_gpus: int = 0, store_mib: int = 128, client_port: int = 0
+    ) -> None:
         self._home = tempfile.TemporaryDirectory(prefix="rn")
         token = Path(self._home.name) / "token"
         token.write_text(secrets.token_hex(32))
@@ -31,7 +33,7 @@ class RayNodes:
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_USAGE_STATS_ENABLED": "0",
         }
-        sizes = map(str, (num_nodes, num_cores, store_mib, client_port))
+        sizes = map(str, (num_nodes, num_cores, num_gpus, store_mib, client_port))
         command = [sys.executable, __file__, self._home.name, *sizes]
         log = Path(self._home.name) / "log"
         with log.open("w") as errors:
@@ -47,15 +49,16 @@ class RayNodes:
         self.address = self._answer()
         assert self.address, log.read_text()
         self.environment["RAY_ADDRESS"] = self.address
+        self.client_port = client_port
 
     def workers(self, at_work: bool = False) -> list[int]:
         """Process ids of our actors, or of those that are measuring."""
         name = "ray::Worker.measure" if at_work else "ray::Worker"
-        return [pid for pid in processes_with(self._home.name) if _title(pid).startswith(name)]
+        return processes_with(self._home.name, title=name)
 
     def drivers(self) -> list[int]:
         """Process ids of those that have joined, or are about to."""
-        return [pid for pid in processes_with(self._home.name) if "rankd.executors.ray_driver" in _title(pid)]
+        return processes_with(self._home.name, title="rankd.executors.ray_driver")
 
     def stored_bytes(self) -> tuple[int, int]:
         """In the object stores of all nodes: what was put and is kept; and that with copies, and what is not removed
@@ -93,20 +96,15 @@ class RayNodes:
         return self._process.stdout.readline().strip()
 
 
-def processes_with(text: str) -> list[int]:
-    """Process ids of those whose command line or environment has `text` in it."""
+def processes_with(text: str, title: str = "") -> list[int]:
+    """Process ids of those whose command line has `title` in it, and that or their environment `text`."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if any(text.encode() in (process / name).read_bytes() for name in ("cmdline", "environ")):
+            command = (process / "cmdline").read_bytes()
+            if title.encode() in command and text.encode() in command + (process / "environ").read_bytes():
                 found.append(int(process.name))
     return found
-
-
-def _title(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0 ").decode()
-    return ""
 
 
 def main() -> None:
@@ -115,9 +113,14 @@ def main() -> None:
     from ray.cluster_utils import Cluster
 
     home, *sizes = sys.argv[1:]
-    num_nodes, num_cores, store_mib, client_port = map(int, sizes)
+    num_nodes, num_cores, num_gpus, store_mib, client_port = map(int, sizes)
     vars(utils)["write_ray_address"] = lambda *_: None  # nobody on this host is to find it by chance
-    node: dict[str, Any] = {"num_cpus": num_cores, "node_ip_address": LOOPBACK, "object_store_memory": store_mib << 20}
+    node: dict[str, Any] = {
+        "num_cpus": num_cores,
+        "num_gpus": num_gpus,
+        "node_ip_address": LOOPBACK,
+        "object_store_memory": store_mib << 20,
+    }
     head = {**node, "include_dashboard": False, "temp_dir": home}
     if client_port:
         head["ray_client_server_port"] = client_port

@@ -1,9 +1,10 @@
-"""The Ray executor on a real cluster: three nodes of one core each, on loopback."""
+"""The Ray executor on a real cluster of three nodes, on loopback."""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -32,12 +33,18 @@ def until(done: Callable[[], object]) -> None:
     deadline = time.monotonic() + SECONDS
     while not done():
         assert time.monotonic() < deadline
-        time.sleep(0.005)
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[RayNodes]:
-    nodes = RayNodes(3)
+    nodes = RayNodes(3, num_cores=2, client_port=free_port())
     before = dict(os.environ)
     os.environ.update(nodes.environment)
     yield nodes
@@ -60,7 +67,9 @@ def told() -> Told:
 
 @pytest.fixture(scope="module")
 def ray(nodes: RayNodes, told: Told) -> Iterator[RayExecutor]:
-    executor = RayExecutor(ANYWHERE, MeasureConfig(), RayConfig(MAX_BYTES), told, retry_seconds=(0.1, 1.0))
+    executor = RayExecutor(
+        ANYWHERE, MeasureConfig(), RayConfig(MAX_BYTES, max_workers=3), told, retry_seconds=(0.1, 1.0)
+    )
     yield executor
     executor.close()
     until(lambda: not nodes.workers())
@@ -76,8 +85,8 @@ def assert_measured(futures: list[Future[list[Part]]], items: list[Work]) -> Non
 
 
 def long_work(layer: str) -> Work:
-    """Half a second and more, and not too many bytes for Ray here."""
-    return work(torch.randn(1100, 1100, generator=torch.Generator().manual_seed(3)), layer)
+    """Some tenths of a second, and three of them are not too many bytes."""
+    return work(torch.randn(1000, 1000, generator=torch.Generator().manual_seed(3)).bfloat16(), layer)
 
 
 @pytest.mark.parametrize("tier", ["norms", "estimate", "exact"])
@@ -105,7 +114,7 @@ def test_a_node_lost_in_mid_job_costs_nothing(ray: RayExecutor, nodes: RayNodes)
     """And one that comes is used."""
     items = [long_work(f"far{number}") for number in range(4)]
     futures = submit(ray, items)
-    until(lambda: len(nodes.workers(at_work=True)) == 3)
+    until(lambda: len(nodes.workers(at_work=True)) == 3 or all(future.done() for future in futures))
     nodes.remove_node()
     assert_measured(futures, items)
     nodes.add_node()
@@ -121,7 +130,7 @@ def test_a_job_that_kills_every_worker_is_measured_here(ray: RayExecutor, nodes:
             os.kill(pid, signal.SIGKILL)
             num_killed += 1
             until(lambda pid=pid: pid not in nodes.workers())  # type: ignore[misc]
-        time.sleep(0.002)
+        time.sleep(0.02)
     assert num_killed == 3
     assert_measured([future], items)
 
@@ -155,6 +164,45 @@ def test_a_driver_that_is_lost_leaves_its_work_to_this_host_and_is_started_again
     until(lambda: ("ray", None) in told)
     assert [name for name, _ in told] == ["ray", "ray"] and "the Ray cluster is lost: the Ray driver" in str(told[0][1])
     assert_measured(submit(ray, items), items)
+
+
+def test_through_the_clients_server_it_is_the_same(nodes: RayNodes, told: Told) -> None:
+    address = f"ray://127.0.0.1:{nodes.client_port}"
+    target = Target(address, may_start=False, num_cores=0, gpus=(), use_gpus=True)
+    executor = RayExecutor(target, MeasureConfig(), RayConfig(MAX_BYTES, max_workers=1), told)
+    try:
+        items = [work(torch.randn(150, 160 + n).bfloat16(), f"far{n}", "estimate") for n in range(6)]
+        assert_measured(submit(executor, items), items)
+        assert executor.num_workers == 1
+    finally:
+        executor.close()
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no two GPUs here")
+def test_every_gpu_has_a_worker() -> None:
+    """And one that is killed has another in its place, with its GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        two = RayNodes(1, num_cores=2, num_gpus=2, store_mib=512)
+        for name, value in two.environment.items():
+            patch.setenv(name, value)
+        told = Told()
+        executor = RayExecutor(ANYWHERE, MeasureConfig(), RayConfig(), told)
+        try:
+            assert (executor.num_workers, executor.device) == (2, torch.device("cuda", 0))
+            for number in range(2):
+                items = [work(torch.randn(900, 1000 + n), f"gpu{n}") for n in range(60)]
+                futures = submit(executor, items)
+                until(lambda: two.workers(at_work=True))
+                if number == 0:
+                    os.kill(two.workers(at_work=True)[0], signal.SIGKILL)
+                for future, item in zip(futures, items, strict=True):
+                    found, here = future.result(SECONDS)[0].reading, measured("inline", item)[0].reading
+                    assert found.metrics["effective_rank"] == pytest.approx(here.metrics["effective_rank"], rel=1e-4)
+                until(lambda: len(two.workers()) == 2)
+            assert told == []
+        finally:
+            executor.close()
+            two.close()
 
 
 def config(executor: str) -> ServeConfig:
