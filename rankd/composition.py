@@ -85,8 +85,10 @@ class Composition:
         )  # fmt: skip
         self.assemble = Assemble(limits, counters, self._quota)
         self.reports = Reports(counters, time.time)
-        num_slots, runs = self.executor.num_slots, self.receive.runs
-        self.mailbox = Mailbox(limits.max_mailbox_bytes, num_slots, counters, self._quota, runs)
+        num_slots, num_workers, runs = self.executor.num_slots, self.executor.num_workers, self.receive.runs
+        self.mailbox = Mailbox(
+            limits.max_mailbox_bytes, num_slots, counters, self._quota, runs, num_workers=num_workers
+        )
 
     def _build_lenders(self, cleanup: contextlib.ExitStack) -> Lenders:
         """Clients on this host whose memory is read."""
@@ -100,7 +102,7 @@ class Composition:
         """From the mailbox to subscribers."""
         config, streams, counters = self.config, self.history.streams, self.counters
         self.gauges = gauges = self._make_gauges()
-        num_workers, max_layers = self.executor.num_workers, config.limits.max_layers
+        num_workers, max_layers = lambda: self.executor.num_workers, config.limits.max_layers
         self.planner = Planner(config.measure, num_workers, gauges["device"], gauges["lag_seconds"], max_layers)
         self.measure = Measure(self.executor, time.time, self.planner, counters, settings_of(config.measure))
         self.detect = Detect(config.detect)
@@ -121,7 +123,7 @@ class Composition:
     def _make_gauges(self) -> dict[str, Callable[[], Any]]:
         return {
             "stream_id": lambda: self.history.streams.stream_id,
-            "device": lambda: str(self.executor.device),
+            "device": lambda: ",".join(dict.fromkeys(map(str, self.executor.devices))),
             "num_waiting": lambda: len(self.mailbox),
             "waiting_bytes": lambda: self.mailbox.num_bytes,
             "assembly_bytes": lambda: self.assemble.num_bytes,

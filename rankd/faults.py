@@ -48,7 +48,11 @@ KINDS: dict[str, Kind] = {
         "The disk fills up, and max_bytes does not count it. Find who has the file open (`fuser history.db`) and end "
         "what reads there; nothing is lost.",
     ),
-    "device": Kind("warning", "Measuring goes on, slower, on the CPU. Restart the daemon to use the GPU again."),
+    "device": Kind(
+        "warning",
+        "Measuring goes on, slower, on the GPUs that are left, or on the CPU. With --executor processes the one that "
+        "failed is tried again by itself; else restart the daemon to use it again.",
+    ),
     "ray": Kind(
         "warning",
         "Measuring goes on, slower, on this host's CPU, and the cluster is tried again every few minutes. `ray status` "

@@ -24,8 +24,8 @@ core, and it cannot be interrupted."""
 
 
 MAX_MEASURING_BYTES = 1 << 30
-"""Of large snapshots that are handed out together; a larger one goes alone among them. A GPU has many slots, for
-batches of small matrices; each might hold one of the largest."""
+"""Of large snapshots that are handed out together for each GPU or thread; a larger one goes alone among them. A GPU has
+many slots, for batches of small matrices; each might hold one of the largest."""
 
 SMALL_BYTES = 32 << 20
 """Up to here they neither count nor wait for room: 32 slots of them hold as much as the large ones may."""
@@ -78,10 +78,13 @@ class Mailbox:
         quota: Callable[[str], Quota] = lambda namespace: NO_QUOTA,
         connected: Callable[[], Set[str]] = frozenset,
         clock: Callable[[], float] = time.monotonic,
+        num_workers: int = 1,
     ) -> None:
-        """`connected`: the runs whose trainers are there. `clock`: seconds."""
+        """`connected`: the runs whose trainers are there. `clock`: seconds. `num_workers`: GPUs or threads that work at
+        what is handed out; that of all of them is no more than may wait either, but for one's."""
         self.max_bytes = max_bytes
         self.num_slots = num_slots
+        self._max_measuring_bytes = max(MAX_MEASURING_BYTES, min(num_workers * MAX_MEASURING_BYTES, max_bytes))
         self.counters = counters
         self.num_done = 0
         """Snapshots that were handed out and are dealt with."""
@@ -237,7 +240,7 @@ class Mailbox:
             return True
         if self._held is not None and self._held != snapshot.key and self._held in self._lines.get(self._held[0], ()):
             return False
-        fits = not self._large_bytes or self._large_bytes + num_bytes <= MAX_MEASURING_BYTES
+        fits = not self._large_bytes or self._large_bytes + num_bytes <= self._max_measuring_bytes
         self._held = None if fits else snapshot.key
         return fits
 

@@ -50,8 +50,9 @@ def tier_by_cost(costs: Costs, device: str, size: Size) -> Tier:
 class Planner:
     """Chooses the tier of each measurement, so that all together keep to `config.max_share` of the slots' time.
 
-    `device` says on which the next one runs ("cpu", "cuda:0"), `lag` for how many seconds the oldest push has waited;
-    both are asked now and then. Remembers `max_layers` layers, those pushed last.
+    `num_slots` says how many devices or threads there are, fewer while one is lost; `device` on which the next one runs
+    ("cpu", "cuda:0"), `lag` for how many seconds the oldest push has waited: all are asked now and then. Remembers
+    `max_layers` layers, those pushed last.
 
     `revise` may run on a thread beside everything else: it goes by copies, and sets attributes of layers.
     """
@@ -59,13 +60,13 @@ class Planner:
     def __init__(
         self,
         config: MeasureConfig,
-        num_slots: int,
+        num_slots: Callable[[], int],
         device: Callable[[], str],
         lag: Callable[[], float],
         max_layers: int,
     ) -> None:
         self.config = config
-        self.num_slots = num_slots
+        self._num_slots = num_slots
         self.max_layers = max_layers
         self.costs = Costs()
         self._device = device
@@ -84,6 +85,10 @@ class Planner:
         self._plan: Counter[Tier] = Counter()
         self._max_every, self._num_thinned = 1, 0
         self._told: tuple[object, ...] = ()
+
+    @property
+    def num_slots(self) -> int:
+        return self._num_slots()
 
     def arrived(self, snapshot: Snapshot, now: float) -> None:
         """A snapshot came; whether it is measured is seen later. Notices cost nothing."""

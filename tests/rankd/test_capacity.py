@@ -13,7 +13,7 @@ from rankd.records import Snapshot
 
 
 def capacity(demands: dict[str, Demand], box: Mailbox | None = None) -> Capacity:
-    planner = Planner(MeasureConfig(), 2, lambda: "cpu", lambda: 0.0, max_layers=100)
+    planner = Planner(MeasureConfig(), lambda: 2, lambda: "cpu", lambda: 0.0, max_layers=100)
     planner.demands = demands
     return Capacity(box or Mailbox(1000, 2, Counter()), planner, lambda: "cpu", "threads")
 

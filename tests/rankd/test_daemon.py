@@ -38,7 +38,7 @@ class BrokenExecutor:
     num_slots = num_workers = 2
 
     def __init__(self, devices, on_fault, settings):
-        self.device = devices[0]
+        self.device, self.devices = devices[0], devices
         self.pool = ThreadPoolExecutor(1)
         self.pool.submit(time.sleep, 3600)  # a solve that no one can interrupt
 

@@ -51,6 +51,16 @@ def test_large_ones_are_bounded_together_and_small_ones_pass_them_by() -> None:
     assert names(handed_out(box)) == ["e"]
 
 
+def test_several_gpus_are_handed_so_much_each_as_far_as_so_much_may_wait() -> None:
+    for num_workers, max_bytes, expected in ((1, 1000, "a"), (3, 1000, "abc"), (3, 20, "ab"), (3, 5, "ab")):
+        box = Mailbox(max_bytes, 9, Counter(), num_workers=num_workers)
+        handed = []
+        for layer in "abcd":
+            box.put(snapshot(layer, min(10, max_bytes)))
+            handed += handed_out(box)
+        assert names(handed) == list(expected)
+
+
 def test_the_largest_is_served_however_many_others_come() -> None:
     """Other runs push large and small layers without end, so that there is never a moment without a large one; it has
     its turn even so."""

@@ -40,7 +40,11 @@ class World:
     def __post_init__(self) -> None:
         self.now = 0.0
         self.planner = Planner(
-            MeasureConfig(**self.settings), self.num_slots, lambda: self.device, lambda: self.lag, max_layers=1 << 18
+            MeasureConfig(**self.settings),
+            lambda: self.num_slots,
+            lambda: self.device,
+            lambda: self.lag,
+            max_layers=1 << 18,
         )
         self.random = random.Random(7)
         self.truth = Costs()

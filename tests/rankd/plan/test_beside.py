@@ -10,7 +10,7 @@ from rankd.plan import MeasureConfig, Planner, keep_reviewed
 
 
 def planner() -> Planner:
-    return Planner(MeasureConfig(), 1, lambda: "cpu", lambda: 0.0, 100)
+    return Planner(MeasureConfig(), lambda: 1, lambda: "cpu", lambda: 0.0, 100)
 
 
 async def test_reviews_run_on_another_thread_while_the_loop_turns() -> None:

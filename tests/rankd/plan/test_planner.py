@@ -24,7 +24,7 @@ MIXED = [*[Size(768, 768)] * 30, *[Size(4096, 4096)] * 6]
 
 
 def planner(max_layers: int = 1 << 18, **settings: Any) -> Planner:
-    return Planner(MeasureConfig(**settings), 2, lambda: "cpu", lambda: 0.25, max_layers)
+    return Planner(MeasureConfig(**settings), lambda: 2, lambda: "cpu", lambda: 0.25, max_layers)
 
 
 @pytest.mark.parametrize("slower", [0.3, 1.0, 3.0])
@@ -101,6 +101,15 @@ def test_when_the_load_goes_the_plan_rises_again() -> None:
     world.intervals["r"] = 30.0
     world.play(4000.0)
     assert set(world.tiers(keys)) == {"exact"} and world.planner.describe()["num_thinned"] == 0
+
+
+def test_one_of_two_gpus_that_is_lost_takes_its_slot_along_and_brings_it_back() -> None:
+    world = World(device="cuda", num_slots=2)
+    world.add_run("r", LLAMA_7B[::8], interval=2.0)
+    for num_slots in (2, 1, 2):
+        world.num_slots = num_slots
+        world.play(1500.0)
+        assert 0.8 * world.planner.config.max_share < world.play(300.0) < 1.2 * world.planner.config.max_share
 
 
 def test_a_lost_gpu_makes_the_plan_step_down() -> None:

@@ -42,7 +42,7 @@ class Side:
     def __init__(self, name: str = "", settings: Settings = DEFAULT_SETTINGS, tier: str = "auto") -> None:
         self.waiting = WaitingExecutor()
         self.executor = make(name, settings=settings) if name else self.waiting
-        self.planner = Planner(MeasureConfig(tier=tier), 1, lambda: "cpu", lambda: 0.0, 100)  # type: ignore[arg-type]
+        self.planner = Planner(MeasureConfig(tier=tier), lambda: 1, lambda: "cpu", lambda: 0.0, 100)  # type: ignore[arg-type]
         self.counters: Counter[str] = Counter()
         self.measure = Measure(self.executor, lambda: 12.5, self.planner, self.counters, settings)
 
