@@ -70,7 +70,7 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=5, metavar="N")
     arguments = parser.parse_args()
     items, report = works(), Report()
-    nodes = RayNodes(2, store_mib=512)
+    nodes = RayNodes(2, store_mib=512, own_session=False)  # or, on a busy machine, it would have a share of its own
     os.environ.update(nodes.environment)
     threads = ThreadExecutor(torch.device("cpu"), fault, DEFAULT_SETTINGS)
     try:

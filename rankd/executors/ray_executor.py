@@ -117,11 +117,15 @@ class RayExecutor:
             link.close()
 
     def _join(self, seconds: float) -> Link:
-        with self._changed:
-            if self._closed.is_set():
-                raise LinkError("closed")
-            self._joining = link = Link(self._target, self._measure, self._limits)
         try:
+            link = Link(self._target, self._measure, self._limits)
+        except OSError as error:  # no process, or no descriptor, to be had just now
+            raise LinkError(f"no driver can be started: {error}") from error
+        with self._changed:
+            self._joining = link
+        try:
+            if self._closed.is_set():
+                raise LinkError("too late")
             link.join(seconds)
         except BaseException:
             link.close()

@@ -22,8 +22,15 @@ class RayNodes:
     """`num_nodes` nodes of so many cores and GPUs each, the head among them. `environment`: for whoever joins."""
 
     def __init__(
-        self, num_nodes: int, num_cores: int = 1, num_gpus: int = 0, store_mib: int = 128, client_port: int = 0
+        self,
+        num_nodes: int,
+        num_cores: int = 1,
+        num_gpus: int = 0,
+        store_mib: int = 128,
+        client_port: int = 0,
+        own_session: bool = True,
     ) -> None:
+        """`own_session`: Ctrl-C is not for it; Linux then shares a busy machine's time out between it and us."""
         self._home = tempfile.TemporaryDirectory(prefix="rn")
         token = Path(self._home.name) / "token"
         token.write_text(secrets.token_hex(32))
@@ -44,7 +51,7 @@ class RayNodes:
                 stderr=errors,
                 text=True,
                 env={**self.environment, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"},  # there, loopback is not replaced
-                start_new_session=True,
+                start_new_session=own_session,
             )
         self.address = self._answer()
         assert self.address, log.read_text()
