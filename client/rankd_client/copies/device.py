@@ -177,7 +177,7 @@ class DeviceCopier:
                 if _is_special(item)
             }
             plain = [target for target in targets if not _is_special(target[0])]
-            recipe = Recipe(self._staging, [(item.dtype, item.values()) for item, _ in plain])
+            recipe = Recipe(self._staging, [(item.dtype, item.tensor) for item, _ in plain])
             recipe.follow([region for _, region in plain])
             if self._halves:
                 span = slice(self._halves.start, self._halves.stop)

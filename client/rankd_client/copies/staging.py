@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from rankd_client.arena import ALIGNMENT_BYTES, Block, Region, aligned
@@ -12,9 +14,6 @@ from rankd_client.lots import MAX_LAID
 
 if TYPE_CHECKING:
     import torch
-
-    Casts = dict[object, tuple[list[torch.Tensor], list[torch.Tensor]]]
-    """Targets and sources, by their dtypes and layout: alike they take one launch, else one each."""
 
     Views = tuple[list[torch.Tensor], list[torch.Tensor]]
     """Of targets and sources, in as many copies."""
@@ -26,15 +25,27 @@ Span = tuple["torch.Tensor", int, int, int]
 """A block of the arena (uint8), from where on in it, from where on in the staging piece, and how many bytes."""
 
 
+@dataclass(slots=True)
+class Round:
+    """What goes through the staging piece at once."""
+
+    casts: dict[object, tuple[list[torch.Tensor], list[torch.Tensor]]] = field(default_factory=dict)
+    """Targets and sources, by their dtypes and layout: alike they take one launch, else one each."""
+    cuts: list[tuple[torch.Tensor, torch.Tensor, int, int]] = field(default_factory=list)
+    """Target and source, of which it is the piece of that number among pieces of so many elements."""
+    parts: list[Part] = field(default_factory=list)
+
+
 class Recipe:
     """How some tensors go through the staging piece (uint8, on the GPU), in rounds. It can be followed again while they
-    are the same, whatever regions they go to: that is a fifth of the work."""
+    are the same, whatever regions they go to: that is a fifth of the work. It holds the tensors themselves and no views
+    of them: a model that is moved off the GPU takes its memory along."""
 
     def __init__(self, staging: torch.Tensor, sources: Sequence[tuple[str, torch.Tensor]]) -> None:
         """`sources`: each tensor, and the dtype in which it travels."""
         self._staging = staging
         self._num_bytes = len(staging)  # which torch takes its time to tell
-        self._rounds: list[tuple[Casts, list[Part]]] = [({}, [])]
+        self._rounds = [Round()]
         self._at = 0
         self._laid: dict[tuple[Block, int], list[Views]] = {}
         for index, (dtype, source) in enumerate(sources):
@@ -42,7 +53,7 @@ class Recipe:
 
     def follow(self, regions: Sequence[Region]) -> None:
         """Begin to copy each tensor into its region, on the current stream."""
-        self._run([self._views(parts, regions) for _, parts in self._rounds])
+        self._run([self._views(each.parts, regions) for each in self._rounds])
 
     def follow_side_by_side(self, whole: Region, regions: Sequence[Region]) -> None:
         """`regions` lie in `whole`, one behind another. Where they lay there before, hardly anything is done anew."""
@@ -50,17 +61,20 @@ class Recipe:
         if (laid := self._laid.get(place)) is None:
             if len(self._laid) >= MAX_LAID:
                 self._laid.clear()
-            laid = self._laid[place] = [self._views(parts, regions) for _, parts in self._rounds]
+            laid = self._laid[place] = [self._views(each.parts, regions) for each in self._rounds]
         self._run(laid)
 
     def _run(self, copies: Sequence[Views]) -> None:
         import torch
 
-        for (casts, _), (targets, sources) in zip(self._rounds, copies, strict=True):
-            for cast, plain in casts.values():
-                torch._foreach_copy_(cast, plain)
-            if targets:
-                torch._foreach_copy_(targets, sources, non_blocking=True)
+        with torch.no_grad():
+            for each, (targets, sources) in zip(self._rounds, copies, strict=True):
+                for cast, plain in each.casts.values():
+                    torch._foreach_copy_(cast, plain)
+                for target, source, number, max_elements in each.cuts:
+                    target.copy_(next(islice(pieces(source, max_elements), number, None)))
+                if targets:
+                    torch._foreach_copy_(targets, sources, non_blocking=True)
 
     def _views(self, parts: Sequence[Part], regions: Sequence[Region]) -> Views:
         """Of the arena and of the staging piece, by which a round's parts leave it."""
@@ -72,19 +86,23 @@ class Recipe:
 
     def _add(self, index: int, dtype: str, source: torch.Tensor) -> None:
         as_dtype = torch_dtype(dtype)
+        max_elements = self._num_bytes // as_dtype.itemsize
         offset = 0
-        for piece in pieces(source, self._num_bytes // as_dtype.itemsize):
+        for number, piece in enumerate(pieces(source, max_elements)):
             num_bytes = piece.numel() * as_dtype.itemsize
             start = aligned(self._at)
             if start + num_bytes > self._num_bytes:
-                self._rounds.append(({}, []))
+                self._rounds.append(Round())
                 start = 0
-            casts, parts = self._rounds[-1]
+            newest = self._rounds[-1]
             target = self._staging[start : start + num_bytes].view(as_dtype).view(piece.shape)
-            targets, sources = casts.setdefault((as_dtype, piece.dtype, piece.is_contiguous()), ([], []))
-            targets.append(target)
-            sources.append(piece)
-            parts.append((index, offset, start, num_bytes))
+            if piece is source:
+                targets, sources = newest.casts.setdefault((as_dtype, piece.dtype, piece.is_contiguous()), ([], []))
+                targets.append(target)
+                sources.append(piece)
+            else:
+                newest.cuts.append((target, source, number, max_elements))
+            newest.parts.append((index, offset, start, num_bytes))
             self._at = start + num_bytes
             offset += num_bytes
 
