@@ -14,8 +14,8 @@ from rankd_client.watch.watched import Selection, Watched
 MOVED = ("ds_tensor", "_fsdp_flattened")
 """Attributes of parameters whose values are elsewhere, where frameworks move them about: ZeRO-3's, FSDP1's."""
 
-_Module = tuple[dict[str, Any], int, dict[str, Any], tuple[Any, ...]]
-"""A module's table of parameters, and how many there were; of children, and which."""
+_Module = tuple[dict[str, Any], int, dict[str, Any], tuple[Any, ...], tuple[str, ...]]
+"""A module's table of parameters, and how many there were; of children, and which; names under which there is none."""
 
 _Matrix = tuple[dict[str, Any], str, Any, int, tuple[int, ...]]
 """The table that a parameter is in, its name there, itself, and its memory: an address, which is another one where the
@@ -89,7 +89,8 @@ class Watcher:
         for module in model.modules():
             own: dict[str, Any] = module._parameters
             children = module._modules
-            modules.append((own, len(own), children, tuple(children.values())))
+            absent = tuple(name for name, parameter in own.items() if parameter is None)
+            modules.append((own, len(own), children, tuple(children.values()), absent))
             for name, parameter in own.items():
                 if parameter is None:
                     continue
@@ -105,9 +106,12 @@ class Watcher:
 def _is_same(modules: list[_Module], matrices: list[_Matrix], shards: list[_Matrix]) -> bool:
     """In one loop each, and no more calls than are needed: it is done at each push, while a GPU waits for its next
     launch and the caches are cold."""
-    for own, count, children, before in modules:
+    for own, count, children, before, absent in modules:
         if len(own) != count or (children and tuple(children.values()) != before) or (before and not children):
             return False
+        for name in absent:
+            if own.get(name) is not None:
+                return False
     for own, name, parameter, address, shape in matrices:
         if parameter.data_ptr() != address or parameter.shape != shape or own.get(name) is not parameter:
             return False

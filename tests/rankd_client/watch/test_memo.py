@@ -17,6 +17,7 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Linear(4, 6)
+        self.first.register_parameter("adapter", None)
         self.rest = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
 
 
@@ -53,6 +54,10 @@ def add_parameter(model: Net) -> None:
     model.first.register_parameter("scale", nn.Parameter(torch.ones(2, 2)))
 
 
+def fill_in(model: Net) -> None:
+    model.first.adapter = nn.Parameter(torch.ones(2, 3))  # which was declared, and absent
+
+
 def remove(model: Net) -> None:
     del model.rest[2]
 
@@ -69,7 +74,7 @@ def looks(item: Watched) -> tuple[object, ...]:
     return item.name, item.shape, item.dtype, item.tensor.data_ptr()
 
 
-@pytest.mark.parametrize("change", [resize, widen, replace, add_layer, add_parameter, remove, exchange])
+@pytest.mark.parametrize("change", [resize, widen, replace, add_layer, add_parameter, fill_in, remove, exchange])
 def test_what_has_changed_is_seen(change: Callable[[Net], None]) -> None:
     model, watcher = Net(), Watcher(Selection("float64"))
     before = [looks(item) for item in watcher.look(model)[0]]
