@@ -121,7 +121,7 @@ class SolverApart:
             return [NotHereError("memory") for _ in works]
         except ApartError as error:
             self._lose(process, str(error))
-            return [NotHereError("lost") for _ in works]
+            return [NotHereError("lost" if error.had_begun else "gone") for _ in works]
         if outcomes is None:
             return [NotHereError("gone") for _ in works]
         if process is not None and process.fault is not None:

@@ -36,7 +36,12 @@ CLOSE_SECONDS = 0.5
 
 
 class ApartError(Exception):
-    """The process is gone, or does not start; the text says what is known of why."""
+    """The process is gone, or does not start; the text says what is known of why. `had_begun`: whether it may have been
+    what it was handed."""
+
+    def __init__(self, text: str, had_begun: bool = True) -> None:
+        super().__init__(text)
+        self.had_begun = had_begun
 
 
 class Process:
@@ -80,6 +85,8 @@ class Process:
                 with self._asking:
                     if self.is_over:
                         return None
+                    if self._process.poll() is not None:
+                        raise ApartError(self._how_it_ended(), had_begun=False)
                     answer = self._exchange(message, descriptor)
             finally:
                 if descriptor is not None:
