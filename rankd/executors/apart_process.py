@@ -60,7 +60,11 @@ class Process:
         self.free_bytes = float("inf")
         self._end, theirs = socket.socketpair()
         with theirs:
-            self._process = _spawn(theirs.fileno())
+            try:
+                self._process = _spawn(theirs.fileno())
+            except OSError:
+                self._end.close()
+                raise
         self.pid = self._process.pid
         level = logging.getLogger().getEffectiveLevel()
         self._first = {"device": str(device), "settings": describe_settings(settings), "level": level}
@@ -101,8 +105,9 @@ class Process:
             self._end.shutdown(socket.SHUT_RDWR)  # whoever waits for its answer waits no more
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(CLOSE_SECONDS)
-        with self._asking:
+        if self._asking.acquire(timeout=CLOSE_SECONDS):
             self._end.close()
+            self._asking.release()
 
     @contextlib.contextmanager
     def _buffer(self) -> Iterator[Buffer]:
@@ -125,7 +130,7 @@ class Process:
             logging.getLogger(name).log(level, "%s", text)
         self.free_bytes = answer.get("free_bytes", self.free_bytes)
         self.fault = answer.get("fault")
-        self.is_over = self.fault is not None
+        self.is_over = self.is_over or self.fault is not None
         return answer
 
     def _how_it_ended(self) -> str:

@@ -17,7 +17,7 @@ from waiting import is_there, until
 from works import CPU, measured, snapshot, untimed, work
 
 from rankd.executors import Part, Work
-from rankd.executors.apart import SolverApart, make_rest
+from rankd.executors.apart import SolverApart, in_processes, make_rest
 from rankd.executors.batches import BatchExecutor
 from rankd.executors.work import SCALED_DTYPES
 from rankd.records import Tier
@@ -175,6 +175,28 @@ def seconds_of(pid: int) -> float:
     """Of processor time."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_on_a_gpu_the_numbers_are_those_of_this_process_and_a_killed_one_comes_back() -> None:
+    gpu = torch.device("cuda", 0)
+    told: SimpleQueue[tuple[str, str | None]] = SimpleQueue()
+    items = [work(torch.randn(300, 200).bfloat16(), f"w{i}", "exact") for i in range(40)]
+    expected = [measured("inline", item, gpu) for item in items]
+    executor = in_processes([gpu], lambda *of: told.put(of), DEFAULT_SETTINGS, pauses=(0.5, 1.0))
+    solver = executor._lanes[0].solver
+    assert isinstance(solver, SolverApart) and solver.num_threads == 2
+    for _ in range(2):
+        futures = [executor.submit(item) for item in items]
+        for future, (truth,) in zip(futures, expected, strict=True):
+            (part,) = future.result(SECONDS)
+            assert part.reading.metrics == pytest.approx(truth.reading.metrics, rel=1e-9)
+            assert part.reading.method == truth.reading.method
+        os.kill(solver.pid or 0, signal.SIGKILL)
+        executor.submit(items[0]).result(SECONDS)
+        assert told.get(timeout=SECONDS)[0] == "device"
+        assert told.get(timeout=SECONDS) == ("device", None) and executor.devices == (gpu,)
+    executor.close()
 
 
 def test_one_that_does_not_start_is_told_and_leaves_its_work_to_the_cpu() -> None:

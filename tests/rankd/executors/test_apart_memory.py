@@ -45,6 +45,21 @@ def test_memory_is_bounded_but_for_one_larger_matrix_which_takes_what_it_needs_f
     assert sizes == [3, 5, 5, 1, 2]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_for_a_gpu_it_is_page_locked_and_given_back() -> None:
+    gpu = torch.device("cuda", 0)
+    buffer, mappings = Buffer(0), Mappings(gpu)
+    for number in (PAGE, 3 * PAGE, 5 * PAGE):  # each in memory of its own, the former's being gone
+        given = array(number)
+        ranges, descriptor = buffer.fill([given])
+        assert descriptor is not None
+        mappings.replace(0, descriptor)
+        found = torch.frombuffer(mappings.arrays(0, ranges)[0], dtype=torch.uint8)
+        assert found.is_pinned()
+        assert np.array_equal(found.to(gpu).cpu().numpy(), given)
+        del found
+
+
 def test_a_batch_goes_in_pieces_that_fit_and_keeps_its_order() -> None:
     items = [work(torch.ones(side, 64), f"{side}") for side in (2, 3, 4, 40, 1, 1)]
     pieces = list(in_pieces(items, 2048))
