@@ -107,7 +107,7 @@ class SolverApart:
             return
         self._ready_at = time.monotonic()
         was_lost, self.is_ready, self.is_lost = self.is_lost, True, False
-        log.info("measuring on %s in process %d", self.device, process.pid)
+        log.info("ready to measure device=%s pid=%d", self.device, process.pid)
         if was_lost:
             self._on_fault("device", None)
 
