@@ -13,18 +13,16 @@ from rankd.executors.ray_cluster import ClusterError, Resources
 
 log = logging.getLogger("rankd.ray")
 
-LIVES_SECONDS = 60.0
-"""Who dies sooner than that after its start may do so again at once: the next one waits."""
-
 MAX_PAUSE_SECONDS = 30.0
+"""Before the next start, where one worker after the other dies before it has measured anything."""
 
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """An actor. `started` in monotonic seconds."""
+    """An actor."""
 
     actor: Any
-    started: float
+    has_measured: bool = False
 
 
 class Crew:
@@ -39,7 +37,7 @@ class Crew:
         self._members: set[Member] = set()
         self.on_gpu = False
         self.num_wanted = 0
-        self._num_short_lives = 0
+        self._num_fruitless = 0
         self._not_before = 0.0
 
     def fit(self, has: Resources) -> None:
@@ -50,14 +48,14 @@ class Crew:
         self.fill()
 
     def fill(self) -> None:
-        """Start who is missing, unless the last ones died young."""
+        """Start who is missing, unless the last ones were of no use."""
         import ray
 
         while len(self._members) < self.num_wanted and time.monotonic() >= self._not_before:
             needs = {"num_gpus": 1, "num_cpus": 0} if self.on_gpu else {"num_cpus": 1}
             options: dict[str, Any] = {**needs, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
             actor: Any = ray.remote(**options)(Worker).remote(self._measure, self.on_gpu)
-            member = Member(actor, time.monotonic())
+            member = Member(actor)
             self._members.add(member)
             actor.hello.remote().future().add_done_callback(
                 lambda future, member=member: self._events("hello", member, future)
@@ -69,13 +67,16 @@ class Crew:
             raise ClusterError(f"{told['host']} has {told['versions']}; expected what this host has, {VERSIONS}")
         log.info("worker host=%s pid=%d", told["host"], told["pid"])
 
+    def measured(self, member: Member) -> None:
+        """It is of use, and so will be who takes its place."""
+        member.has_measured, self._num_fruitless = True, 0
+
     def lose(self, member: Member) -> None:
         """It is dead, or is to be: another one is started by `fill`."""
         import ray
 
         self._members.discard(member)
         ray.kill(member.actor)
-        lived = time.monotonic() - member.started
-        self._num_short_lives = self._num_short_lives + 1 if lived < LIVES_SECONDS else 0
-        if self._num_short_lives > 1:
-            self._not_before = time.monotonic() + min(MAX_PAUSE_SECONDS, 0.5 * 2**self._num_short_lives)
+        self._num_fruitless = 0 if member.has_measured else self._num_fruitless + 1
+        if self._num_fruitless > 1:
+            self._not_before = time.monotonic() + min(MAX_PAUSE_SECONDS, 0.5 * 2 ** min(self._num_fruitless, 8))

@@ -30,7 +30,7 @@ log = logging.getLogger("rankd.ray")
 LOOK_SECONDS = 2.0
 """Between two looks at the cluster. The daemon counts on hearing of them."""
 
-NO_WORKER_SECONDS = 20.0
+NO_WORKER_SECONDS = 30.0
 """Without any worker the daemon does better by itself."""
 
 LEAVE_SECONDS = 3.0
@@ -93,6 +93,17 @@ class Driver:
         elif self._told_joined and time.monotonic() - self._last_worker > NO_WORKER_SECONDS:
             raise ClusterError(f"no worker has been there for {NO_WORKER_SECONDS:.0f} s")
         self._tell("alive")
+        for worker in [worker for worker in self._ready if not worker.calls]:
+            self._ready[worker].actor.hello.remote().future().add_done_callback(
+                lambda future, worker=worker: self._events.put(("echo", worker, future))
+            )
+
+    def _on_echo(self, worker: Worker, future: Any) -> None:
+        """Who dies while it is idle is replaced before it is needed."""
+        from ray.exceptions import RayActorError
+
+        if worker in self._ready and isinstance(future.exception(), RayActorError):
+            self._lose(worker)
 
     def _on_job(self, job: Job) -> None:
         self._dispatch.put(job)
@@ -149,6 +160,7 @@ class Driver:
             log.warning("worker lost: %s", str(error).partition("\n")[0])
             self._lose(worker)
             return
+        self._crew.measured(self._ready[worker])
         self._dispatch.done(worker, jobs)
         for job, packed in zip(jobs, outcomes, strict=True):
             job.where = None  # the last of a batch frees it
