@@ -25,7 +25,7 @@ from _families import make
 from _report import Report
 
 from rankd.executors import Part, Work
-from rankd.executors.apart import SolverApart, in_processes
+from rankd.executors.apart.solver import SolverApart, in_processes
 from rankd.executors.batches import BatchExecutor
 from rankd.records import Snapshot
 from rankd.weights import DEFAULT_SETTINGS

@@ -23,8 +23,8 @@ from push_cost import blocks
 
 from rankd.config import RayConfig
 from rankd.executors import Executor, Work
-from rankd.executors.ray_executor import RayExecutor
-from rankd.executors.ray_link import Target
+from rankd.executors.ray.executor import RayExecutor
+from rankd.executors.ray.link import Target
 from rankd.executors.threads import ThreadExecutor
 from rankd.plan import MeasureConfig
 from rankd.records import Snapshot

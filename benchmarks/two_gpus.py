@@ -30,7 +30,7 @@ from _lose_gpu import WAYS, lose
 from _report import Report
 
 from rankd.executors import Executor, Part, Work
-from rankd.executors.apart import SolverApart, in_processes
+from rankd.executors.apart.solver import SolverApart, in_processes
 from rankd.executors.batches import BatchExecutor
 from rankd.records import Snapshot, Tier
 from rankd.weights import DEFAULT_SETTINGS

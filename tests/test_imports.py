@@ -71,7 +71,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "rankd.supervise",
         "rankd_client.subscriber",
     ),
-    "ray": ("rankd.executors.ray_cluster", "rankd.executors.ray_crew", "rankd.executors.ray_driver"),  # not the daemon
+    "ray": ("rankd.executors.ray.cluster", "rankd.executors.ray.crew", "rankd.executors.ray.driver"),  # not the daemon
     "rankd.stages": ("rankd.composition", "rankd.daemon"),  # one puts them together, the other hands on between them
     "rankd_client": (*CLI, "rankd.sync"),
 }

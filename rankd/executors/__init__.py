@@ -1,10 +1,8 @@
 """Where measuring runs. One contract, a table of names; each entry gives the same numbers.
 
 work.py: what is handed over; solver.py: on one device, and what happens where that fails;
-inline.py, threads.py, batches.py (a GPU): whose thread; apart.py: whose process; devices.py: which device;
-packed.py: works and outcomes for other processes.
-On a Ray cluster: ray_executor.py with ray_link.py, in the daemon; ray_driver.py with ray_cluster.py, ray_crew.py and
-ray_dispatch.py, in a process beside it; ray_actor.py, in the cluster; ray_frames.py: what goes between them.
+inline.py, threads.py, batches.py (a GPU): whose thread; devices.py, scheduling.py: which device takes what;
+apart/: a process for each device; ray/: a cluster's; packed.py: works and outcomes for other processes.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from typing import Protocol
 import torch
 
 from rankd.config import RAY_URL, ServeConfig
-from rankd.executors.apart import make_process_executor
+from rankd.executors.apart.solver import make_process_executor
 from rankd.executors.batches import BatchExecutor
 from rankd.executors.devices import choose_devices
 from rankd.executors.inline import InlineExecutor
@@ -82,7 +80,7 @@ def make_executor(config: ServeConfig, on_fault: Callable[[str, str | None], Non
     """The one that `config` names. ConfigError where it cannot be had."""
     devices = choose_devices(config.device)
     if config.executor == "ray" or config.executor.startswith(RAY_URL):
-        from rankd.executors.ray_executor import make_ray_executor
+        from rankd.executors.ray.executor import make_ray_executor
 
         return make_ray_executor(config, devices, on_fault)
     return EXECUTORS[config.executor](devices, on_fault, settings_of(config.measure))

@@ -1,5 +1,5 @@
 """Measuring on GPUs: a thread each, which takes what waits in batches, and one for what no GPU measures. Here, or in a
-process each (apart.py)."""
+process each (apart/)."""
 
 from __future__ import annotations
 

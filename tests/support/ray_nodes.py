@@ -65,7 +65,7 @@ class RayNodes:
 
     def drivers(self) -> list[int]:
         """Process ids of those that have joined, or are about to."""
-        return processes_with(self._home.name, title="rankd.executors.ray_driver")
+        return processes_with(self._home.name, title="rankd.executors.ray.driver")
 
     def stored_bytes(self) -> tuple[int, int]:
         """In the object stores of all nodes: what was put and is kept; and that with copies, and what is not removed

@@ -17,7 +17,7 @@ from waiting import is_there, until
 from works import CPU, measured, snapshot, untimed, work
 
 from rankd.executors import Part, Work
-from rankd.executors.apart import SolverApart, in_processes, make_rest
+from rankd.executors.apart.solver import SolverApart, in_processes, make_rest
 from rankd.executors.batches import BatchExecutor
 from rankd.executors.work import SCALED_DTYPES
 from rankd.records import Tier
@@ -150,7 +150,7 @@ import sys
 sys.path[:] = {sys.path!r}
 import torch
 from works import CPU, work
-from rankd.executors.apart import SolverApart
+from rankd.executors.apart.solver import SolverApart
 from rankd.weights import DEFAULT_SETTINGS
 
 solver = SolverApart(CPU, print, DEFAULT_SETTINGS)

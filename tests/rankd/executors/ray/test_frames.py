@@ -12,7 +12,7 @@ from works import snapshot
 
 from rankd.executors import Work
 from rankd.executors.packed import Array, describe, work_of
-from rankd.executors.ray_frames import MAX_MESSAGE_BYTES, receive, send
+from rankd.executors.ray.frames import MAX_MESSAGE_BYTES, receive, send
 
 
 def through_a_socket(message: dict[str, object], arrays: list[Array]) -> tuple[dict[str, object], list[Array]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rankd.executors.ray_dispatch import CALLS_PER_WORKER, MAX_DEATHS, Dispatch, Job, Worker
+from rankd.executors.ray.dispatch import CALLS_PER_WORKER, MAX_DEATHS, Dispatch, Job, Worker
 
 MEGABYTE = 1 << 20
 

@@ -1,9 +1,4 @@
-"""Measuring in processes: one for each device, and one for what no device measures, so that no Python waits for
-another, and what breaks a process breaks no other and not the daemon (docs/decisions/0015-process-per-gpu.md).
-
-apart_process.py: the daemon's end of one; apart_child.py: the process; apart_memory.py: what matrices go by;
-apart_frames.py, packed.py: what is said.
-"""
+"""A device's solver that is a process: started, handed batches, and started again when it is gone."""
 
 from __future__ import annotations
 
@@ -17,8 +12,8 @@ from functools import partial
 import torch
 
 from rankd.config import ConfigError
-from rankd.executors.apart_memory import BUFFER_BYTES, in_pieces
-from rankd.executors.apart_process import ApartError, Process
+from rankd.executors.apart.memory import BUFFER_BYTES, in_pieces
+from rankd.executors.apart.process import ApartError, Process
 from rankd.executors.batches import BatchExecutor
 from rankd.executors.solver import CPU, NotHereError, OnChange, Outcome
 from rankd.executors.threads import num_threads

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rankd.executors.apart_frames import MAX_MESSAGE_BYTES, receive, send
+from rankd.executors.apart.frames import MAX_MESSAGE_BYTES, receive, send
 from rankd_client import memfd
 
 

@@ -1,7 +1,7 @@
 """A process that measures on one device for the daemon. It ends with the daemon, however that ends, and when its device
 is lost: a new process has a new CUDA context.
 
-    python -m rankd.executors.apart_child DESCRIPTOR PARENT_PID
+    python -m rankd.executors.apart.child DESCRIPTOR PARENT_PID
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any, NoReturn
 
 import torch
 
-from rankd.executors.apart_frames import receive, send
-from rankd.executors.apart_memory import Mappings
+from rankd.executors.apart.frames import receive, send
+from rankd.executors.apart.memory import Mappings
 from rankd.executors.packed import pack_outcome, settings_from, work_of
 from rankd.executors.solver import Solver
 from rankd.executors.threads import prepare_worker

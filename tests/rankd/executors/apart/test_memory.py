@@ -5,14 +5,14 @@ import pytest
 import torch
 from works import CPU, work
 
-from rankd.executors.apart_memory import ALIGNMENT, Buffer, Mappings, in_pieces
+from rankd.executors.apart.memory import ALIGNMENT, Buffer, Mappings, in_pieces
 
 PAGE = 1 << 20
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rankd.executors.apart_memory.MIN_BUFFER_BYTES", PAGE)
+    monkeypatch.setattr("rankd.executors.apart.memory.MIN_BUFFER_BYTES", PAGE)
 
 
 def array(num_bytes: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:

@@ -16,8 +16,8 @@ import torch
 
 from rankd.config import RAY_URL, ConfigError, RayConfig, ServeConfig
 from rankd.executors.packed import outcome_of
-from rankd.executors.ray_cluster import NO_ANSWER, answers
-from rankd.executors.ray_link import JOIN_SECONDS, Link, LinkError, Target
+from rankd.executors.ray.cluster import NO_ANSWER, answers
+from rankd.executors.ray.link import JOIN_SECONDS, Link, LinkError, Target
 from rankd.executors.solver import CPU, OnChange, Outcome
 from rankd.executors.threads import ThreadExecutor, num_threads
 from rankd.executors.work import Work

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from rankd.executors.apart_frames import receive, send
-from rankd.executors.apart_memory import Buffer
+from rankd.executors.apart.frames import receive, send
+from rankd.executors.apart.memory import Buffer
 from rankd.executors.packed import describe, describe_settings, outcome_of
 from rankd.executors.solver import Outcome
 from rankd.executors.work import Work
@@ -146,7 +146,7 @@ class Process:
 
 def _spawn(descriptor: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "rankd.executors.apart_child", str(descriptor), str(os.getpid())],
+        [sys.executable, "-P", "-m", "rankd.executors.apart.child", str(descriptor), str(os.getpid())],
         stdin=subprocess.DEVNULL,
         stdout=2,  # the daemon's stdout has one line
         pass_fds=[descriptor],

@@ -17,8 +17,8 @@ from works import measured, snapshot, untimed, work
 
 from rankd.config import ConfigError, RayConfig, ServeConfig
 from rankd.executors import Part, Work, make_executor
-from rankd.executors.ray_executor import RayExecutor
-from rankd.executors.ray_link import Target
+from rankd.executors.ray.executor import RayExecutor
+from rankd.executors.ray.link import Target
 from rankd.plan import MeasureConfig
 from rankd.records.measured import TIERS
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rankd.executors.ray_actor import VERSIONS, Worker
-from rankd.executors.ray_cluster import ClusterError, Resources
+from rankd.executors.ray.actor import VERSIONS, Worker
+from rankd.executors.ray.cluster import ClusterError, Resources
 
 log = logging.getLogger("rankd.ray")
 

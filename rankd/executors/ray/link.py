@@ -17,7 +17,7 @@ from typing import Any
 
 from rankd.config import RayConfig
 from rankd.executors.packed import describe
-from rankd.executors.ray_frames import receive, send
+from rankd.executors.ray.frames import receive, send
 from rankd.executors.work import Work
 from rankd.plan import MeasureConfig
 
@@ -145,7 +145,7 @@ def _spawn(descriptor: int, gpus: tuple[int, ...]) -> subprocess.Popen[str]:
     names = [name.strip() for name in shown.split(",")] if shown else []
     environment["CUDA_VISIBLE_DEVICES"] = ",".join(names[gpu] if names else str(gpu) for gpu in gpus)
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "rankd.executors.ray_driver", str(descriptor)],
+        [sys.executable, "-P", "-m", "rankd.executors.ray.driver", str(descriptor)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -1,6 +1,6 @@
 """The Ray driver: a process of the daemon's own, between it and a Ray cluster.
 
-    python -m rankd.executors.ray_driver DESCRIPTOR
+    python -m rankd.executors.ray.driver DESCRIPTOR
 
 The descriptor is a socket of the daemon's. It says first what to join, and is told "joined" or "failed"; then it sends
 works, and is told outcomes, faults of devices, and every few seconds that the cluster is there. A process of its own,
@@ -20,10 +20,10 @@ import threading
 import time
 from typing import Any
 
-from rankd.executors.ray_cluster import ClusterError, joined, resources
-from rankd.executors.ray_crew import Crew, Member
-from rankd.executors.ray_dispatch import Dispatch, Job, Worker
-from rankd.executors.ray_frames import receive, send
+from rankd.executors.ray.cluster import ClusterError, joined, resources
+from rankd.executors.ray.crew import Crew, Member
+from rankd.executors.ray.dispatch import Dispatch, Job, Worker
+from rankd.executors.ray.frames import receive, send
 
 log = logging.getLogger("rankd.ray")
 
