@@ -49,10 +49,14 @@ def costs(setting: Setting, counts: Mapping[Shape, int]) -> dict[Shape, float]:
     most = max(2 * count * rows * cols for (rows, cols), count in counts.items())
     found: dict[Shape, float] = {}
     with daemon_of(setting) as daemon, trainers_of(daemon, setting, megabytes=64 + (most >> 20)) as trainers:
-        for shape, count in [*counts.items()] * 2:
+        # The largest first: where smaller ones came before, a client may find no room for it.
+        largest_first = sorted(counts.items(), key=lambda item: -item[1] * item[0][0] * item[0][1])
+        for shape, count in largest_first * 2:
             load, before = Load(count, shape, wait=True), daemon.used()
             trainers.begin(load)
-            trainers.end(load)
+            ((_, num_queued),) = trainers.end(load)
+            if num_queued != count:
+                raise RuntimeError(f"the client took {num_queued} of {count} matrices of {shape}")
             seconds = since(before, daemon.used()).measuring / count
             found[shape] = min(seconds, found.get(shape, seconds))
     return found
