@@ -72,6 +72,9 @@ bench-spectra: $(BENCHED)  ## the spectral engine on the CPU: cost beside svdval
 	run benchmarks/scaling.py --device cpu --picture docs/scaling-cpu.svg; \
 	if [ -n "$$failed" ]; then echo "make: failed:$$failed" >&2; exit 1; fi
 
+bench-scale: $(INSTALLED)  ## what models of 7 B to 405 B need: measured, fitted, computed; docs/scaling.md; 20 minutes
+	@$(RUN) benchmarks/scale.py --long $(ARGS)
+
 bench-gpu: $(INSTALLED)  ## the spectral engine on a CUDA device: cost beside svdvals, bars, scaling; minutes
 	@failed=; run() { $(RUN) "$$@" || failed="$$failed $$1"; }; \
 	run benchmarks/spectra_gpu.py; \

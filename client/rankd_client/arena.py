@@ -91,16 +91,15 @@ class Arena:
         """Have `wanted_bytes` in all, or as much as `max_bytes` allows; True if a block was allocated.
 
         A block of less than `smallest_bytes` (the largest region that is asked for) would be of no use and is not
-        taken.
+        taken; where none of those that there are is as large, one is, however many bytes there are in all.
         """
         room = self.max_bytes // ALIGNMENT_BYTES * ALIGNMENT_BYTES - self.num_bytes
-        num_bytes = min(max(aligned(wanted_bytes) - self.num_bytes, 0), room)
-        if num_bytes <= 0:
+        num_bytes = max(aligned(wanted_bytes) - self.num_bytes, 0)
+        if num_bytes or all(block.num_bytes < smallest_bytes for block in self.blocks):
+            num_bytes = max(num_bytes, aligned(smallest_bytes))
+        num_bytes = min(num_bytes, room)
+        if num_bytes <= 0 or num_bytes < smallest_bytes:
             return False
-        if num_bytes < smallest_bytes:
-            num_bytes = aligned(smallest_bytes)
-            if num_bytes > room:
-                return False
         self.blocks.append(Block(self.allocate(BLOCK_HEADER_BYTES + num_bytes), num_bytes))
         self.num_bytes += num_bytes
         self.free_bytes += num_bytes

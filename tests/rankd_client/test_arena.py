@@ -66,6 +66,15 @@ def test_a_block_too_small_for_the_largest_region_is_not_taken() -> None:
     assert not Arena(512, allocate).grow(100, smallest_bytes=600)
 
 
+def test_a_region_larger_than_each_block_gets_one_of_its_own() -> None:
+    arena = Arena(4096, allocate)
+    assert arena.grow(512, 256) and arena.grow(1024, 512) and arena.num_bytes == 1024
+    assert arena.reserve(768) is None
+    assert arena.grow(1024, 768) and arena.reserve(768) is not None and arena.num_bytes == 1792
+    assert not arena.grow(1024, 768)  # there is one as large
+    assert not arena.grow(1024, 3000)
+
+
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 700)), max_size=60))
 def test_no_two_regions_overlap_and_nothing_is_lost(actions: list[tuple[bool, int]]) -> None:
     arena = Arena(4096, allocate)
