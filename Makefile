@@ -17,7 +17,7 @@ export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help demo test check bench bench-kills bench-trainers bench-subscribers bench-overload bench-soak bench-fuzz \
-  bench-spectra bench-gpu bench-venv venv clean
+  bench-spectra bench-scale bench-gpu bench-venv venv clean
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
