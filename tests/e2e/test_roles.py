@@ -127,7 +127,8 @@ def test_what_is_reported_is_recorded_once_and_in_order_though_the_daemon_is_kil
         with subscribe(second.url, timeout=WAIT_SECONDS) as live:
             report(client, range(240, 260))
             assert client.flush(WAIT_SECONDS)
-            alerts = list(itertools.islice(live, len(layers)))
+            fired = (alert for alert in live if alert["state"] == "firing")  # one may settle before another falls
+            alerts = list(itertools.islice(fired, len(layers)))
     assert second.stop() == 0
     rows = rows_of(directory / "data", "own")
     assert {layer: [row["step"] for row in rows if row["layer"] == layer] for layer in layers} == {
