@@ -65,7 +65,7 @@ def _describe(row: Mapping[str, Any], share: float, now: float, bound: float) ->
     if every := _number(row, "every_steps"):
         parts.append("a push at most every " + (f"{every:g} steps" if every > 1 else "step"))
     if "share" in row:
-        cost = f"cost {100 * share:.2f} % of the time" + (f", now {100 * now:.2f} %," if now < share else "")
+        cost = f"cost {100 * share:.2f} % of the time" + (f", now {100 * now:.2f} %" if now < share else "")
         parts.append(cost + (f" of at most {100 * bound:g} %" if bound else ""))
     if "num_layers" in row:
         oldest = _number(row, "oldest_steps")

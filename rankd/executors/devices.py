@@ -17,19 +17,19 @@ IDLE_GPU_BYTES = 1 << 30
 def choose_devices(names: str) -> list[torch.device]:
     """`names` is cpu, auto, cuda (all GPUs there are), or cuda:N, several of them with commas between. auto: the CPU
     unless there is a GPU that no other process uses, because memory taken from a trainer's GPU can end the training.
-    ConfigError where cuda:N is not there, or for cuda no GPU."""
+    ConfigError where cuda:N is not there, or no GPU at all."""
     if names == "auto":
         return [next((torch.device("cuda", i) for i in range(torch.cuda.device_count()) if _is_idle(i)), CPU)]
     if names == "cpu":
         return [CPU]
+    if not (count := torch.cuda.device_count()):
+        raise ConfigError(f"device={names!r}: expected GPUs; torch sees none")
     if names == "cuda":
-        if not (count := torch.cuda.device_count()):
-            raise ConfigError("device='cuda': expected a GPU; torch sees none")
         return [torch.device("cuda", place) for place in range(count)]
     # Not by torch.device(name), for which cuda:256 is cuda:0. A GPU that is named twice is one.
     places = dict.fromkeys(int(name.removeprefix("cuda:")) for name in names.split(","))
-    if max(places) >= torch.cuda.device_count():
-        raise ConfigError(f"device={names!r}: expected some of the {torch.cuda.device_count()} GPUs that are there")
+    if max(places) >= count:
+        raise ConfigError(f"device={names!r}: expected some of the {count} GPUs that are there")
     return [torch.device("cuda", place) for place in places]
 
 

@@ -41,7 +41,9 @@ SPARSE = {"push_seconds": 0.0004, "step_seconds": 0.01, "elapsed_seconds": 300.0
 
 def test_the_cost_of_now_counts_where_a_plan_has_mended_what_it_was_before() -> None:
     (finding,) = check_trainers([{**GOOD, **SPARSE}])
-    assert finding.ok and "cost 2.03 % of the time, now 0.50 %, of at most 0.5 %" in finding.text
+    assert finding.ok and "cost 2.03 % of the time, now 0.50 % of at most 0.5 %, 48 layers" in finding.text
+    (finding,) = check_trainers([{**GOOD, **SPARSE, "max_overhead": None}])
+    assert "cost 2.03 % of the time, now 0.50 %, 48 layers" in finding.text, "one comma where there is no bound"
     (finding,) = check_trainers([{**GOOD, **SPARSE, "every_steps": 2, "plan_every_steps": 8}])
     assert finding.ok, "the plan is on its way"
     (finding,) = check_trainers([{**GOOD, **SPARSE, "every_steps": 2}])
