@@ -45,13 +45,20 @@ def test_a_private_ray_is_on_loopback_alone_and_ends_with_its_daemon(
     monkeypatch.setenv("TMPDIR", str(directory))  # where a cluster that runs on this machine is not found
     monkeypatch.setenv("RAY_TMPDIR", str(directory))
     monkeypatch.setenv("HOME", str(directory))  # for Ray's token
+    stale = directory / "rankd-ray-stale"
+    (stale / "r").mkdir(parents=True)  # of a daemon that is not there any more
     daemon = serve("--executor", "ray", "--device", "cpu")
     push(daemon.url, 1, 2)
+    assert not stale.exists()
+    (home,) = directory.glob("rankd-ray-*")
+    assert home.stat().st_mode & 0o077 == 0
+    assert not (directory / ".ray").exists(), "Ray's token"
     ours = [pid for pid in processes_with(f"{directory}/rankd-ray-") if pid != os.getpid()]
     assert len(ours) > 3, "Ray's processes"
     assert {address for pid in ours for address in listening(pid)} == {"127.0.0.1"}
     assert daemon.stop(signum) == (0 if signum == signal.SIGTERM else -signal.SIGKILL)
     until(lambda: not [pid for pid in ours if Path(f"/proc/{pid}/cmdline").exists()])
+    until(lambda: not list(directory.glob("rankd-ray-*")))
 
 
 def listening(pid: int) -> set[str]:

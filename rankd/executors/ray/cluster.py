@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
+import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rankd.config import RAY_URL
@@ -36,10 +38,10 @@ class Resources:
 
 
 @contextlib.contextmanager
-def joined(address: str, num_cores: int, num_gpus: int, store_bytes: int) -> Iterator[str]:
+def joined(address: str, num_cores: int, num_gpus: int, store_bytes: int, directory: str) -> Iterator[str]:
     """A connection to Ray, and to whom: the address ("ray://HOST:PORT", "HOST:PORT"), else the one that RAY_ADDRESS
     names, else the cluster that runs on this host; where there is none, and `num_cores` is not 0, a private one of so
-    many cores, GPUs and bytes, which is gone afterwards. Raises ClusterError."""
+    many cores, GPUs and bytes, in `directory`, which is gone afterwards. Raises ClusterError."""
     import ray
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
@@ -50,10 +52,9 @@ def joined(address: str, num_cores: int, num_gpus: int, store_bytes: int) -> Ite
         elif num_cores:
             found = "local"
             options |= {"num_cpus": num_cores, "num_gpus": num_gpus, "object_store_memory": store_bytes}
-            directory = tempfile.TemporaryDirectory(prefix="rankd-ray-", ignore_cleanup_errors=True)
-            cleanup.enter_context(directory)
+            cleanup.callback(shutil.rmtree, Path(directory).parent, ignore_errors=True)  # the daemon may be gone
             cleanup.callback(ray.shutdown)
-            _start(directory.name, options)
+            _start(directory, options)
         else:
             raise ClusterError("no Ray cluster runs on this host")
         yield found
@@ -97,11 +98,17 @@ def answers(address: str) -> bool:
 
 def _start(directory: str, options: dict[str, Any]) -> None:
     """In a directory of its own, so that nobody else's `ray.init()` finds it; on loopback alone, for which Ray would
-    take this host's address: whoever reaches that would reach its ports."""
+    take this host's address: whoever reaches that would reach its ports. With a token of its own,
+    unless the environment has one."""
     import ray
     from ray._private import services
+    from ray._raylet import Config  # type: ignore[attr-defined]
 
     services.resolve_ip_for_localhost = lambda host: host
+    if not any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray leaves one in ~/.ray that all may read
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    Config.initialize("")  # the environment was read when Ray was imported
     try:
         ray.init("local", include_dashboard=False, _temp_dir=directory, _node_ip_address=LOOPBACK, **options)
     except Exception as error:

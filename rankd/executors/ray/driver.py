@@ -183,13 +183,14 @@ class Driver:
 
 
 def main() -> None:
+    os.umask(0o077)  # before Ray: files of its are for this user alone
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon says when it is over
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     end = socket.socket(fileno=int(sys.argv[1]))
     told, _ = receive(end)
     driver = Driver(end, told)
     try:
-        start = {key: told[key] for key in ("address", "num_cores", "num_gpus", "store_bytes")}
+        start = {key: told[key] for key in ("address", "num_cores", "num_gpus", "store_bytes", "directory")}
         with joined(**start) as address:
             try:
                 driver.run(address)

@@ -18,6 +18,7 @@ from typing import Any
 from rankd.config import RayConfig
 from rankd.executors.packed import describe
 from rankd.executors.ray.frames import receive, send
+from rankd.executors.ray.home import Home
 from rankd.executors.work import Work
 from rankd.plan import MeasureConfig
 
@@ -56,11 +57,16 @@ class Link:
 
     def __init__(self, target: Target, measure: MeasureConfig, limits: RayConfig) -> None:
         self.address, self.num_workers, self.on_gpu, self.max_bytes = "", 1, False, 0
-        self._first_message = _first_message(target, measure, limits)
+        self._home = Home() if target.may_start else None
+        directory = "" if self._home is None else str(self._home.path)
+        self._first_message = {**_first_message(target, measure, limits), "directory": directory}
         self._last_words: deque[str] = deque(maxlen=10)
         self._end, theirs = socket.socketpair()
-        with theirs:
+        with theirs, contextlib.ExitStack() as cleanup:
+            if self._home is not None:
+                cleanup.callback(self._home.remove)
             self._process = _spawn(theirs.fileno(), target.gpus)
+            cleanup.pop_all()
         threading.Thread(target=self._read_stderr, daemon=True).start()
 
     def join(self, seconds: float) -> None:
@@ -110,6 +116,8 @@ class Link:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._end.close()
+        if self._home is not None:
+            self._home.remove()
 
     def _wait_joined(self, until: float) -> dict[str, Any]:
         while (left := until - time.monotonic()) > 0:
