@@ -50,8 +50,8 @@ KINDS: dict[str, Kind] = {
     ),
     "device": Kind(
         "warning",
-        "Measuring goes on, slower, on the GPUs that are left, or on the CPU. With --executor processes the one that "
-        "failed is tried again by itself; else restart the daemon to use it again.",
+        "Measuring goes on, slower, with what is left. With --executor processes what failed is started again by "
+        "itself: if it was for want of memory, give it more. Else restart the daemon to use that GPU again.",
     ),
     "ray": Kind(
         "warning",

@@ -168,9 +168,21 @@ class BatchExecutor:
             self._wake_all()
         lost = [str(lane.device) for lane in self._lanes if lane.solver.is_lost]
         if text is None and lost:
-            text = f"{', '.join(lost)} failed before"
-        goes_on = "" if text is None else f"{text}; measuring goes on on {','.join(map(str, self.devices))}"
+            text = f"{f'{len(lost)} of its processes' if self._is_on_cpu else ', '.join(lost)} failed before"
+        goes_on = "" if text is None else f"{text}; measuring goes on {self._where(len(self._lanes) - len(lost))}"
         self._on_fault(fault, goes_on or None)
+
+    @property
+    def _is_on_cpu(self) -> bool:
+        """Then the lanes are processes, which have no device of their own."""
+        return self._kind == "cpu"
+
+    def _where(self, num_left: int) -> str:
+        if not self._is_on_cpu:
+            return f"on {','.join(map(str, self.devices))}"
+        if not num_left:
+            return "in one that takes its place"
+        return f"in the {num_left} others" if num_left > 1 else "in the other one"
 
     def _run(self, lane: _Lane) -> None:
         prepare_worker()

@@ -134,10 +134,12 @@ class SolverApart:
         first, longest = self._pauses
         lived = time.monotonic() - self._ready_at
         self._pause = first if not was_lost and lived > longest else min(max(first, 2 * self._pause), longest)
-        text = text if text.startswith(f"{self.device} failed") else f"{self.device} failed: {text}"
+        what = "measuring on the CPU" if self.device == CPU else str(self.device)
+        text = text if text.startswith(f"{what} failed") else f"{what} failed: {text}"
         log.error("%s; its process is started again in %.0f s", text, self._pause)
         if not was_lost:
-            self._on_fault("device", f"{text}; it is tried again in {self._pause:.0f} s")
+            again = "started" if self.device == CPU else "tried"
+            self._on_fault("device", f"{text}; it is {again} again in {self._pause:.0f} s")
 
 
 def make_process_executor(devices: Sequence[torch.device], on_fault: OnChange, settings: Settings) -> BatchExecutor:

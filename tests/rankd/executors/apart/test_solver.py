@@ -125,14 +125,30 @@ def test_what_a_killed_process_was_at_is_measured_and_the_process_comes_again(ap
     futures = stopped_with_work(apart)
     os.kill(pid, signal.SIGKILL)
     name, text = apart.told.get(timeout=SECONDS)
-    words = "cpu failed: its process was ended by SIGKILL, perhaps for want of memory; it is tried again in "
-    assert name == "device" and text is not None and text.startswith(words) and text.endswith("goes on on cpu")
+    words = "measuring on the CPU failed: its process was ended by SIGKILL, perhaps for want of memory; "
+    assert name == "device" and text is not None and text.startswith(f"{words}it is started again in ")
+    assert text.endswith("; measuring goes on in one that takes its place")
     for future in futures:
         assert future.result(SECONDS)[-1].reading.metrics["spectral_norm"] == pytest.approx(3)
     assert apart.told.get(timeout=SECONDS) == ("device", None)
     rest, again = apart.rest.pid, process_of(apart)
     assert again not in (pid, rest) and apart.told.empty()
     assert not is_there(pid)
+
+
+def test_where_several_processes_share_a_cpu_the_fault_says_how_many_go_on() -> None:
+    told: SimpleQueue[tuple[str, str | None]] = SimpleQueue()
+    executor = in_processes([CPU, CPU], lambda *of: told.put(of), DEFAULT_SETTINGS, pauses=(60.0, 60.0))
+    solver = executor._lanes[0].solver
+    assert isinstance(solver, SolverApart)
+    until(lambda: solver.is_ready)
+    os.kill(solver.pid or 0, signal.SIGKILL)
+    until(lambda: bool(executor.submit(work(torch.eye(2))).result(SECONDS)) and solver.is_lost)
+    assert str(told.get(timeout=SECONDS)[1]).endswith("it is started again in 60 s; measuring goes on in the other one")
+    executor._tell("device", None)
+    assert told.get() == ("device", "1 of its processes failed before; measuring goes on in the other one")
+    assert executor._where(3) == "in the 3 others"
+    executor.close()
 
 
 def test_that_an_idle_process_was_killed_does_not_count_against_what_is_next(apart: Apart) -> None:
