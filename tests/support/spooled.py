@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from rankd_client.spool.format import Log, Record
@@ -64,6 +65,11 @@ def _read(log: Log, record: Record) -> tuple[int, Chunk, bytes]:
 
 
 def bytes_in(root: Path) -> int:
-    """In sessions: one that is being made has another name yet, and takes it at any moment."""
-    sessions = [path for path in root.glob("*") if not path.suffix]
-    return sum(file.stat().st_size for session in sessions for file in session.glob("*.spool"))
+    """In sessions, while they are written: one that is being made has another name yet, and takes it at any moment, and
+    a file may be thinned out as soon as it was seen."""
+    num_bytes = 0
+    for session in [path for path in root.glob("*") if not path.suffix]:
+        for file in session.glob("*.spool"):
+            with contextlib.suppress(FileNotFoundError):
+                num_bytes += file.stat().st_size
+    return num_bytes
