@@ -33,6 +33,7 @@ class Capacity:
         self._planner = planner
         self._device = device
         self._executor = executor
+        self._num_at_start = planner.num_slots
 
     def describe(self, covers: Callable[[str], bool] = lambda run: True) -> dict[str, Any]:
         """JSON of bounded size, of the runs that `covers` lets somebody see; those come first that lack most.
@@ -53,6 +54,7 @@ class Capacity:
             "device": self._device(),
             "num_cores": len(os.sched_getaffinity(0)),
             "num_slots": self._planner.num_slots,
+            "num_slots_lost": max(0, self._num_at_start - self._planner.num_slots),
             "tier": self._planner.config.tier,
             "window_seconds": WINDOW_SECONDS,
             "num_runs": len(rows),

@@ -165,7 +165,8 @@ def _check_drops(dropped: Any) -> Finding:
 
 def _check_state(state: Mapping[str, Any]) -> Iterator[Finding]:
     if isinstance(capacity := state.get("capacity"), Mapping):
-        yield check_capacity(capacity)
+        namespace = state.get("namespace")
+        yield check_capacity(capacity, namespace if isinstance(namespace, str) else None)
     if "counters" not in state:
         yield ok("fault", "the daemon tells only admins of its faults; ask on its host, or with an admin's key")
         return

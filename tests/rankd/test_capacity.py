@@ -33,6 +33,15 @@ def test_what_each_asks_for_and_what_fairness_leaves_of_it() -> None:
     assert "others" not in told and "others" not in many
 
 
+def test_how_many_slots_were_lost_since_the_start() -> None:
+    slots = [3]
+    planner = Planner(MeasureConfig(), lambda: slots[0], lambda: "cpu", lambda: 0.0, max_layers=100)
+    found = Capacity(Mailbox(1000, 2, Counter()), planner, lambda: "cpu", "processes")
+    for slots[0], lost in ((3, 0), (1, 2), (4, 0)):
+        told = found.describe()
+        assert (told["num_slots"], told["num_slots_lost"]) == (slots[0], lost)
+
+
 def test_what_waits_and_what_became_of_the_rest() -> None:
     now = 0.0
     box = Mailbox(8, 2, Counter(), clock=lambda: now)

@@ -144,6 +144,10 @@ def test_a_clock_apart_drops_and_faults_are_problems() -> None:
     assert (finding.ok, finding.text, finding.advice) == (False, "history: full", "Make room.")
     (finding,) = daemon._check_state({"alerts": []})
     assert finding.ok and "only admins" in finding.text
+    told, _ = daemon._check_state({"namespace": "", "capacity": {"num_slots": 2}})
+    assert "in your namespace" in told.text and "keeps up" not in told.text
+    told, _ = daemon._check_state({"namespace": None, "capacity": {"num_slots": 2}})
+    assert told.text.startswith("measuring keeps up")
 
 
 @pytest.mark.usefixtures("long_patience")
