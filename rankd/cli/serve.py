@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -132,7 +135,8 @@ def _serve(config: ServeConfig) -> None:
 
     async def main() -> bool:
         try:
-            daemon = Daemon(config)
+            with _leaving_when_told():
+                daemon = Daemon(config)
         except KeyFileError as error:  # the keyring is the user's to mend
             raise ConfigError(str(error)) from None
         await daemon.run(announce=lambda ready: print(ready, flush=True))
@@ -151,6 +155,26 @@ def _serve(config: ServeConfig) -> None:
         _exit_now(PROBLEM)
     if not drained:
         _exit_now(0)
+
+
+@contextlib.contextmanager
+def _leaving_when_told() -> Iterator[None]:
+    """SIGTERM and SIGINT before the daemon is there, which may take a minute (joining Ray): the event loop, busy with
+    that, would heed none. Whatever is half built is let go of; a second signal does not disturb that."""
+    signums = (signal.SIGTERM, signal.SIGINT)
+
+    def leave_in_order(signum: int, frame: object) -> NoReturn:
+        for each in signums:
+            signal.signal(each, signal.SIG_IGN)
+        log.info("stopping before it is ready signal=%s", signal.Signals(signum).name)
+        raise SystemExit(0)
+
+    before = {signum: signal.signal(signum, leave_in_order) for signum in signums}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def _exit_now(code: int) -> NoReturn:

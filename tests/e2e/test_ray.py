@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -95,6 +96,31 @@ def test_a_cluster_lost_in_mid_run_is_told_and_measuring_goes_on(serve: Any, mon
         assert not nodes.drivers()
     finally:
         nodes.close()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_signal_ends_joining(directory: Path, signum: int, silent: bool) -> None:
+    """One that never comes to its end, since nobody says a word there; and that of a private Ray, half started."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RANKD_", "RAY_"))}
+    environment = {**kept, "HOME": str(directory), "TMPDIR": str(directory), "RAY_TMPDIR": str(directory)}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        if silent:
+            environment["RAY_ADDRESS"] = f"127.0.0.1:{server.getsockname()[1]}"
+        command = [sys.executable, "-m", "rankd", "serve", "--http", "off", "--url", f"ipc://{directory}/d"]
+        command += ["--executor", "ray", "--device", "cpu", "--data", str(directory / "data")]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as daemon:
+            if silent:
+                for _ in range(2):  # the daemon, which only looks whether somebody is there; then its driver
+                    server.accept()[0].close()
+            else:
+                until(lambda: list(directory.glob("rankd-ray-*/r/session_2*/logs")))
+            daemon.send_signal(signum)
+            out, errors = daemon.communicate(timeout=WAIT_SECONDS)  # joining would take 90 s
+    assert (daemon.returncode, out) == (0, b""), errors
+    assert b"Traceback" not in errors
+    until(lambda: not processes_with(str(directory), title="ray"))
+    assert not list(directory.glob("rankd-ray-*"))
 
 
 def test_a_cluster_that_is_not_there_is_named_at_the_start() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import logging
@@ -71,11 +72,13 @@ class RayExecutor:
         self._link: Link | None = None
         self._joining: Link | None = None
         self._local = ThreadExecutor(CPU, on_fault, settings_of(measure))
-        try:
-            link = self._join(JOIN_SECONDS)
-        except LinkError as error:
-            self._local.close()
-            raise ConfigError(f"executor='ray': {error}") from None
+        with contextlib.ExitStack() as cleanup:
+            cleanup.callback(self._local.close)
+            try:
+                link = self._join(JOIN_SECONDS)
+            except LinkError as error:
+                raise ConfigError(f"executor='ray': {error}") from None
+            cleanup.pop_all()
         self.num_workers = link.num_workers
         self.num_slots = min(MAX_SLOTS, SLOTS_PER_WORKER[link.on_gpu] * link.num_workers)
         log.info("joined address=%s num_workers=%d gpus=%s", link.address, link.num_workers, link.on_gpu)
