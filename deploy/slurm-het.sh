@@ -28,6 +28,10 @@ export RANKD_URL=file://$DISCOVERY                     # read again at each conn
 export RANKD_KEY=${RANKD_KEY:-$HOME/rankd.key}
 export RANKD_RUN=${RANKD_RUN:-$SLURM_JOB_NAME-$SLURM_JOB_ID}
 
+if [ -d "$KEPT/history" ] && [ ! -d "$HISTORY" ]; then # requeued: the run goes on, with its baselines
+  cp -r "$KEPT/history" "$HISTORY"
+fi
+
 # This script runs on the first component's node, hence the daemon does.
 rankd serve --url tcp://0.0.0.0:0 --http off --device cpu --data "$HISTORY" --discovery "$DISCOVERY" &
 DAEMON=$!
@@ -35,7 +39,10 @@ DAEMON=$!
 finish() {
   kill -TERM "$DAEMON" 2>/dev/null || true             # it finishes what it measures, within 20 s
   wait "$DAEMON" || true
-  if [ -d "$HISTORY" ]; then mkdir -p "$KEPT" && cp -r "$HISTORY" "$KEPT/history"; fi
+  [ -d "$HISTORY" ] || return 0                        # it never came up
+  mkdir -p "$KEPT" && rm -rf "$KEPT/history.new"
+  # What is left on this node would be older than what other nodes add.
+  cp -r "$HISTORY" "$KEPT/history.new" && rm -rf "$KEPT/history" && mv "$KEPT/history.new" "$KEPT/history" && rm -rf "$HISTORY"
 }
 trap finish EXIT
 trap 'exit 143' TERM                                   # the batch system wants the nodes back
@@ -48,7 +55,7 @@ socket.create_connection((host, int(port)), timeout=5).close()' "$DISCOVERY"
 }
 
 until is_reached; do
-  if [ "$SECONDS" -ge "$WAIT_SECONDS" ]; then
+  if [ "$SECONDS" -ge "$WAIT_SECONDS" ] || ! kill -0 "$DAEMON" 2>/dev/null; then
     export RANKD_MODE=offline RANKD_SPOOL=$KEPT/spool
     mkdir -p "$KEPT" && mkdir -m 0700 -p "$RANKD_SPOOL"
     echo "no daemon at $DISCOVERY: training spools; afterwards: rankd sync $RANKD_SPOOL --url tcp://HOST:PORT" >&2

@@ -2,7 +2,8 @@
 # A training on nodes that reach no daemon: it spools to a disk that all of its nodes share. Another job, on a node with a
 # route, ships that when this one has ended, however it ended:
 #   job=$(sbatch --parsable deploy/slurm-offline.sh)
-#   sbatch --dependency=afterany:$job --export=ALL,RANKD_URL=tcp://monitor:7777 --wrap "rankd sync $PWD/rankd-spool --delete"
+#   export RANKD_URL=tcp://monitor:7777 RANKD_KEY=~/rankd.key      # for the job that ships; by default it gets your environment
+#   sbatch --dependency=afterany:$job --wrap "rankd sync $PWD/rankd-spool --delete"
 # or while it trains, again and again: rankd sync rankd-spool --url tcp://monitor:7777 --key ~/rankd.key
 #SBATCH --job-name=train
 #SBATCH --nodes=2

@@ -21,6 +21,7 @@ KEPT=$SHARED/rankd-$SLURM_JOB_ID                       # the history between one
 DISCOVERY=$KEPT.json
 # While it is written, the history is on a disk of this node: on a network file system it is refused.
 HISTORY=${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/rankd-$SLURM_JOB_ID
+WAIT_SECONDS=${WAIT_SECONDS:-120}                      # for the daemon, before the training begins without it
 
 export RANKD_URL=file://$DISCOVERY                     # for trainers and `rankd tail`; read again at each connection
 export RANKD_KEY=${RANKD_KEY:-$HOME/rankd.key}
@@ -36,11 +37,28 @@ DAEMON=$!
 finish() {
   kill -TERM "$DAEMON" 2>/dev/null || true             # it finishes what it measures, within 20 s
   wait "$DAEMON" || true
+  [ -d "$HISTORY" ] || return 0                        # it never came up
   rm -rf "$KEPT.new"
-  cp -r "$HISTORY" "$KEPT.new" && rm -rf "$KEPT" && mv "$KEPT.new" "$KEPT"
+  # What is left on this node would be older than what other nodes add.
+  cp -r "$HISTORY" "$KEPT.new" && rm -rf "$KEPT" && mv "$KEPT.new" "$KEPT" && rm -rf "$HISTORY"
 }
 trap finish EXIT
 trap 'exit 143' TERM                                   # the batch system wants the nodes back
+
+is_up() {                                              # the file may be of a daemon that was killed
+  [ -f "$DISCOVERY" ] && python -c '
+import json, socket, sys
+host, port = json.load(open(sys.argv[1]))["push"].removeprefix("tcp://").rsplit(":", 1)
+socket.create_connection((host, int(port)), timeout=5).close()' "$DISCOVERY" 2>/dev/null
+}
+
+until is_up; do                                        # else what a short run pushes first would be lost
+  if [ "$SECONDS" -ge "$WAIT_SECONDS" ] || ! kill -0 "$DAEMON" 2>/dev/null; then
+    echo "no daemon at $DISCOVERY: training begins without it" >&2
+    break
+  fi
+  sleep 1
+done
 
 srun python train.py &                                 # in the background, so that a signal is heard at once
 wait $!

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import yaml
 from rankd.auth import Keyring
 from rankd.cli import app
 from rankd.config import serve_config
+from rankd.store.reader import Reader
 from rankd_client.keys import read_secret
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -166,6 +168,23 @@ def test_ray_has_the_version_of_the_image_and_its_token_reaches_the_daemon() -> 
     assert cluster["spec"]["authOptions"]["mode"] == "token"
 
 
+def test_the_daemon_waits_until_the_head_takes_connections() -> None:
+    _, wait = pods()["daemon"]["spec"]["initContainers"]
+    *python, program = wait["command"]
+    (container,) = pods()["daemon"]["spec"]["containers"]
+    (address,) = [argument for argument in container["args"] if argument.startswith("--executor=ray://")]
+    host, port = address.removeprefix("--executor=ray://").split(":")
+    assert python == ["python", "-c"] and f'("{host}", {port})' in program
+    with socket.socket() as head:
+        head.bind(("127.0.0.1", 0))
+        here = program.replace(f'("{host}", {port})', f"{head.getsockname()}").replace("sleep(2)", "sleep(0.05)")
+        with subprocess.Popen([sys.executable, "-c", here], stdout=subprocess.PIPE, text=True) as waiting:
+            assert waiting.stdout is not None
+            assert "waiting for" in waiting.stdout.readline() and waiting.poll() is None
+            head.listen()
+            assert waiting.wait(60) == 0
+
+
 def mounted(directory: Path, files: list[Path]) -> None:
     """As the kubelet mounts a Secret: links to files that others may read."""
     data = directory / "..2026"
@@ -206,7 +225,7 @@ def test_the_keyring_is_usable_after_the_init_container(tmp_path: Path) -> None:
 TRAINING = """
 import os, sys, torch, rankd_client
 with rankd_client.Client(echo=False, max_overhead=None, strict=True) as client:
-    client.push({"w": torch.randn(8, 8)}, step=1)
+    client.push({"w": torch.randn(8, 8)}, step=int(os.environ.get("STEP", "1")))
     sys.exit(0 if client.flush(60.0) else 3)
 """
 SRUN = """#!/bin/bash
@@ -234,7 +253,7 @@ def job(tmp_path: Path) -> dict[str, str]:
 
 def submit(script: str, job: dict[str, str], **more: str) -> subprocess.CompletedProcess[str]:
     directory = job["SLURM_SUBMIT_DIR"]
-    Path(job["TMPDIR"]).mkdir()
+    Path(job["TMPDIR"]).mkdir(exist_ok=True)
     command = ["bash", str(DEPLOY / script)]
     return subprocess.run(
         command, cwd=directory, env={**job, **more}, capture_output=True, text=True, timeout=120, check=False
@@ -250,18 +269,28 @@ def test_a_training_without_a_daemon_spools(job: dict[str, str], tmp_path: Path)
 
 @pytest.mark.e2e
 @pytest.mark.long
-def test_a_job_of_two_components_is_measured_and_its_history_kept(job: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("script", "kept"), [("slurm-het.sh", "rankd-7/history"), ("slurm.sh", "rankd-7")])
+def test_a_job_that_is_requeued_goes_on_with_its_history(
+    job: dict[str, str], tmp_path: Path, script: str, kept: str
+) -> None:
     command = [sys.executable, "-m", "rankd", "keys", "new", "me", "-o", str(tmp_path / "rankd.key")]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=job)
-    done = submit("slurm-het.sh", job)
-    assert done.returncode == 0, done.stderr
-    runs = [sys.executable, "-m", "rankd", "runs", "--data", str(tmp_path / "rankd-7" / "history"), "--json"]
-    told = subprocess.run(runs, check=True, capture_output=True, text=True, env=job).stdout
-    assert '"train-7"' in told
+    (tmp_path / "rankd-7.json").write_text('{"push": "tcp://127.0.0.1:1"}')  # of a daemon that was killed
+    for step in ("1", "2"):
+        done = submit(script, job, STEP=step)
+        assert done.returncode == 0, done.stderr
+        assert "no daemon" not in done.stderr
+    with Reader(tmp_path / kept) as reader:
+        (run,) = reader.runs()
+        assert [row.step for _, row in reader.measurements(run.name)] == [1, 2]
+    assert not list((tmp_path / kept).glob("history*/")), "one within the other"
 
 
 @pytest.mark.e2e
-def test_where_the_daemon_does_not_come_up_the_job_spools(job: dict[str, str], tmp_path: Path) -> None:
-    done = submit("slurm-het.sh", job, WAIT_SECONDS="0", RANKD_CONFIG=str(tmp_path / "missing.toml"))
+@pytest.mark.parametrize("more", [{"WAIT_SECONDS": "0"}, {}], ids=["in time", "at all"])
+def test_where_the_daemon_does_not_come_up_the_job_spools(
+    job: dict[str, str], tmp_path: Path, more: dict[str, str]
+) -> None:
+    done = submit("slurm-het.sh", job, RANKD_CONFIG=str(tmp_path / "missing.toml"), **more)
     assert done.returncode == 0 and "rankd sync" in done.stderr, done.stderr
     assert list((tmp_path / "rankd-7" / "spool").glob("*/*.spool"))
