@@ -65,7 +65,8 @@ def _measuring(fit: Fit) -> Iterator[str]:
     copying = short(MODELS[0].num_bytes / ASSUMED_COPY_BYTES_PER_SECOND)
     yield "In brackets: core-seconds and H100-seconds of one look. – : a single matrix takes longer than the interval."
     yield f"† measured earlier on one H100, and {copying} s for copies to it, which are guessed; the other H100 figures"
-    yield "are computed from those."
+    yield "are computed from those. 16 slots = 32 cores of a daemon with threads = 16 Ray workers, of a core each."
+    yield "405 B has matrices of over `max_layer_bytes` (1 GiB), refused until that and `max_mailbox_bytes` are 2 GiB."
 
 
 def _one(need: Measuring) -> str:
