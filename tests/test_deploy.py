@@ -228,6 +228,12 @@ with rankd_client.Client(echo=False, max_overhead=None, strict=True) as client:
     client.push({"w": torch.randn(8, 8)}, step=int(os.environ.get("STEP", "1")))
     sys.exit(0 if client.flush(60.0) else 3)
 """
+WHERE_THE_DAEMON_IS_UP = """
+import json, os, socket
+with open(os.environ["RANKD_URL"].removeprefix("file://")) as file:
+    host, port = json.load(file)["push"].removeprefix("tcp://").rsplit(":", 1)
+socket.create_connection((host, int(port)), timeout=60).close()
+"""
 SRUN = """#!/bin/bash
 while [[ "$1" == --* ]]; do shift; done
 exec "$@"
@@ -276,6 +282,7 @@ def test_a_job_that_is_requeued_goes_on_with_its_history(
     command = [sys.executable, "-m", "rankd", "keys", "new", "me", "-o", str(tmp_path / "rankd.key")]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=job)
     (tmp_path / "rankd-7.json").write_text('{"push": "tcp://127.0.0.1:1"}')  # of a daemon that was killed
+    (tmp_path / "train.py").write_text(WHERE_THE_DAEMON_IS_UP + TRAINING)
     for step in ("1", "2"):
         done = submit(script, job, STEP=step)
         assert done.returncode == 0, done.stderr
