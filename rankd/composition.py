@@ -70,7 +70,7 @@ class Composition:
     def _build_ends(self, cleanup: contextlib.ExitStack) -> None:
         """What the daemon computes with, and where it listens."""
         config = self.config
-        self.executor = make_executor(config, self._fault_from_thread)
+        self.executor = make_executor(config, self._fault_from_thread, self._count_from_thread)
         cleanup.callback(self.executor.close)
         self.sockets = Sockets(config, self.authority, self.counters, self._fault_from_thread)
         cleanup.callback(self.sockets.close)
@@ -140,6 +140,9 @@ class Composition:
 
     def _fault_from_thread(self, name: str, text: str | None) -> None:
         self.crossing.call(self.fault, name, text)
+
+    def _count_from_thread(self, name: str) -> None:
+        self.crossing.call(self.counters.update, (name,))
 
     def _unread(self, text: str) -> None:
         self.fault("history_unread", f"the history cannot be read: {text}")

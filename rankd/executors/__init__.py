@@ -76,11 +76,14 @@ EXECUTORS: dict[str, Callable[[Sequence[torch.device], OnChange, Settings], Exec
 """Those of this host alone."""
 
 
-def make_executor(config: ServeConfig, on_fault: Callable[[str, str | None], None]) -> Executor:
-    """The one that `config` names. ConfigError where it cannot be had."""
+def make_executor(
+    config: ServeConfig, on_fault: Callable[[str, str | None], None], count: Callable[[str], None] = lambda name: None
+) -> Executor:
+    """The one that `config` names, which calls `on_fault` and `count` (what a counter of that name counts) from
+    threads of its own. ConfigError where it cannot be had."""
     devices = choose_devices(config.device)
     if config.executor == "ray" or config.executor.startswith(RAY_URL):
         from rankd.executors.ray.executor import make_ray_executor
 
-        return make_ray_executor(config, devices, on_fault)
+        return make_ray_executor(config, devices, on_fault, count)
     return EXECUTORS[config.executor](devices, on_fault, settings_of(config.measure))

@@ -22,6 +22,11 @@ NO_ANSWER = f"{{}} does not answer: nobody takes a connection there within {ANSW
 
 LOOPBACK = "127.0.0.1"
 
+AUTO, LOCAL = "auto", "local"
+"""Values of Ray's own for RAY_ADDRESS: the cluster that runs on this host, a private one."""
+
+CLIENT_PORT = "it has to be the port of Ray's client server, 10001 unless told otherwise, not that of GCS, 6379"
+
 
 class ClusterError(Exception):
     """There is no cluster to be had; the words say why."""
@@ -39,18 +44,21 @@ class Resources:
 
 @contextlib.contextmanager
 def joined(address: str, num_cores: int, num_gpus: int, store_bytes: int, directory: str) -> Iterator[str]:
-    """A connection to Ray, and to whom: the address ("ray://HOST:PORT", "HOST:PORT"), else the one that RAY_ADDRESS
-    names, else the cluster that runs on this host; where there is none, and `num_cores` is not 0, a private one of so
-    many cores, GPUs and bytes, in `directory`, which is gone afterwards. Raises ClusterError."""
-    import ray
-
+    """A connection to Ray, and to whom: the address ("ray://HOST:PORT", "HOST:PORT", AUTO, LOCAL), else the one that
+    RAY_ADDRESS names, else the cluster that runs on this host; where there is none, and `num_cores` is not 0, a private
+    one of so many cores, GPUs and bytes, in `directory`, which is gone afterwards. Raises ClusterError."""
+    ray = _imported()
+    address = address or os.environ.get("RAY_ADDRESS", "")
+    if address in (AUTO, LOCAL):
+        os.environ.pop("RAY_ADDRESS", None)  # we say which one that is
+    running = "" if address == LOCAL else _running_here()
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     with contextlib.ExitStack() as cleanup:
-        if found := address or os.environ.get("RAY_ADDRESS") or _running_here():
+        if found := running if address in ("", AUTO, LOCAL) else address:
             cleanup.callback(ray.shutdown)
-            _join(found, "auto" if found == _running_here() else found, options)
-        elif num_cores:
-            found = "local"
+            _join(found, AUTO if found == running else found, options)
+        elif num_cores and address != AUTO:
+            found = LOCAL
             options |= {"num_cpus": num_cores, "num_gpus": num_gpus, "object_store_memory": store_bytes}
             cleanup.callback(shutil.rmtree, Path(directory).parent, ignore_errors=True)  # the daemon may be gone
             cleanup.callback(ray.shutdown)
@@ -58,6 +66,14 @@ def joined(address: str, num_cores: int, num_gpus: int, store_bytes: int, direct
         else:
             raise ClusterError("no Ray cluster runs on this host")
         yield found
+
+
+def _imported() -> Any:
+    try:
+        import ray
+    except Exception as error:  # whatever a broken installation raises
+        raise ClusterError(f"ray cannot be imported: {error}") from error
+    return ray
 
 
 def _running_here() -> str:
@@ -83,7 +99,8 @@ def _join(found: str, asked: str, options: dict[str, Any]) -> None:
     try:
         ray.init(asked, **options)
     except Exception as error:
-        raise ClusterError(f"{found} cannot be joined: {error}") from error
+        hint = f" ({CLIENT_PORT})" if found.startswith(RAY_URL) else ""
+        raise ClusterError(f"{found} cannot be joined{hint}: {error}") from error
 
 
 def answers(address: str) -> bool:
@@ -110,7 +127,7 @@ def _start(directory: str, options: dict[str, Any]) -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     Config.initialize("")  # the environment was read when Ray was imported
     try:
-        ray.init("local", include_dashboard=False, _temp_dir=directory, _node_ip_address=LOOPBACK, **options)
+        ray.init(LOCAL, include_dashboard=False, _temp_dir=directory, _node_ip_address=LOOPBACK, **options)
     except Exception as error:
         raise ClusterError(f"Ray does not start: {error}") from error
     (node,) = _nodes()

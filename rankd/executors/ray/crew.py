@@ -23,6 +23,8 @@ class Member:
 
     actor: Any
     has_measured: bool = False
+    host: str = ""
+    pid: int = 0
 
 
 class Crew:
@@ -65,6 +67,7 @@ class Crew:
         """It is there. ClusterError where it would give other numbers than this host."""
         if told["versions"] != VERSIONS:
             raise ClusterError(f"{told['host']} has {told['versions']}; expected what this host has, {VERSIONS}")
+        member.host, member.pid = str(told["host"]), int(told["pid"])
         log.info("worker host=%s pid=%d", told["host"], told["pid"])
 
     def measured(self, member: Member) -> None:

@@ -103,6 +103,7 @@ class Driver:
         from ray.exceptions import RayActorError
 
         if worker in self._ready and isinstance(future.exception(), RayActorError):
+            self._tell_lost(worker)
             self._lose(worker)
 
     def _on_job(self, job: Job) -> None:
@@ -128,7 +129,7 @@ class Driver:
         """Before there is any worker that is a reason not to start."""
         if not self._told_joined:
             raise error
-        log.warning("worker refused: %s", error)
+        self._tell("lost", text=str(error).partition("\n")[0])
         self._crew.lose(member)
 
     def _hand_out(self) -> None:
@@ -156,8 +157,8 @@ class Driver:
             return
         try:
             outcomes, faults = future.result()
-        except RayActorError as error:
-            log.warning("worker lost: %s", str(error).partition("\n")[0])
+        except RayActorError:
+            self._tell_lost(worker)
             self._lose(worker)
             return
         self._crew.measured(self._ready[worker])
@@ -168,6 +169,10 @@ class Driver:
         if faults:  # a process cannot use a GPU again that it lost; another one may
             self._tell("fault", text=faults[0])
             self._lose(worker)
+
+    def _tell_lost(self, worker: Worker) -> None:
+        member = self._ready[worker]
+        self._tell("lost", text=f"host={member.host} pid={member.pid} num_calls={len(worker.calls)}")
 
     def _lose(self, worker: Worker) -> None:
         member = self._ready.pop(worker)
@@ -194,8 +199,10 @@ def main() -> None:
         with joined(**start) as address:
             try:
                 driver.run(address)
-            except Exception as error:  # said before leaving, which may take its time
+            except ClusterError as error:  # said before leaving, which may take its time
                 _fail(end, error)
+            except Exception as error:  # Ray's, which tells of one actor or call
+                _fail(end, ClusterError(f"the cluster does not answer: {error}"))
     except Exception as error:
         _fail(end, error)
 

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
@@ -17,7 +17,8 @@ import torch
 
 from rankd.config import RAY_URL, ConfigError, RayConfig, ServeConfig
 from rankd.executors.packed import outcome_of
-from rankd.executors.ray.cluster import NO_ANSWER, answers
+from rankd.executors.ray.cluster import AUTO, LOCAL, NO_ANSWER, answers
+from rankd.executors.ray.deaths import Deaths
 from rankd.executors.ray.link import JOIN_SECONDS, Link, LinkError, Target
 from rankd.executors.solver import CPU, OnChange, Outcome
 from rankd.executors.threads import ThreadExecutor, num_threads
@@ -35,6 +36,9 @@ MAX_SLOTS = 256
 
 RETRY_SECONDS = (15.0, 300.0)
 """Until the first new try to join, and between later ones at most; it doubles in between."""
+
+
+_PLACES = {"": "what is found here, else a private one", AUTO: "the cluster on this host", LOCAL: "a private one"}
 
 
 @dataclass(slots=True, eq=False)
@@ -58,9 +62,11 @@ class RayExecutor:
         limits: RayConfig,
         on_fault: OnChange,
         retry_seconds: tuple[float, float] = RETRY_SECONDS,
+        count: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._target, self._measure, self._limits = target, measure, limits
         self._on_fault = on_fault
+        self._deaths = Deaths(count)
         self._retry_seconds = retry_seconds
         self._changed = threading.Condition()
         self._closed = threading.Event()
@@ -74,10 +80,11 @@ class RayExecutor:
         self._local = ThreadExecutor(CPU, on_fault, settings_of(measure))
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(self._local.close)
+            log.info("joining Ray at %s, up to %.0f s", _PLACES.get(target.address, target.address), JOIN_SECONDS)
             try:
                 link = self._join(JOIN_SECONDS)
             except LinkError as error:
-                raise ConfigError(f"executor='ray': {error}") from None
+                raise ConfigError(f"{target.source}: {error}") from None
             cleanup.pop_all()
         self.num_workers = link.num_workers
         self.num_slots = min(MAX_SLOTS, SLOTS_PER_WORKER[link.on_gpu] * link.num_workers)
@@ -133,7 +140,7 @@ class RayExecutor:
         except BaseException:
             link.close()
             raise
-        if link.address != "local":  # a private one instead would be no better than this host's own cores
+        if link.address != LOCAL:  # a private one instead would be no better than this host's own cores
             self._target = replace(self._target, may_start=False)
         return link
 
@@ -174,6 +181,8 @@ class RayExecutor:
                     self._settle(link, told["number"], outcome_of(told["packed"]))
                 elif told["kind"] == "back":
                     self._take_back(link, told["number"])
+                elif told["kind"] == "lost":
+                    self._deaths(str(told["text"]))
                 elif told["kind"] == "fault":
                     self._on_fault("ray_worker", f"a worker of the Ray cluster lost its GPU: {told['text']}")
         except LinkError as error:
@@ -256,14 +265,20 @@ def _settle(future: Future[list[Part]], outcome: Outcome) -> None:
         future.set_result(outcome)
 
 
-def make_ray_executor(config: ServeConfig, devices: Sequence[torch.device], on_fault: OnChange) -> RayExecutor:
+def make_ray_executor(
+    config: ServeConfig, devices: Sequence[torch.device], on_fault: OnChange, count: Callable[[str], None]
+) -> RayExecutor:
     """`devices`: what a private Ray gets, where one is started here. ConfigError where there is no Ray."""
     for module, package in (("ray", "ray"), ("grpc", "grpcio")):
         if importlib.util.find_spec(module) is None:
             raise ConfigError(f"executor={config.executor!r}: expected the package {package}: pip install 'rankd[ray]'")
     gpus = tuple(device.index or 0 for device in devices if device.type == "cuda")
     address = config.executor if config.executor.startswith(RAY_URL) else os.environ.get("RAY_ADDRESS", "")
-    if address and not answers(address.removeprefix(RAY_URL)):  # before a driver takes its seconds to start
-        raise ConfigError(f"executor={config.executor!r}: {NO_ANSWER.format(address)}")
-    target = Target(address, not address, num_threads(), gpus, use_gpus=config.device != "cpu")
-    return RayExecutor(target, config.measure, config.ray, on_fault)
+    source = f"executor={config.executor!r}"
+    if address != config.executor and address:
+        source += f", RAY_ADDRESS={address!r}"
+    if address not in _PLACES and not answers(address.removeprefix(RAY_URL)):  # before a driver takes its seconds
+        raise ConfigError(f"{source}: {NO_ANSWER.format(address)}")
+    use_gpus = config.device != "cpu"
+    target = Target(address, address in ("", LOCAL), num_threads(), gpus, use_gpus, source)
+    return RayExecutor(target, config.measure, config.ray, on_fault, count=count)

@@ -42,13 +42,14 @@ class LinkError(Exception):
 @dataclass(frozen=True, slots=True)
 class Target:
     """What to join. `address`: "ray://HOST:PORT", "HOST:PORT", or "" for whatever is found. `may_start`: a private Ray
-    of so many cores, on these GPUs, where nothing is found."""
+    of so many cores, on these GPUs, where nothing is found. `source`: whose setting that is, for errors."""
 
     address: str
     may_start: bool
     num_cores: int
     gpus: tuple[int, ...]
     use_gpus: bool
+    source: str = "executor='ray'"
 
 
 class Link:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from works import measured, snapshot, untimed, work
 
 from rankd.config import ConfigError, RayConfig, ServeConfig
 from rankd.executors import Part, Work, make_executor
+from rankd.executors.ray.deaths import COUNTER
 from rankd.executors.ray.executor import RayExecutor
 from rankd.executors.ray.link import Target
 from rankd.plan import MeasureConfig
@@ -66,10 +68,14 @@ def told() -> Told:
 
 
 @pytest.fixture(scope="module")
-def ray(nodes: RayNodes, told: Told) -> Iterator[RayExecutor]:
-    executor = RayExecutor(
-        ANYWHERE, MeasureConfig(), RayConfig(MAX_BYTES, max_workers=3), told, retry_seconds=(0.1, 1.0)
-    )
+def counted() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def ray(nodes: RayNodes, told: Told, counted: list[str]) -> Iterator[RayExecutor]:
+    limits = RayConfig(MAX_BYTES, max_workers=3)
+    executor = RayExecutor(ANYWHERE, MeasureConfig(), limits, told, retry_seconds=(0.1, 1.0), count=counted.append)
     yield executor
     executor.close()
     until(lambda: not nodes.workers())
@@ -102,13 +108,17 @@ def test_the_same_numbers_as_here(ray: RayExecutor) -> None:
     assert (ray.num_workers, ray.num_slots, ray.device) == (3, 12, torch.device("cpu"))
 
 
-def test_a_worker_killed_in_mid_job_costs_nothing(ray: RayExecutor, nodes: RayNodes) -> None:
+def test_a_worker_killed_in_mid_job_costs_nothing_and_is_counted(
+    ray: RayExecutor, nodes: RayNodes, counted: list[str]
+) -> None:
     items = [long_work(f"long{number}") for number in range(4)]
     futures = submit(ray, items)
     until(lambda: nodes.workers(at_work=True))
+    before = len(counted)
     os.kill(nodes.workers(at_work=True)[0], signal.SIGKILL)
     assert_measured(futures, items)
     until(lambda: len(nodes.workers()) == 3)
+    until(lambda: counted[before:] == [COUNTER])
 
 
 def test_a_node_lost_in_mid_job_costs_nothing(ray: RayExecutor, nodes: RayNodes) -> None:
@@ -225,8 +235,36 @@ def test_who_does_not_answer_is_named(
     executor: str, address: str, words: str, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(ConfigError, match=f"executor='{executor}': {words}"):
+    source = f"executor='{executor}'" + (f", RAY_ADDRESS='{address}'" if address else "")
+    with pytest.raises(ConfigError, match=f"^{source}: {words}"):
         make_executor(config(executor), told)
+
+
+def test_rays_own_word_for_the_cluster_of_this_host(
+    told: Told, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # where none is found
+    with pytest.raises(ConfigError, match=r"^executor='ray', RAY_ADDRESS='auto': no Ray cluster runs on this host"):
+        make_executor(config("ray"), told)
+
+
+def test_a_port_that_is_not_the_client_servers_is_told(
+    nodes: RayNodes, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("INITIAL", "MAX"):  # of three tries; else it takes half a minute
+        monkeypatch.setenv(f"RAY_CLIENT_{name}_CONNECTION_TIMEOUT_S", "1")
+    url = f"ray://{nodes.address}"
+    with pytest.raises(ConfigError, match=f"^executor='{url}': {url} cannot be joined .*10001"):
+        make_executor(config(url), told)
+
+
+def test_a_broken_ray_is_named(told: Told, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "ray.py").write_text("raise RuntimeError('half of it is missing')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ConfigError, match=r"^executor='ray': ray cannot be imported: half of it is missing"):
+        make_executor(config("ray"), told)
 
 
 @pytest.mark.parametrize("module", ["ray", "grpc"])
