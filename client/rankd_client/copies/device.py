@@ -137,7 +137,7 @@ class DeviceCopier:
         """The same for all that lies side by side; `knows` has said that it was copied before."""
         recipe, layout = self._known[lot.layout.ids], lot.layout
         keeps: list[object] = [self._memory, layout]
-        self._aside(lambda: recipe.follow_side_by_side(lot.region, layout.regions(lot.region)), keeps)
+        self._aside(lambda: recipe.follow_side_by_side(lot.region, layout.regions(lot.region), keeps), keeps)
         return self.newest
 
     def knows(self, ids: tuple[int, ...]) -> bool:
@@ -167,7 +167,7 @@ class DeviceCopier:
         is done again."""
         key = ids_of([item for item, _ in targets])
         if (recipe := self._known.get(key)) is not None and not has_modes():
-            recipe.follow([region for _, region in targets])
+            recipe.follow([region for _, region in targets], keeps)
             return [None] * len(targets)
         flags = self._take_flags(sum(_is_half(item) for item, _ in targets))
         with plain_torch():
@@ -178,7 +178,7 @@ class DeviceCopier:
             }
             plain = [target for target in targets if not _is_special(target[0])]
             recipe = Recipe(self._staging, [(item.dtype, item.tensor) for item, _ in plain])
-            recipe.follow([region for _, region in plain])
+            recipe.follow([region for _, region in plain], keeps)
             if self._halves:
                 span = slice(self._halves.start, self._halves.stop)
                 self._host_flags[span].copy_(self._flags[span], non_blocking=True)
@@ -206,7 +206,7 @@ class DeviceCopier:
                 self._halves = range(min(flag, self._halves.start), flag + 1) if self._halves else range(flag, flag + 1)
                 return flag
             else:
-                Recipe(self._staging, [(item.dtype, source)]).follow([region])
+                Recipe(self._staging, [(item.dtype, source)]).follow([region], [])
         except Exception as error:
             return error
         return None

@@ -39,7 +39,8 @@ class Round:
 class Recipe:
     """How some tensors go through the staging piece (uint8, on the GPU), in rounds. It can be followed again while they
     are the same, whatever regions they go to: that is a fifth of the work. It holds the tensors themselves and no views
-    of them: a model that is moved off the GPU takes its memory along."""
+    of them: a model that is moved off the GPU takes its memory along, once what is being copied of it is not kept any
+    more."""
 
     def __init__(self, staging: torch.Tensor, sources: Sequence[tuple[str, torch.Tensor]]) -> None:
         """`sources`: each tensor, and the dtype in which it travels."""
@@ -51,30 +52,34 @@ class Recipe:
         for index, (dtype, source) in enumerate(sources):
             self._add(index, dtype, source)
 
-    def follow(self, regions: Sequence[Region]) -> None:
-        """Begin to copy each tensor into its region, on the current stream."""
-        self._run([self._views(each.parts, regions) for each in self._rounds])
+    def follow(self, regions: Sequence[Region], keeps: list[object]) -> None:
+        """Begin to copy each tensor into its region, on the current stream. What is put into `keeps` has to live until
+        that is done: a tensor may be given other memory meanwhile, and what it had go to somebody else."""
+        self._run([self._views(each.parts, regions) for each in self._rounds], keeps)
 
-    def follow_side_by_side(self, whole: Region, regions: Sequence[Region]) -> None:
+    def follow_side_by_side(self, whole: Region, regions: Sequence[Region], keeps: list[object]) -> None:
         """`regions` lie in `whole`, one behind another. Where they lay there before, hardly anything is done anew."""
         place = whole.block, whole.start
         if (laid := self._laid.get(place)) is None:
             if len(self._laid) >= MAX_LAID:
                 self._laid.clear()
             laid = self._laid[place] = [self._views(each.parts, regions) for each in self._rounds]
-        self._run(laid)
+        self._run(laid, keeps)
 
-    def _run(self, copies: Sequence[Views]) -> None:
+    def _run(self, copies: Sequence[Views], keeps: list[object]) -> None:
         import torch
 
-        with torch.no_grad():
-            for each, (targets, sources) in zip(self._rounds, copies, strict=True):
-                for cast, plain in each.casts.values():
-                    torch._foreach_copy_(cast, plain)
-                for target, source, number, max_elements in each.cuts:
-                    target.copy_(next(islice(pieces(source, max_elements), number, None)))
-                if targets:
-                    torch._foreach_copy_(targets, sources, non_blocking=True)
+        for each, (targets, sources) in zip(self._rounds, copies, strict=True):
+            for cast, plain in each.casts.values():
+                views = [tensor.detach() for tensor in plain]
+                keeps.append(views)
+                torch._foreach_copy_(cast, views)
+            for target, source, number, max_elements in each.cuts:
+                piece = next(islice(pieces(source.detach(), max_elements), number, None))
+                keeps.append(piece)
+                target.copy_(piece)
+            if targets:
+                torch._foreach_copy_(targets, sources, non_blocking=True)
 
     def _views(self, parts: Sequence[Part], regions: Sequence[Region]) -> Views:
         """Of the arena and of the staging piece, by which a round's parts leave it."""

@@ -40,7 +40,7 @@ def test_each_tensor_arrives_whole_and_again_with_new_values(dtype: str) -> None
     as_dtype: torch.dtype = getattr(torch, dtype)
     for _ in range(2):
         regions = regions_of(sources, as_dtype.itemsize)
-        recipe.follow(regions)
+        recipe.follow(regions, [])
         for source, region in zip(sources, regions, strict=True):
             wanted = source.detach().to(as_dtype).contiguous().view(-1).view(torch.uint8).numpy().tobytes()
             assert bytes(region.view) == wanted
@@ -55,7 +55,7 @@ def test_memory_that_a_model_has_left_is_not_kept() -> None:
     """As by model.to("cpu"), which leaves each parameter the same object."""
     sources = parameters()
     recipe = Recipe(torch.empty(STAGING_BYTES, dtype=torch.uint8), [("bfloat16", source) for source in sources])
-    recipe.follow(regions_of(sources, 2))
+    recipe.follow(regions_of(sources, 2), [])
     left = []
     for source in sources:
         array = source.detach().clone().numpy()
@@ -63,9 +63,11 @@ def test_memory_that_a_model_has_left_is_not_kept() -> None:
         left.append(weakref.ref(array))
         del array
     recipe = Recipe(torch.empty(STAGING_BYTES, dtype=torch.uint8), [("bfloat16", source) for source in sources])
-    recipe.follow(regions_of(sources, 2))
-    assert all(reference() is not None for reference in left)
+    keeps: list[object] = []
+    recipe.follow(regions_of(sources, 2), keeps)
     for source in sources:
         source.data = torch.zeros(1)
+    assert all(reference() is not None for reference in left)  # on a GPU they are still being copied
+    keeps.clear()
     assert all(reference() is None for reference in left)
     del recipe
