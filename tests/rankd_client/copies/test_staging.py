@@ -11,6 +11,8 @@ import torch
 from rankd_client.arena import Arena, Region
 from rankd_client.copies import allocate
 from rankd_client.copies.staging import Recipe
+from rankd_client.lots import Layout
+from rankd_client.watch import Selection, watch
 
 STAGING_BYTES = 4096
 SHAPES = ((16, 16), (3, 5), (300, 64), (7, 7), (2, 1500), (1, 1), (40, 40))
@@ -71,3 +73,25 @@ def test_memory_that_a_model_has_left_is_not_kept() -> None:
     keeps.clear()
     assert all(reference() is None for reference in left)
     del recipe
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_lot_is_the_same_as_one_by_one(dtype: str) -> None:
+    model = {f"w{place}": parameter for place, parameter in enumerate(parameters())}
+    items, _ = watch(model, Selection(dtype))
+    assert [item.tensor for item in items] == list(model.values())  # themselves, whose memory may be another one's soon
+    layout = Layout(items)
+    recipe = Recipe(torch.empty(STAGING_BYTES, dtype=torch.uint8), [(item.dtype, item.tensor) for item in items])
+    arena = Arena(2 * layout.num_bytes, allocate)
+    arena.grow(2 * layout.num_bytes)
+    wholes = [whole for _ in range(2) if (whole := arena.reserve(layout.num_bytes)) is not None]
+    assert len(wholes) == 2
+    for whole in (*wholes, *wholes):
+        regions = layout.regions(whole)
+        recipe.follow_side_by_side(whole, regions, [])
+        for item, region in zip(items, regions, strict=True):
+            wanted = item.values().to(getattr(torch, dtype)).contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+            assert bytes(region.view) == wanted
+        with torch.no_grad():
+            for parameter in model.values():
+                parameter.mul_(-3)
