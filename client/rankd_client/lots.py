@@ -20,7 +20,7 @@ def ids_of(items: Sequence[Watched]) -> tuple[int, ...]:
 
 
 class Layout:
-    """Tensors side by side, each from a multiple of the alignment on. `num_bytes`: of all."""
+    """Tensors side by side, each from a multiple of the alignment on. `num_bytes`: of all, with what aligns them."""
 
     def __init__(self, items: Sequence[Watched]) -> None:
         self.items = tuple(items)
@@ -60,10 +60,7 @@ class Lot:
 
     def held(self) -> bool:
         """Whether a GPU may still write to it."""
-        return not self.arrived()
-
-    def arrived(self) -> bool:
-        return self.arrival is None or self.arrival.done
+        return self.arrival is not None and not self.arrival.done
 
     def unpack(self) -> Iterator[tuple[Key, Snapshot]]:
         """Each by itself."""
