@@ -28,6 +28,8 @@ class Outbox:
     def __init__(self, arena: Arena) -> None:
         self.arena = arena
         self.num_replaced = 0
+        self.num_waiting = 0
+        """Threads, until all is settled."""
         self.right_of_way = RightOfWay()
         self._changed = threading.Condition()
         self._orders = count()
@@ -211,7 +213,11 @@ class Outbox:
 
     def wait_settled(self, timeout_seconds: float) -> bool:
         with self._changed:
-            return self._changed.wait_for(lambda: self.settled, timeout_seconds)
+            self.num_waiting += 1
+            try:
+                return self._changed.wait_for(lambda: self.settled, timeout_seconds)
+            finally:
+                self.num_waiting -= 1
 
     # Under the lock ------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,10 @@ _RELEASE_POLL_SECONDS = 0.05
 _FAULT_SECONDS = 0.1
 """After a fault of ours: one that comes again before the poll would otherwise keep a core busy."""
 
+_GATHER_SECONDS = 0.025
+"""A daemon answers each layer by itself, twice. Where nobody waits for the answers they are taken together: each time
+that this thread wakes costs a training that its host bounds as much as taking several answers does."""
+
 _ARRIVAL_POLL_SECONDS = 0.005
 """A GPU's copies take some milliseconds; this thread must not ask CUDA, only look at memory."""
 
@@ -126,10 +130,18 @@ class Link(OutletThread):
         if self._finished():
             return
         seconds = self._next_deadline() - time.monotonic()
-        if talk.dealer.wait(self._waker.fd, talk.awaits_writing, seconds, talk.lender.fd):
+        woken = talk.dealer.wait(self._waker.fd, talk.awaits_writing, seconds, talk.lender.fd)
+        if not woken and self._may_gather():
+            woken = self._waker.wait(_GATHER_SECONDS)
+        if woken:
             self._waker.clear()
         talk.receive()
         self._outbox.purge()
+
+    def _may_gather(self) -> bool:
+        """Whether nothing is left to send, for which an answer may have to come first, and nobody waits for the end."""
+        outbox = self._outbox
+        return self.connected and self._stop_at is None and outbox.num_unsent == 0 and outbox.num_waiting == 0
 
     def _finished(self) -> bool:
         if self._stop_at is None:

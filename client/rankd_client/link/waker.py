@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 from contextlib import suppress
 
@@ -21,6 +22,12 @@ class Waker:
     def wake(self) -> None:
         with suppress(OSError):  # full: it is awake; closed: it has ended
             self._write.send(b"\0")
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep for so long, or until somebody wakes; whether that is it."""
+        poller = select.poll()
+        poller.register(self._read, select.POLLIN)
+        return bool(poller.poll(1000 * seconds))
 
     def clear(self) -> None:
         with suppress(OSError):
