@@ -3,6 +3,7 @@ warms up are in both."""
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 import time
@@ -70,7 +71,8 @@ class Pairs:
     watched: list[Timed] = field(default_factory=list)
     plain: list[Timed] = field(default_factory=list)
     alone: list[Timed] = field(default_factory=list)
-    """Blocks without a plain one: for the rare calls that block for long."""
+    """Blocks without a plain one, for the rare calls that block for long: a daemon runs there all the time, as it does
+    for users. In the pairs it stood still until shortly before."""
 
     @property
     def plain_seconds(self) -> float:
@@ -88,8 +90,8 @@ class Pairs:
 
     @property
     def blocked_seconds(self) -> list[float]:
-        """Each time, ascending."""
-        return sorted(seconds for block in self.watched + self.alone for seconds in block.blocked_seconds)
+        """Each time, ascending, in the blocks without a plain one where there are any."""
+        return sorted(seconds for block in self.alone or self.watched for seconds in block.blocked_seconds)
 
     @property
     def peak_bytes(self) -> int:
@@ -121,4 +123,4 @@ def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 def percentile(ascending: Sequence[float], share: float) -> float:
     """The nearest rank: with fewer than a hundred values the 99th percentile is the largest."""
-    return ascending[min(len(ascending) - 1, int(share * len(ascending)))]
+    return ascending[max(0, math.ceil(share * len(ascending)) - 1)]

@@ -19,7 +19,7 @@ from rankd_client.arena import Region, aligned
 from rankd_client.copies.halves import is_unfit
 from rankd_client.copies.memory import allocate, bytes_of
 from rankd_client.copies.quiet import capturing, has_modes, plain_torch
-from rankd_client.copies.scaled import copy_scaled
+from rankd_client.copies.scaled import copy_scaled, copy_scaled_together, goes_together
 from rankd_client.copies.staging import Recipe, copy_half
 from rankd_client.lots import Lot, ids_of
 from rankd_client.watch import Watched
@@ -28,9 +28,9 @@ from rankd_client.wire import DTYPES, SCALE_BYTES, row_elements
 if TYPE_CHECKING:
     import torch
 
-MIN_STAGING_BYTES, MAX_STAGING_BYTES, STAGING_PART = 32 << 20, 128 << 20, 512
+MIN_STAGING_BYTES, MAX_STAGING_BYTES, STAGING_PART = 32 << 20, 256 << 20, 512
 """Of device memory, a 512th, but no more than the model: each piece takes two launches, which cost the training thread
-20 to 40 µs each; a GPT-2-small in bfloat16 is two pieces on 80 GB."""
+20 to 40 µs each; a GPT-2-small in bfloat16 is two pieces on 80 GB, and one on 140."""
 
 NUM_FLAGS = 8192
 """Of 8 bytes in pinned memory: the number, then for layers whose dtype is decided on the device whether it is the other
@@ -171,10 +171,11 @@ class DeviceCopier:
             return [None] * len(targets)
         flags = self._take_flags(sum(_is_half(item) for item, _ in targets))
         with plain_torch():
-            found = {
+            found = self._scaled(targets, keeps)
+            found |= {
                 index: self._special(item, region, flags, keeps)
                 for index, (item, region) in enumerate(targets)
-                if _is_special(item)
+                if _is_special(item) and index not in found
             }
             plain = [target for target in targets if not _is_special(target[0])]
             recipe = Recipe(self._staging, [(item.dtype, item.tensor) for item, _ in plain])
@@ -188,6 +189,25 @@ class DeviceCopier:
             while len(self._known) > MAX_KNOWN:
                 del self._known[next(iter(self._known))]
         return [found.get(index) for index in range(len(targets))]
+
+    def _scaled(self, targets: Sequence[Target], keeps: list[object]) -> dict[int, int | Exception | None]:
+        """Of those with rows that are rounded along with others of their width: all of them, or their common fault."""
+        alike: dict[tuple[str, int], dict[int, tuple[torch.Tensor, torch.Tensor]]] = {}
+        for index, (item, region) in enumerate(targets):
+            width = row_elements(item.shape)
+            if DTYPES[item.dtype].scaled and item.decode is None and goes_together(item.tensor, width, self._staging):
+                pair = item.values(), bytes_of(region).view(-1, width + SCALE_BYTES)
+                alike.setdefault((item.dtype, width), {})[index] = pair
+        found: dict[int, int | Exception | None] = {}
+        for (dtype, _), pairs in alike.items():
+            keeps.append(pairs)
+            fault = None
+            try:
+                copy_scaled_together(dtype, list(pairs.values()), self._staging)
+            except Exception as error:
+                fault = error
+            found |= dict.fromkeys(pairs, fault)
+        return found
 
     def _special(
         self, item: Watched, region: Region, flags: Iterator[int], keeps: list[object]
