@@ -21,7 +21,7 @@ from rankd.executors.threads import prepare_worker
 from rankd.executors.work import Work
 from rankd.plan.costs import Costs, Size
 from rankd.records import Tier
-from rankd.weights import Part, Settings, split_of
+from rankd.weights import Part, Settings
 
 SLOTS_PER_DEVICE = 32
 """Snapshots handed over at once: with as many under way as wait, batches are of 16."""
@@ -88,11 +88,13 @@ class BatchExecutor:
         settings: Settings,
         make: MakeSolver | None = None,
         make_rest: MakeSolver | None = None,
+        costs: Costs | None = None,
     ) -> None:
-        """`make`, `make_rest`: a device's solver, and the CPU's for the rest; if left out, those of this process."""
+        """`make`, `make_rest`: a device's solver, and the CPU's for the rest; if left out, those of this process.
+        `costs`: to be learned here, where others ask them too."""
         self._settings, self._on_fault = settings, on_fault
         self._kind = devices[0].type
-        self._costs = Costs()
+        self._costs = Costs() if costs is None else costs
         self.num_slots = SLOTS_PER_DEVICE * len(devices)
         here = partial(Solver, settings=settings, warm=WarmStarts())
         solvers = [(make or here)(device, self._tell) for device in devices]
@@ -154,12 +156,11 @@ class BatchExecutor:
 
     def _item(self, work: Work, future: Future[list[Part]]) -> _Item:
         of, tier = work.snapshot, work.tier
-        *experts, rows, cols = split_of(of.layer, of.shape, of.role, self._settings).whole.shape
-        size = Size(rows, cols, max(1, math.prod(experts)))
+        size = work.size(self._settings)
         seconds = self._costs.predict(self._kind, tier, size)
         num_bytes = work.num_bytes
         kind = (tier, of.shape, of.wire_dtype)
-        need = Need(kind, tier, seconds, num_bytes, room_for(rows, cols, tier, num_bytes), self._turn + 1)
+        need = Need(kind, tier, seconds, num_bytes, room_for(size.rows, size.cols, tier, num_bytes), self._turn + 1)
         return _Item(work, future, size, need)
 
     def _tell(self, fault: str, text: str | None) -> None:

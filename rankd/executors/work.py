@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
+from rankd.plan.costs import Size
 from rankd.records import Snapshot, Tier
-from rankd.weights import Weight
+from rankd.weights import Settings, Weight, split_of
 from rankd_client.wire import SCALE_BYTES, row_elements
 
 TORCH_DTYPES = {
@@ -52,6 +54,12 @@ class Work:
     @property
     def num_bytes(self) -> int:
         return self.snapshot.data.nbytes + (0 if self.partner is None else self.partner.data.nbytes)
+
+    def size(self, settings: Settings) -> Size:
+        """As it is measured, whole."""
+        of = self.snapshot
+        *experts, rows, cols = split_of(of.layer, of.shape, of.role, settings).whole.shape
+        return Size(rows, cols, max(1, math.prod(experts)))
 
     def on(self, device: torch.device) -> Weight:
         of = self.snapshot

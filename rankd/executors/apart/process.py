@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import queue
+import select
 import signal
 import socket
 import subprocess
@@ -34,6 +35,10 @@ END_SECONDS = 10.0
 CLOSE_SECONDS = 0.5
 """The same at the daemon's end, which waits for nobody for long."""
 
+NUM_LOOKS = 20
+"""For an answer. Looks are counted and not time, which also passes while all are stopped: a job that was suspended, a
+container that was paused."""
+
 
 class ApartError(Exception):
     """The process is gone, or does not start; the text says what is known of why. `had_begun`: whether it may have been
@@ -59,6 +64,8 @@ class Process:
         """What it said of its device when it lost that; it is over then."""
         self.free_bytes = float("inf")
         self._end, theirs = socket.socketpair()
+        self._answers = select.poll()
+        self._answers.register(self._end, select.POLLIN)
         with theirs:
             try:
                 self._process = _spawn(theirs.fileno())
@@ -71,16 +78,14 @@ class Process:
 
     def wait_ready(self) -> None:
         """ApartError where it does not come to that."""
-        self._end.settimeout(START_SECONDS)
         with self._asking:
-            told = self._exchange(self._first, None)
+            told = self._exchange(self._first, None, START_SECONDS)
         if "failed" in told:
             raise ApartError(str(told["failed"]))
-        self._end.settimeout(None)
 
-    def measure(self, works: Sequence[Work]) -> list[Outcome] | None:
-        """None where the process was gone before it was handed them. ApartError where that is seen now, OSError where
-        there is no memory to hand them over in."""
+    def measure(self, works: Sequence[Work], max_seconds: float) -> list[Outcome] | None:
+        """None where the process was gone before it was handed them. ApartError where that is seen now, or there is no
+        answer in `max_seconds`; OSError where there is no memory to hand them over in."""
         told = [describe(work) for work in works]
         with self._buffer() as buffer:
             ranges, descriptor = buffer.fill([array for _, arrays in told for array in arrays])
@@ -91,7 +96,7 @@ class Process:
                         return None
                     if self._process.poll() is not None:
                         raise ApartError(self._how_it_ended(), had_begun=False)
-                    answer = self._exchange(message, descriptor)
+                    answer = self._exchange(message, descriptor, max_seconds)
             finally:
                 if descriptor is not None:
                     os.close(descriptor)
@@ -117,12 +122,16 @@ class Process:
         finally:
             self._buffers.put(buffer)
 
-    def _exchange(self, message: dict[str, Any], descriptor: int | None) -> dict[str, Any]:
+    def _exchange(self, message: dict[str, Any], descriptor: int | None, max_seconds: float) -> dict[str, Any]:
+        """ApartError where the process is gone, or hangs: then the caller is to close it."""
         try:
+            self._end.settimeout(max_seconds)
             send(self._end, message, descriptor)
+            self._wait_for_answer(max_seconds)
             answer, _ = receive(self._end)
         except TimeoutError:
-            raise ApartError(f"its process was not ready within {START_SECONDS:.0f} s") from None
+            self.is_over = True
+            raise ApartError(f"its process gave no answer within {max_seconds:.0f} s and is ended") from None
         except (OSError, EOFError, ValueError) as error:
             self.is_over = True
             raise ApartError(self._how_it_ended()) from error
@@ -132,6 +141,12 @@ class Process:
         self.fault = answer.get("fault")
         self.is_over = self.is_over or self.fault is not None
         return answer
+
+    def _wait_for_answer(self, max_seconds: float) -> None:
+        for _ in range(NUM_LOOKS):
+            if self._answers.poll(1000 * max_seconds / NUM_LOOKS):
+                return
+        raise TimeoutError
 
     def _how_it_ended(self) -> str:
         try:

@@ -18,6 +18,7 @@ from rankd.executors.batches import BatchExecutor
 from rankd.executors.solver import CPU, NotHereError, OnChange, Outcome
 from rankd.executors.threads import num_threads
 from rankd.executors.work import Work
+from rankd.plan.costs import Costs
 from rankd.weights import Settings
 
 log = logging.getLogger("rankd.executors")
@@ -33,6 +34,12 @@ an hour."""
 REST_PAUSES: Pauses = (1.0, 60.0)
 """The others go on without it, but nobody does its work."""
 
+HANG_SECONDS, HANG_TIMES = 600.0, 100.0
+"""A process hangs that has not answered for so long and so many times what is expected of the batch. The first is for
+libraries that come from a slow disk. The second is for a first guess that knows nothing of the device (a GPU for games
+has a 50th of an H100's float64), and for what is learned on cores that are idle (busy ones leave a process of niceness
+10 a tenth)."""
+
 
 class SolverApart:
     """A Solver whose device is measured on by a process of its own, which is started again when it was lost."""
@@ -44,14 +51,16 @@ class SolverApart:
         settings: Settings,
         pauses: Pauses = DEVICE_PAUSES,
         num_threads: int | None = None,
+        costs: Costs | None = None,
     ) -> None:
         """`num_threads`: how many call `try_all`; two for a GPU, which is not to wait while a batch is copied, one for
-        a CPU, beside which copying is nothing."""
+        a CPU, beside which copying is nothing. `costs`: what is known of them, which somebody else learns."""
         self.device = device
         self.num_threads = num_threads or (2 if device.type == "cuda" else 1)
         self.is_lost = False
         self._on_fault, self._settings = on_fault, settings
         self._pauses, self._pause = pauses, 0.0
+        self._costs = Costs() if costs is None else costs
         self._beginning, self._changing = threading.Lock(), threading.Lock()
         self._closed = threading.Event()
         self._process: Process | None = None
@@ -110,7 +119,7 @@ class SolverApart:
         process, outcomes = self._process, None
         try:
             if process is not None and self.is_ready:
-                outcomes = process.measure(works)
+                outcomes = process.measure(works, self._max_seconds(works))
         except OSError as error:
             log.warning("not enough memory to hand matrices to %s: %s", self.device, error)
             return [NotHereError("memory") for _ in works]
@@ -122,6 +131,12 @@ class SolverApart:
         if process is not None and process.fault is not None:
             self._lose(process, process.fault)
         return outcomes
+
+    def _max_seconds(self, works: list[Work]) -> float:
+        """Until the process hangs. They are alike, as all of a batch."""
+        size = works[0].size(self._settings)
+        expected = len(works) * self._costs.predict(self.device.type, works[0].tier, size)
+        return HANG_SECONDS + HANG_TIMES * expected
 
     def _lose(self, process: Process | None, text: str) -> None:
         """The other thread sees it at once; that the process is gone may take the kernel some time."""
@@ -156,10 +171,11 @@ def in_processes(
     devices: Sequence[torch.device], on_fault: OnChange, settings: Settings, pauses: Pauses = DEVICE_PAUSES
 ) -> BatchExecutor:
     """A process for each of `devices`. They are started here, and not waited for."""
-    make = partial(SolverApart, settings=settings, pauses=pauses)
-    return BatchExecutor(devices, on_fault, settings, make, partial(make_rest, settings=settings))
+    costs = Costs()
+    make = partial(SolverApart, settings=settings, pauses=pauses, costs=costs)
+    return BatchExecutor(devices, on_fault, settings, make, partial(make_rest, settings=settings, costs=costs), costs)
 
 
-def make_rest(device: torch.device, on_fault: OnChange, settings: Settings) -> SolverApart:
+def make_rest(device: torch.device, on_fault: OnChange, settings: Settings, costs: Costs | None = None) -> SolverApart:
     """Started when there is something for it; that it was lost is told with what it was at."""
-    return SolverApart(device, lambda name, text: None, settings, REST_PAUSES, 1)
+    return SolverApart(device, lambda name, text: None, settings, REST_PAUSES, 1, costs)

@@ -14,12 +14,13 @@ import fork_server
 import pytest
 import torch
 from waiting import is_there, until
-from works import CPU, measured, snapshot, untimed, work
+from works import CPU, measured, no_fault, snapshot, untimed, work
 
-from rankd.executors import Part, Work
-from rankd.executors.apart.solver import SolverApart, in_processes, make_rest
+from rankd.executors import MeasureError, Part, Work
+from rankd.executors.apart.solver import HANG_SECONDS, HANG_TIMES, SolverApart, in_processes, make_rest
 from rankd.executors.batches import BatchExecutor
 from rankd.executors.work import SCALED_DTYPES
+from rankd.plan.costs import Costs, Size
 from rankd.records import Tier
 from rankd.weights import DEFAULT_SETTINGS
 
@@ -101,8 +102,8 @@ def test_the_process_keeps_to_its_place(apart: Apart) -> None:
     for the daemon."""
     pid = process_of(apart)
     assert os.getpriority(os.PRIO_PROCESS, pid) == 10
-    ours, theirs = Path("/proc/self/fd"), Path(f"/proc/{pid}/fd")
-    assert (theirs / "1").readlink() == (theirs / "2").readlink() == (ours / "2").readlink()
+    theirs = Path(f"/proc/{pid}/fd")
+    assert (theirs / "1").readlink() == (theirs / "2").readlink(), "which are two while tests are run"
     assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) >= 500
     assert os.getpgid(pid) != os.getpgid(0)
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -134,6 +135,49 @@ def test_what_a_killed_process_was_at_is_measured_and_the_process_comes_again(ap
     rest, again = apart.rest.pid, process_of(apart)
     assert again not in (pid, rest) and apart.told.empty()
     assert not is_there(pid)
+
+
+def test_a_process_that_hangs_is_ended_as_if_it_had_died(apart: Apart, monkeypatch: pytest.MonkeyPatch) -> None:
+    pid = process_of(apart)
+    with monkeypatch.context() as patch:
+        patch.setattr("rankd.executors.apart.solver.HANG_SECONDS", 1.0)
+        futures = stopped_with_work(apart)
+        name, text = apart.told.get(timeout=SECONDS)
+    words = "measuring on the CPU failed: its process gave no answer within 1 s and is ended; it is started again in "
+    assert name == "device" and text is not None and text.startswith(words)
+    for future in futures:
+        assert future.result(SECONDS)[-1].reading.metrics["spectral_norm"] == pytest.approx(3)
+    assert apart.told.get(timeout=SECONDS) == ("device", None)
+    assert not is_there(pid) and process_of(apart) != pid and apart.told.empty()
+
+
+def test_what_hangs_every_process_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: SimpleQueue[tuple[str, str | None]] = SimpleQueue()
+    executor = in_processes([CPU, CPU], lambda *of: told.put(of), DEFAULT_SETTINGS, pauses=(60.0, 60.0))
+    lanes, rest = [lane.solver for lane in executor._lanes], executor._rest
+    assert all(solver.begin() for solver in (*lanes, rest))
+    pids = [solver.pid for solver in (*lanes, rest) if isinstance(solver, SolverApart) and solver.pid is not None]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    with monkeypatch.context() as patch:
+        patch.setattr("rankd.executors.apart.solver.HANG_SECONDS", 0.5)
+        error = executor.submit(work(torch.eye(3), "bomb")).exception(SECONDS)
+    assert isinstance(error, MeasureError) and "the process that measured it ended" in str(error)
+    assert not any(is_there(pid) for pid in pids) and len(pids) == 3 == told.qsize() + 1
+    assert executor.submit(work(torch.eye(2), "next")).result(SECONDS)[-1].layer == "next"
+    executor.close()
+
+
+def test_it_hangs_only_after_long_and_many_times_what_such_a_batch_takes() -> None:
+    costs = Costs()
+    solver = SolverApart(CPU, no_fault, DEFAULT_SETTINGS, costs=costs)  # type: ignore[arg-type]
+    small, large = work(torch.ones(64, 32)), work(torch.ones(1024, 1024))
+    assert HANG_SECONDS < solver._max_seconds([small]) < HANG_SECONDS + 1
+    expected = costs.predict("cpu", "exact", Size(1024, 1024))
+    assert solver._max_seconds([large] * 3) == pytest.approx(HANG_SECONDS + HANG_TIMES * 3 * expected)
+    for _ in range(50):  # seen on a slow machine
+        costs.learn("cpu", "exact", Size(1024, 1024), 60.0)
+    assert solver._max_seconds([large]) > 50 * 60
 
 
 def test_where_several_processes_share_a_cpu_the_fault_says_how_many_go_on() -> None:
