@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from rankd.buffers import buffers
 from rankd.records import LayerStep, Snapshot
 from rankd.scaled import largest_magnitude
+from rankd.spread import Spread
 from rankd_client.wire import DTYPES, Chunk, Dtype, Shard, WireError, row_elements
 
 _UNSIGNED: dict[int, type[np.unsignedinteger]] = {2: np.uint16, 4: np.uint32, 8: np.uint64}
@@ -24,6 +26,8 @@ each new shard is compared with all there are: 0.1 s at most."""
 PIECE_BYTES = 512 << 10
 """Of a chunk, copied and looked at before the next: it is in the core's own cache still. A multiple of every dtype's
 size."""
+
+spread = Spread()
 
 
 @dataclass(slots=True)
@@ -54,12 +58,23 @@ class OpenShard:
             self.finite &= math.isfinite(largest)
             self.zero &= largest == 0
             return
-        for at in range(start, end, PIECE_BYTES):
-            piece = self.data[at : min(end, at + PIECE_BYTES)]
-            piece[:] = payload[at - start : at - start + len(piece)]
-            largest_bits = largest_without_sign(piece, chunk.item_bytes)
-            self.finite &= largest_bits < _INFINITY_BITS[chunk.dtype]
-            self.zero &= largest_bits == 0
+        copy = partial(_copy, self.data, payload, start, chunk.item_bytes)
+        largest_bits = max(spread.over(start, end, PIECE_BYTES, copy))
+        self.finite &= largest_bits < _INFINITY_BITS[chunk.dtype]
+        self.zero &= largest_bits == 0
+
+
+def _copy(
+    target: npt.NDArray[np.uint8], payload: npt.NDArray[np.uint8], offset: int, item_bytes: int, start: int, end: int
+) -> int:
+    """Bytes `[start, end)` of `target`, which has `payload` at `offset`. Returns the largest bits of them, less the
+    sign."""
+    largest_bits = 0
+    for at in range(start, end, PIECE_BYTES):
+        piece = target[at : min(end, at + PIECE_BYTES)]
+        piece[:] = payload[at - offset : at - offset + len(piece)]
+        largest_bits = max(largest_bits, largest_without_sign(piece, item_bytes))
+    return largest_bits
 
 
 def largest_without_sign(data: npt.NDArray[np.uint8], item_bytes: int) -> int:

@@ -8,7 +8,7 @@ when ZeroMQ holds no frame of it any more. The lock is held for bookkeeping alon
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 
 from rankd_client.arena import Arena, Region
@@ -211,10 +211,12 @@ class Outbox:
         has_any = self._lot is not None or self._queue or self._sending is not None or self._awaiting
         return not has_any and self.reports.settled
 
-    def wait_settled(self, timeout_seconds: float) -> bool:
+    def wait_settled(self, timeout_seconds: float, wake: Callable[[], None] = lambda: None) -> bool:
+        """`wake` has whoever deals with the rest do so at once."""
         with self._changed:
             self.num_waiting += 1
             try:
+                wake()
                 return self._changed.wait_for(lambda: self.settled, timeout_seconds)
             finally:
                 self.num_waiting -= 1

@@ -156,7 +156,7 @@ class Pusher:
 
     def flush(self, timeout_seconds: float) -> bool:
         """True once everything queued is recorded or superseded, False after `timeout_seconds`."""
-        return self._outbox.wait_settled(timeout_seconds)
+        return self._outbox.wait_settled(timeout_seconds, self._link.wake if self._link is not None else lambda: None)
 
     def close(self, timeout_seconds: float) -> None:
         self._start_line.closed()
