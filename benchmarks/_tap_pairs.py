@@ -15,6 +15,8 @@ from _tap_training import Training
 from _tap_ways import Way
 
 RESAMPLES = 2000
+SETTLING_TIMES = 5
+"""Of a block without a plain one, at its start, that are left out: the daemon was woken just then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,8 @@ class Pairs:
     @property
     def blocked_seconds(self) -> list[float]:
         """Each time, ascending, in the blocks without a plain one where there are any."""
-        return sorted(seconds for block in self.alone or self.watched for seconds in block.blocked_seconds)
+        alone = [seconds for block in self.alone for seconds in block.blocked_seconds[SETTLING_TIMES:]]
+        return sorted(alone or [seconds for block in self.watched for seconds in block.blocked_seconds])
 
     @property
     def peak_bytes(self) -> int:

@@ -108,6 +108,7 @@ def told(pairs: Pairs, plain_peak_bytes: int) -> dict[str, Any]:
         "step_ms": significant(1e3 * step),
         "blocked_p50_ms": significant(1e3 * percentile(blocked, 0.5)),
         "blocked_p99_ms": significant(1e3 * percentile(blocked, 0.99)),
+        "blocked_longest_ms": [significant(1e3 * seconds) for seconds in blocked[-4:]],
         "times": len(blocked),
         "pairs": len(pairs.plain),
         "bytes": way.num_bytes,
