@@ -1,9 +1,9 @@
 """Where measuring runs. One contract, a table of names; each entry gives the same numbers.
 
 work.py: what is handed over; solver.py: on one device, and what happens where that fails;
-inline.py, threads.py, batches.py (a GPU): whose thread; devices.py, scheduling.py: which device takes what;
-apart/: a process for each device; ray/: a cluster's; packed.py: works and outcomes for other processes; frames.py: how
-messages to those are read.
+inline.py, threads.py, batches.py (a GPU): whose thread; workers.py: how threads end; devices.py, scheduling.py: which
+device takes what; apart/: a process for each device; ray/: a cluster's; packed.py: works and outcomes for other
+processes; frames.py: how messages to those are read.
 """
 
 from __future__ import annotations

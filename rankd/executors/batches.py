@@ -19,6 +19,7 @@ from rankd.executors.scheduling import Need, room_for, take, take_for_cpu
 from rankd.executors.solver import CPU, MeasureError, NotHereError, OnChange, Outcome, Solver
 from rankd.executors.threads import prepare_worker
 from rankd.executors.work import Work
+from rankd.executors.workers import Workers
 from rankd.plan.costs import Costs, Size
 from rankd.records import Tier
 from rankd.weights import Part, Settings
@@ -105,10 +106,11 @@ class BatchExecutor:
         lock = threading.Lock()
         self._changed, self._changed_for_cpu = threading.Condition(lock), threading.Condition(lock)
         self._closed = False
+        self._workers = Workers(self.close)
         for lane in self._lanes:
             for _ in range(lane.solver.num_threads):
-                self._start(f"measure-{lane.device}", self._run, lane)
-        self._start("measure-rest", self._run_rest)
+                self._workers.start(f"measure-{lane.device}", self._run, lane)
+        self._workers.start("measure-rest", self._run_rest)
 
     @property
     def device(self) -> torch.device:
@@ -150,9 +152,6 @@ class BatchExecutor:
     def _wake_all(self) -> None:
         self._changed.notify_all()
         self._changed_for_cpu.notify_all()
-
-    def _start(self, name: str, run: Callable[..., None], *arguments: object) -> None:
-        threading.Thread(target=run, args=arguments, name=name, daemon=True).start()
 
     def _item(self, work: Work, future: Future[list[Part]]) -> _Item:
         of, tier = work.snapshot, work.tier
