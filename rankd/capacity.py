@@ -33,7 +33,7 @@ class Capacity:
         self._planner = planner
         self._device = device
         self._executor = executor
-        self._num_at_start = planner.num_slots
+        self._num_at_start, self._devices_at_start = planner.num_slots, device().split(",")
 
     def describe(self, covers: Callable[[str], bool] = lambda run: True) -> dict[str, Any]:
         """JSON of bounded size, of the runs that `covers` lets somebody see; those come first that lack most.
@@ -43,15 +43,21 @@ class Capacity:
         a slot asked for in each second, as the plan is, and `wish`, with every layer measured exactly at every push;
         `granted`, what fairness leaves of the demand; `once_seconds`, that measuring each layer once takes; and how
         many snapshots were superseded by newer ones, dropped for want of room and measured since the run is known.
+
+        `num_slots` and `device` are of this moment, those of this host while a Ray cluster is lost; `num_slots_lost`
+        says how many fewer slots there are than at the start, `device_lost` which devices of then are not there.
         """
         rows = [row for row in self._rows() if covers(row["run"])]
         namespaces: dict[str, list[Row]] = {}
         for row in rows:
             namespaces.setdefault(namespace_of(row["run"]), []).append(row)
+        device = self._device()
+        lost = [name for name in self._devices_at_start if name not in device.split(",")]
         of_namespaces = [{"namespace": name, **_summary(runs, MAX_RUNS, "runs")} for name, runs in namespaces.items()]
         return {
             "executor": self._executor,
-            "device": self._device(),
+            "device": device,
+            "device_lost": ",".join(lost),
             "num_cores": len(os.sched_getaffinity(0)),
             "num_slots": self._planner.num_slots,
             "num_slots_lost": max(0, self._num_at_start - self._planner.num_slots),

@@ -33,13 +33,19 @@ def test_what_each_asks_for_and_what_fairness_leaves_of_it() -> None:
     assert "others" not in told and "others" not in many
 
 
-def test_how_many_slots_were_lost_since_the_start() -> None:
-    slots = [3]
-    planner = Planner(MeasureConfig(), lambda: slots[0], lambda: "cpu", lambda: 0.0, max_layers=100)
-    found = Capacity(Mailbox(1000, 2, Counter()), planner, lambda: "cpu", "processes")
-    for slots[0], lost in ((3, 0), (1, 2), (4, 0)):
+def test_what_there_is_now_and_what_was_lost_since_the_start() -> None:
+    now = [3, "cuda:0,cuda:1"]
+    planner = Planner(MeasureConfig(), lambda: int(now[0]), lambda: "cpu", lambda: 0.0, max_layers=100)
+    found = Capacity(Mailbox(1000, 2, Counter()), planner, lambda: str(now[1]), "processes")
+    keys = ("num_slots", "device", "num_slots_lost", "device_lost")
+    for *now[:], num_lost, lost in (
+        (3, "cuda:0,cuda:1", 0, ""),
+        (1, "cuda:1", 2, "cuda:0"),
+        (2, "cpu", 1, "cuda:0,cuda:1"),
+        (4, "cuda:0,cuda:1", 0, ""),
+    ):
         told = found.describe()
-        assert (told["num_slots"], told["num_slots_lost"]) == (slots[0], lost)
+        assert [told[key] for key in keys] == [*now, num_lost, lost]
 
 
 def test_what_waits_and_what_became_of_the_rest() -> None:

@@ -86,10 +86,15 @@ class RayExecutor:
             except LinkError as error:
                 raise ConfigError(f"{target.source}: {error}") from None
             cleanup.pop_all()
-        self.num_workers = link.num_workers
         self.num_slots = min(MAX_SLOTS, SLOTS_PER_WORKER[link.on_gpu] * link.num_workers)
         log.info("joined address=%s num_workers=%d gpus=%s", link.address, link.num_workers, link.on_gpu)
         self._use(link)
+
+    @property
+    def num_workers(self) -> int:
+        """The cluster's, as it was joined last; while it is lost, the threads that measure here."""
+        link = self._link
+        return self._local.num_workers if link is None else link.num_workers
 
     @property
     def device(self) -> torch.device:

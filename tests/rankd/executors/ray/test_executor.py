@@ -21,6 +21,7 @@ from rankd.executors import Part, Work, make_executor
 from rankd.executors.ray.deaths import COUNTER
 from rankd.executors.ray.executor import RayExecutor
 from rankd.executors.ray.link import Target
+from rankd.executors.threads import num_threads
 from rankd.plan import MeasureConfig
 from rankd.records.measured import TIERS
 
@@ -172,8 +173,11 @@ def test_a_driver_that_is_lost_leaves_its_work_to_this_host_and_is_started_again
     until(lambda: nodes.workers(at_work=True) or all(future.done() for future in futures))
     (driver,) = nodes.drivers()
     os.kill(driver, signal.SIGKILL)
+    until(lambda: told)
+    assert ray.num_workers == num_threads(), "which measure meanwhile; another driver takes seconds to start"
     assert_measured(futures, items)
     until(lambda: ("ray", None) in told)
+    assert ray.num_workers == 3
     assert [name for name, _ in told] == ["ray", "ray"] and "the Ray cluster is lost: the Ray driver" in str(told[0][1])
     assert_measured(submit(ray, items), items)
 
