@@ -13,7 +13,7 @@ from rankd_client.outbox import Outbox
 from rankd_client.reports import Reports
 from rankd_client.snapshot import Snapshot, Tracker
 from rankd_client.text import escape
-from rankd_client.wire import MIN_CHUNK_BYTES, Lent
+from rankd_client.wire import MAX_CHUNK_BYTES, MIN_CHUNK_BYTES, Lent
 
 STARVED_SECONDS = 30.0
 """Credit comes back as soon as a chunk is taken; after this long without any, the answer to a chunk was lost."""
@@ -43,7 +43,8 @@ class Flow:
         self.one_by_one = False
         self._faults = faults
         self.credit_bytes = 0
-        self.chunk_bytes = MIN_CHUNK_BYTES
+        self.chunk_bytes = self.loan_bytes = MIN_CHUNK_BYTES
+        """At most in a frame, and in a loan: that has no frame to make room for, and each message costs."""
         self.congested = False
         self._starved_since: float | None = None
         self._under_way: deque[tuple[Name, Loan | None]] = deque()
@@ -54,6 +55,7 @@ class Flow:
         """A new connection grants this much. Chunks are made small enough for it, where they may be."""
         self.credit_bytes = credit_bytes
         self.chunk_bytes = max(MIN_CHUNK_BYTES, min(chunk_bytes, credit_bytes))
+        self.loan_bytes = max(self.chunk_bytes, min(MAX_CHUNK_BYTES, credit_bytes))
         self.end()
 
     def end(self) -> None:
@@ -98,7 +100,9 @@ class Flow:
         """Send what is unsent, as far as it goes."""
         self.congested = False
         while (snapshot := outbox.next_unsent()) is not None:
-            num_bytes = min(self.chunk_bytes, snapshot.num_bytes - snapshot.sent_bytes)
+            is_lent = lender.number_of(snapshot.region.block) is not None
+            most_bytes = self.loan_bytes if is_lent else self.chunk_bytes
+            num_bytes = min(most_bytes, snapshot.num_bytes - snapshot.sent_bytes)
             starved = num_bytes > self.credit_bytes or self._is_too_much_lent(snapshot, outbox, lender)
             starved = starved or self._has_to_wait(outbox.reports)
             try:

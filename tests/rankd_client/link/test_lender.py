@@ -10,10 +10,16 @@ import pytest
 from link_ends import MIB, PATIENCE_SECONDS, ArenaDoor, Router, Setup, lendable
 
 from rankd_client.link import lender
-from rankd_client.wire import LOCAL_VERSION, Ack, Bye, Chunk, Hello, Lent, Refusal, Welcome
+from rankd_client.wire import LOCAL_VERSION, MAX_CHUNK_BYTES, Ack, Bye, Chunk, Hello, Lent, Refusal, Welcome
 
 DOOR: dict[str, Any] = {"arena_socket": "arena.sock", "arena_token": "a token"}
 BLOCK_BYTES = 8 * MIB
+
+
+@pytest.fixture(autouse=True)
+def _small_loans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a layer of 7 MiB takes two."""
+    monkeypatch.setattr("rankd_client.link.flow.MAX_CHUNK_BYTES", 4 * MIB)
 
 
 @pytest.fixture
@@ -70,6 +76,17 @@ def test_a_snapshot_is_lent_in_chunks_with_nothing_of_it_in_frames(
         ("a", 1, 7 * MIB, 0)
     }
     assert b"".join(door.read(part) for part in parts) == content
+
+
+def test_a_loan_may_be_larger_than_the_frames_that_the_daemon_wants(
+    router: Router, setup: Setup, door: ArenaDoor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rankd_client.link.flow.MAX_CHUNK_BYTES", MAX_CHUNK_BYTES)
+    router.welcome(chunk_bytes=4 * MIB, **DOOR)
+    door.take()
+    setup.until(lambda: setup.link.path == "memfd")
+    setup.put("a", 1, 7 * MIB)
+    assert router.lent().num_bytes == 7 * MIB
 
 
 def test_credit_is_spent_and_comes_back_as_with_frames(router: Router, setup: Setup, door: ArenaDoor) -> None:
