@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rankd_client.copies.host import copy
 from rankd_client.copies.quiet import quiet_torch
+from rankd_client.copies.scaled import staging_bytes
 from rankd_client.lots import Layout, ids_of
 from rankd_client.outbox import Outbox
 from rankd_client.snapshot import Snapshot
@@ -81,7 +82,8 @@ class Copier:
         on_devices: dict[torch.device, int] = {}
         for item in items:
             if item.is_cuda:
-                on_devices[item.tensor.device] = on_devices.get(item.tensor.device, 0) + item.num_bytes
+                num_bytes = staging_bytes(item.dtype, item.num_bytes)
+                on_devices[item.tensor.device] = on_devices.get(item.tensor.device, 0) + num_bytes
         for device, num_bytes in on_devices.items():
             self._copier(device, num_bytes)
 

@@ -89,7 +89,7 @@ class DeviceCopier:
     """One GPU's side stream and staging piece, allocated once. Not thread-safe."""
 
     def __init__(self, device: torch.device, num_bytes: int = MAX_STAGING_BYTES) -> None:
-        """`num_bytes` of a whole push."""
+        """`num_bytes`: with so many of staging a whole push goes through at once."""
         import torch
 
         self.device = device

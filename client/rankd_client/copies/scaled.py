@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rankd_client.wire import LARGEST, SCALE_BYTES
+from rankd_client.wire import DTYPES, LARGEST, SCALE_BYTES
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,7 @@ def copy_scaled(dtype: str, source: torch.Tensor, target: torch.Tensor, staging:
     """Write `source` (floating, of any strides) into `target`: uint8, (rows, elements of a row + 4), on the CPU.
 
     A row that is not finite gets a scale that is not, and zeros. From a GPU, where it is rounded, a quarter of the
-    bytes cross the bus, by way of `staging` (uint8, there: half of it for float32) and without waiting for them.
+    bytes cross the bus, by way of `staging` (uint8, there: most of it for float32) and without waiting for them.
     """
     import torch
 
@@ -33,8 +33,8 @@ def copy_scaled(dtype: str, source: torch.Tensor, target: torch.Tensor, staging:
         buffer = torch.empty(min(source.numel(), CPU_ELEMENTS), dtype=torch.float32, device=source.device)
         max_elements = buffer.numel()
     else:
-        buffer, staging = _halves(staging)
-        max_elements = max(width, _max_rows(width, buffer, staging) * width)
+        max_elements = max(width, _max_rows(width, len(staging)) * width)
+        buffer, staging = _cut(staging)
     at = 0
     for rows in _blocks(source, width, max_elements):
         some = target[at : at + len(rows)]
@@ -53,7 +53,7 @@ def goes_together(source: torch.Tensor, width: int, staging: torch.Tensor) -> bo
     there is room for one."""
     import torch
 
-    return source.is_contiguous() and source.dtype != torch.float64 and _max_rows(width, *_halves(staging)) > 0
+    return source.is_contiguous() and source.dtype != torch.float64 and _max_rows(width, len(staging)) > 0
 
 
 def copy_scaled_together(dtype: str, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], staging: torch.Tensor) -> None:
@@ -62,8 +62,9 @@ def copy_scaled_together(dtype: str, pairs: Sequence[tuple[torch.Tensor, torch.T
     import torch
 
     width = pairs[0][1].shape[1] - SCALE_BYTES
-    buffer, staging = _halves(staging)
-    for sources, targets in _filled(pairs, width, _max_rows(width, buffer, staging)):
+    max_rows = _max_rows(width, len(staging))
+    buffer, staging = _cut(staging)
+    for sources, targets in _filled(pairs, width, max_rows):
         counts = [len(rows) for rows in sources]
         values = buffer[: sum(counts) * width].view(-1, width)
         packed = staging[: sum(counts) * (width + SCALE_BYTES)].view(-1, width + SCALE_BYTES)
@@ -72,16 +73,27 @@ def copy_scaled_together(dtype: str, pairs: Sequence[tuple[torch.Tensor, torch.T
         torch._foreach_copy_(targets, torch.split(packed, counts), non_blocking=True)
 
 
-def _halves(staging: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def staging_bytes(dtype: str, num_bytes: int) -> int:
+    """Of a staging piece, for what travels as so many bytes to go through it at once."""
+    return 6 * num_bytes if DTYPES[dtype].scaled else num_bytes
+
+
+def _cut(staging: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Of it, for float32 and for bytes."""
     import torch
 
-    half = len(staging) // 128 * 64
-    return staging[:half].view(torch.float32), staging[half:]
+    at = _float_bytes(len(staging))
+    return staging[:at].view(torch.float32), staging[at:]
 
 
-def _max_rows(width: int, buffer: torch.Tensor, packed: torch.Tensor) -> int:
-    return min(len(buffer) // width, len(packed) // (width + SCALE_BYTES))
+def _float_bytes(num_bytes: int) -> int:
+    """Of a staging piece, for float32; the rest, for bytes, has a little more than a quarter of that: the scales."""
+    return num_bytes * 3 // 4 & ~63
+
+
+def _max_rows(width: int, staging_bytes: int) -> int:
+    float_bytes = _float_bytes(staging_bytes)
+    return min(float_bytes // (4 * width), (staging_bytes - float_bytes) // (width + SCALE_BYTES))
 
 
 def _filled(
