@@ -19,7 +19,8 @@ from rankd_client.arena import Region, aligned
 from rankd_client.copies.halves import is_unfit
 from rankd_client.copies.memory import allocate, bytes_of
 from rankd_client.copies.quiet import capturing, has_modes, plain_torch
-from rankd_client.copies.scaled import copy_scaled, copy_scaled_together, goes_together
+from rankd_client.copies.recipes import Recipes, goes_with_others
+from rankd_client.copies.scaled import copy_scaled
 from rankd_client.copies.staging import Recipe, copy_half
 from rankd_client.lots import Lot, ids_of
 from rankd_client.watch import Watched
@@ -107,7 +108,7 @@ class DeviceCopier:
         self._host_flags = self._memory.owner.view(torch.int64)
         self._host_number = self._host_flags[:1]
         self._address = self._memory.owner.data_ptr()
-        self._known: dict[tuple[int, ...], Recipe] = {}
+        self._known: dict[tuple[int, ...], Recipes] = {}
         """By the ids of what is watched, which lives as long as it is the same."""
         self._next_flag = 1
         self._halves = range(0)
@@ -135,9 +136,9 @@ class DeviceCopier:
 
     def copy_lot(self, lot: Lot) -> Ticket:
         """The same for all that lies side by side; `knows` has said that it was copied before."""
-        recipe, layout = self._known[lot.layout.ids], lot.layout
+        recipes, layout = self._known[lot.layout.ids], lot.layout
         keeps: list[object] = [self._memory, layout]
-        self._aside(lambda: recipe.follow_side_by_side(lot.region, layout.regions(lot.region), keeps), keeps)
+        self._aside(lambda: recipes.follow_side_by_side(lot.region, layout.regions(lot.region), keeps), keeps)
         return self.newest
 
     def knows(self, ids: tuple[int, ...]) -> bool:
@@ -165,49 +166,31 @@ class DeviceCopier:
     def _do(self, targets: Sequence[Target], again: bool, keeps: list[object]) -> list[int | Exception | None]:
         """Of each copy the fault, or the number of its flag where it has one. What was done before for the same tensors
         is done again."""
-        key = ids_of([item for item, _ in targets])
-        if (recipe := self._known.get(key)) is not None and not has_modes():
-            recipe.follow([region for _, region in targets], keeps)
+        key, regions = ids_of([item for item, _ in targets]), [region for _, region in targets]
+        if (recipes := self._known.get(key)) is not None and not has_modes():
+            recipes.follow(regions, keeps)
             return [None] * len(targets)
         flags = self._take_flags(sum(_is_half(item) for item, _ in targets))
         with plain_torch():
-            found = self._scaled(targets, keeps)
-            found |= {
-                index: self._special(item, region, flags, keeps)
-                for index, (item, region) in enumerate(targets)
-                if _is_special(item) and index not in found
-            }
-            plain = [target for target in targets if not _is_special(target[0])]
-            recipe = Recipe(self._staging, [(item.dtype, item.tensor) for item, _ in plain])
-            recipe.follow([region for _, region in plain], keeps)
+            special = {index: target for index, target in enumerate(targets) if self._is_special(target[0])}
+            found = {index: self._special(*target, flags, keeps) for index, target in special.items()}
+            plain = {index: item for index, (item, _) in enumerate(targets) if index not in special}
+            recipes = Recipes(self._staging, plain)
+            recipes.follow(regions, keeps)
             if self._halves:
                 span = slice(self._halves.start, self._halves.stop)
                 self._host_flags[span].copy_(self._flags[span], non_blocking=True)
                 self._halves = range(0)
-        if again and not found:
-            self._known[key] = recipe
+        if again and not special:
+            self._known[key] = recipes
             while len(self._known) > MAX_KNOWN:
                 del self._known[next(iter(self._known))]
         return [found.get(index) for index in range(len(targets))]
 
-    def _scaled(self, targets: Sequence[Target], keeps: list[object]) -> dict[int, int | Exception | None]:
-        """Of those with rows that are rounded along with others of their width: all of them, or their common fault."""
-        alike: dict[tuple[str, int], dict[int, tuple[torch.Tensor, torch.Tensor]]] = {}
-        for index, (item, region) in enumerate(targets):
-            width = row_elements(item.shape)
-            if DTYPES[item.dtype].scaled and item.decode is None and goes_together(item.tensor, width, self._staging):
-                pair = item.values(), bytes_of(region).view(-1, width + SCALE_BYTES)
-                alike.setdefault((item.dtype, width), {})[index] = pair
-        found: dict[int, int | Exception | None] = {}
-        for (dtype, _), pairs in alike.items():
-            keeps.append(pairs)
-            fault = None
-            try:
-                copy_scaled_together(dtype, list(pairs.values()), self._staging)
-            except Exception as error:
-                fault = error
-            found |= dict.fromkeys(pairs, fault)
-        return found
+    def _is_special(self, item: Watched) -> bool:
+        if DTYPES[item.dtype].scaled and item.decode is None:
+            return not goes_with_others(item.tensor, row_elements(item.shape), self._staging)
+        return item.decode is not None or _is_half(item)
 
     def _special(
         self, item: Watched, region: Region, flags: Iterator[int], keeps: list[object]
@@ -269,7 +252,3 @@ class DeviceCopier:
 def _is_half(item: Watched) -> bool:
     """Whether the device has to decide in which dtype it travels."""
     return item.dtype == "float16" and item.source_dtype != "float16"
-
-
-def _is_special(item: Watched) -> bool:
-    return item.decode is not None or DTYPES[item.dtype].scaled or _is_half(item)

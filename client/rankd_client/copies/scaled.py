@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rankd_client.wire import DTYPES, LARGEST, SCALE_BYTES
@@ -33,44 +33,19 @@ def copy_scaled(dtype: str, source: torch.Tensor, target: torch.Tensor, staging:
         buffer = torch.empty(min(source.numel(), CPU_ELEMENTS), dtype=torch.float32, device=source.device)
         max_elements = buffer.numel()
     else:
-        max_elements = max(width, _max_rows(width, len(staging)) * width)
-        buffer, staging = _cut(staging)
+        max_elements = max(width, max_rows(width, len(staging)) * width)
+        buffer, staging = cut_staging(staging)
     at = 0
     for rows in _blocks(source, width, max_elements):
         some = target[at : at + len(rows)]
         at += len(rows)
         if staging is None:
-            _pack(dtype, rows, some, buffer)
+            pack(dtype, rows, some, buffer)
         else:
             fits = some.numel() <= len(staging)  # but for one very long row
             packed = staging[: some.numel()].view(some.shape) if fits else torch.empty_like(some, device=source.device)
-            _pack(dtype, rows, packed, buffer)
+            pack(dtype, rows, packed, buffer)
             some.copy_(packed, non_blocking=True)
-
-
-def goes_together(source: torch.Tensor, width: int, staging: torch.Tensor) -> bool:
-    """Whether its rows may be rounded along with others': they lie one behind another, float32 holds their values, and
-    there is room for one."""
-    import torch
-
-    return source.is_contiguous() and source.dtype != torch.float64 and _max_rows(width, len(staging)) > 0
-
-
-def copy_scaled_together(dtype: str, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], staging: torch.Tensor) -> None:
-    """The same as `copy_scaled` of each (source, target), all with rows of one width: as many rows at once as there is
-    room for, whosever they are. On a GPU each launch keeps the training thread, and each matrix by itself takes 12."""
-    import torch
-
-    width = pairs[0][1].shape[1] - SCALE_BYTES
-    max_rows = _max_rows(width, len(staging))
-    buffer, staging = _cut(staging)
-    for sources, targets in _filled(pairs, width, max_rows):
-        counts = [len(rows) for rows in sources]
-        values = buffer[: sum(counts) * width].view(-1, width)
-        packed = staging[: sum(counts) * (width + SCALE_BYTES)].view(-1, width + SCALE_BYTES)
-        torch._foreach_copy_(torch.split(values, counts), sources)
-        _pack(dtype, values, packed, buffer)
-        torch._foreach_copy_(targets, torch.split(packed, counts), non_blocking=True)
 
 
 def staging_bytes(dtype: str, num_bytes: int) -> int:
@@ -78,7 +53,7 @@ def staging_bytes(dtype: str, num_bytes: int) -> int:
     return 6 * num_bytes if DTYPES[dtype].scaled else num_bytes
 
 
-def _cut(staging: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def cut_staging(staging: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Of it, for float32 and for bytes."""
     import torch
 
@@ -91,31 +66,10 @@ def _float_bytes(num_bytes: int) -> int:
     return num_bytes * 3 // 4 & ~63
 
 
-def _max_rows(width: int, staging_bytes: int) -> int:
+def max_rows(width: int, staging_bytes: int) -> int:
+    """That go through a staging piece at once."""
     float_bytes = _float_bytes(staging_bytes)
     return min(float_bytes // (4 * width), (staging_bytes - float_bytes) // (width + SCALE_BYTES))
-
-
-def _filled(
-    pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], width: int, max_rows: int
-) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
-    """The rows of all, and where they go, so many at once."""
-    sources: list[torch.Tensor] = []
-    targets: list[torch.Tensor] = []
-    room = max_rows
-    for source, target in pairs:
-        rows, at = source.view(-1, width), 0
-        while at < len(rows):
-            some = rows[at : at + room]
-            sources.append(some)
-            targets.append(target[at : at + len(some)])
-            at += len(some)
-            room -= len(some)
-            if room == 0:
-                yield sources, targets
-                sources, targets, room = [], [], max_rows
-    if sources:
-        yield sources, targets
 
 
 def _blocks(tensor: torch.Tensor, width: int, max_elements: int) -> Iterator[torch.Tensor]:
@@ -131,7 +85,7 @@ def _blocks(tensor: torch.Tensor, width: int, max_elements: int) -> Iterator[tor
         yield tensor[start : start + count].reshape(-1, width)
 
 
-def _pack(dtype: str, rows: torch.Tensor, packed: torch.Tensor, buffer: torch.Tensor) -> None:
+def pack(dtype: str, rows: torch.Tensor, packed: torch.Tensor, buffer: torch.Tensor) -> None:
     """Round `rows` into `packed`, by way of the float32 `buffer`; where that is shorter than one row, in pieces."""
     import torch
 

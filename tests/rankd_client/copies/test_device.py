@@ -120,8 +120,9 @@ def test_scaled_rows_in_pieces(copier: DeviceCopier, dtype: str) -> None:
     assert int((data != their_data).sum()) <= data.numel() / 50
 
 
-def test_the_host_is_not_waited_for_and_nothing_is_allocated_anew(copier: DeviceCopier) -> None:
-    items, _ = watch({f"w{i}": torch.randn(s, device="cuda") for i, s in enumerate(SHAPES)}, Selection())
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_the_host_is_not_waited_for_and_nothing_is_allocated_anew(copier: DeviceCopier, dtype: str) -> None:
+    items, _ = watch({f"w{i}": torch.randn(s, device="cuda") for i, s in enumerate(SHAPES)}, Selection(dtype))
     arena = arena_of(sum(item.num_bytes + 64 for item in items))
     targets: list[Any] = [(item, arena.reserve(item.num_bytes)) for item in items]
     for again in (False, True):
@@ -196,6 +197,23 @@ def test_without_the_wait_the_copy_would_be_of_what_comes_after(copier: DeviceCo
         seen[waits] = set(torch.frombuffer(bytearray(region.view), dtype=torch.float32).unique().tolist())
     assert seen[True] == {1.0}
     assert 2.0 in seen[False]
+
+
+@pytest.mark.parametrize("dtype", SCALED)
+def test_a_scaled_lot_is_the_same_as_one_by_one(copier: DeviceCopier, dtype: str) -> None:
+    generator = torch.Generator("cuda").manual_seed(0)
+    weights = {f"w{i}": torch.randn(768, n, device="cuda", generator=generator) for i, n in enumerate((96, 40, 96, 3))}
+    items, _ = watch(weights, Selection(dtype))
+    layout = Layout(items)
+    arena = arena_of(3 * layout.num_bytes)
+    regions = [region for item in items if (region := arena.reserve(item.num_bytes)) is not None]
+    wait(copier.copy(list(zip(items, regions, strict=True)), again=True))
+    assert copier.knows(layout.ids)
+    whole = arena.reserve(layout.num_bytes)
+    assert whole is not None
+    wait([copier.copy_lot(Lot(layout, 1, whole, 0))])
+    for alone, region in zip(regions, layout.regions(whole), strict=True):
+        assert bytes(alone.view) == bytes(region.view)
 
 
 def test_a_lot_is_the_same_as_one_by_one(copier: DeviceCopier) -> None:

@@ -197,31 +197,3 @@ def test_python_itself_keeps_nothing() -> None:
         grown, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert grown < 20_000
-
-
-@devices
-@pytest.mark.parametrize("source", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("dtype", SCALED)
-def test_matrices_that_go_together_are_rounded_as_each_alone(dtype: str, source: torch.dtype, device: str) -> None:
-    generator = torch.Generator().manual_seed(4)
-    weights = [torch.randn(shape, generator=generator) for shape in ((3, 70), (50, 70), (1, 70), (2, 20, 70), (90, 70))]
-    weights[1][7, 3] = math.nan
-    weights = [weight.to(device, source) for weight in weights]
-    staging = torch.empty(16 << 10, dtype=torch.uint8, device=device)  # of 43 rows, less than some have
-    targets = [torch.full((weight.numel() // 70, 74), 0xEE, dtype=torch.uint8) for weight in weights]
-    alone = [target.clone() for target in targets]
-    assert all(scaled.goes_together(weight, 70, staging) for weight in weights)
-    scaled.copy_scaled_together(dtype, list(zip(weights, targets, strict=True)), staging)
-    for weight, target, theirs in zip(weights, targets, alone, strict=True):
-        scaled.copy_scaled(dtype, weight, theirs, staging)
-        scales, their_scales = (each[:, 70:].flatten().clone().view(torch.float32) for each in (target, theirs))
-        assert torch.equal(target[:, :70], theirs[:, :70])
-        assert torch.allclose(scales, their_scales, rtol=0.0, atol=0.0, equal_nan=True)  # NaN has many forms
-
-
-def test_what_cannot_go_together_with_others() -> None:
-    staging = torch.empty(4096, dtype=torch.uint8)
-    assert scaled.goes_together(torch.ones(3, 500), 500, staging)
-    assert not scaled.goes_together(torch.ones(3, 800), 800, staging), "no room for a row"
-    assert not scaled.goes_together(torch.ones(500, 3).t(), 500, staging), "in columns"
-    assert not scaled.goes_together(torch.ones(3, 500, dtype=torch.float64), 500, staging), "more than float32 holds"
