@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import struct
@@ -27,14 +28,14 @@ def identify(accepted: socket.socket, address: object) -> tuple[str, str, int | 
 
 
 def has_spare_files(fd: int) -> bool:
-    """Whether NUM_SPARE_FILES more can be opened; tried with copies of `fd`, some microseconds."""
-    copies = []
+    """Whether NUM_SPARE_FILES more can be opened; tried with copies of `fd`, some microseconds. One is there at a time:
+    libzmq may need one just then."""
+    lowest = 0
     try:
         for _ in range(NUM_SPARE_FILES):
-            copies.append(os.dup(fd))
+            copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+            os.close(copy)
+            lowest = copy + 1
     except OSError:
         return False
-    finally:
-        for copy in copies:
-            os.close(copy)
     return True
