@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rankd.buffers import buffers
 from rankd.records import LayerStep, Snapshot
 from rankd.scaled import largest_magnitude
-from rankd.spread import Spread
+from rankd.spread import Helpers
 from rankd_client.wire import DTYPES, Chunk, Dtype, Shard, WireError, row_elements
 
 _UNSIGNED: dict[int, type[np.unsignedinteger]] = {2: np.uint16, 4: np.uint32, 8: np.uint64}
@@ -27,7 +27,7 @@ PIECE_BYTES = 512 << 10
 """Of a chunk, copied and looked at before the next: it is in the core's own cache still. A multiple of every dtype's
 size."""
 
-spread = Spread()
+helpers = Helpers()
 
 
 @dataclass(slots=True)
@@ -59,7 +59,7 @@ class OpenShard:
             self.zero &= largest == 0
             return
         copy = partial(_copy, self.data, payload, start, chunk.item_bytes)
-        largest_bits = max(spread.over(start, end, PIECE_BYTES, copy))
+        largest_bits = max(helpers.spread(start, end, PIECE_BYTES, copy))
         self.finite &= largest_bits < _INFINITY_BITS[chunk.dtype]
         self.zero &= largest_bits == 0
 

@@ -137,7 +137,7 @@ class BatchExecutor:
 
     def close(self) -> None:
         with self._changed:
-            self._closed = True
+            self._closed = self._workers.is_closed = True
             for item in self._waiting:
                 _drop(item)
             self._waiting.clear()

@@ -13,6 +13,9 @@ from collections.abc import Callable
 EXIT_SECONDS = 60.0
 """For what is under way: a batch of some tenths of a second, or one large matrix; more only where a GPU hangs."""
 
+CLOSED_SECONDS = 5.0
+"""The same where the executor was closed before: a daemon that is stopped ends within 20 s, whatever hangs."""
+
 
 class Workers:
     """Threads of an executor. It need not be closed: where the interpreter ends while they are there, it is then, and
@@ -21,6 +24,8 @@ class Workers:
     def __init__(self, close: Callable[[], None]) -> None:
         """`close`: the executor's, after which they begin nothing more. It may have been called before."""
         self._close = close
+        self.is_closed = False
+        """To be set by the executor as it is closed."""
         self._threads: list[threading.Thread] = []
         _there.add(self)
 
@@ -47,8 +52,9 @@ os.register_at_fork(after_in_child=_there.clear)  # the threads, and what they u
 @atexit.register
 def _end_all() -> None:
     workers = list(_there)
+    seconds = CLOSED_SECONDS if all(each.is_closed for each in workers) else EXIT_SECONDS
     for each in workers:
         each.close()
-    until = time.monotonic() + EXIT_SECONDS
+    until = time.monotonic() + seconds
     for each in workers:
         each.join(until)

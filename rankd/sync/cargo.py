@@ -34,6 +34,7 @@ class Cargo(Outbox):
     def __init__(self) -> None:
         super().__init__(Arena(0, _nothing))
         self.outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        self.num_waiting = 1  # always: each answer brings the next step of its layer
         self._num_again: dict[tuple[str, str], int] = {}
         # Not within what a trainer may hold: what is under way is bounded by the shipment, and all of it counts.
         self.reports = Reports(self._changed, self._orders, self._comes_before, sys.maxsize, self._dropped)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from rankd.shards import PIECE_BYTES, largest_without_sign
-from rankd.spread import Spread
+from rankd.spread import Helpers
 
 ALL_16_BIT = np.arange(1 << 16, dtype=np.uint16)
 MASKS = {np.uint16: 0x7FFF, np.uint32: 0x7FFF_FFFF, np.uint64: 0x7FFF_FFFF_FFFF_FFFF}
@@ -57,7 +57,7 @@ def test_chunks_of_several_pieces_are_stored_as_they_came(size: int) -> None:
 
 @pytest.mark.parametrize("at", [0, 3 << 18, (1 << 19) - 1, -1])
 def test_several_threads_store_and_notice_the_same(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rankd.shards.spread", Spread(4))
+    monkeypatch.setattr("rankd.shards.helpers", Helpers(4))
     matrix = np.arange(1 << 20, dtype=np.float32).reshape(1024, 1024)
     for value in (5.0, np.nan, np.inf):
         matrix.reshape(-1)[at] = value

@@ -36,6 +36,8 @@ from rankd_client.wire import (
 
 MIB = 1 << 20
 PATIENCE_SECONDS = 10.0
+DOOR: dict[str, Any] = {"arena_socket": "arena.sock", "arena_token": "a token"}
+"""Of a welcome: memory may be lent there."""
 
 
 class Router:

@@ -35,7 +35,7 @@ class ScaledRecipe:
         import torch
 
         width, row_bytes = self._width, self._width + SCALE_BYTES
-        rows = [source.detach().view(-1, width) for source in self._sources]
+        rows = [source.detach().reshape(-1, width) for source in self._sources]  # strides may have changed since
         keeps.append(rows)
         places = [bytes_of(region).view(-1, row_bytes) for region in regions]
         for parts in self._rounds:

@@ -43,13 +43,16 @@ class Flow:
         self.one_by_one = False
         self._faults = faults
         self.credit_bytes = 0
-        self.chunk_bytes = self.loan_bytes = MIN_CHUNK_BYTES
-        """At most in a frame, and in a loan: that has no frame to make room for, and each message costs."""
+        self.chunk_bytes = MIN_CHUNK_BYTES
+        """At most in a frame."""
+        self.loan_bytes = MIN_CHUNK_BYTES
+        """At most in a loan: nobody makes room for a frame, and each message costs."""
         self.congested = False
         self._starved_since: float | None = None
         self._under_way: deque[tuple[Name, Loan | None]] = deque()
         """All that costs credit and was not answered, in the order in which it went; None: in a frame."""
-        self._lent_bytes = 0
+        self.lent_bytes = 0
+        """Of the arena, at this moment."""
 
     def begin(self, credit_bytes: int, chunk_bytes: int) -> None:
         """A new connection grants this much. Chunks are made small enough for it, where they may be."""
@@ -69,7 +72,7 @@ class Flow:
         for _, loan in self._under_way:
             if loan is not None:
                 loan.done = True
-        self._lent_bytes = 0
+        self.lent_bytes = 0
 
     @property
     def num_loans(self) -> int:
@@ -90,7 +93,7 @@ class Flow:
             is_answered = sent == name
             if loan is not None and not loan.done:
                 loan.done = True
-                self._lent_bytes -= loan.num_bytes
+                self.lent_bytes -= loan.num_bytes
 
     def patience_ends(self) -> float:
         """When to give the connection up for want of credit, on the clock that pump() is given."""
@@ -148,7 +151,7 @@ class Flow:
 
     def _is_too_much_lent(self, snapshot: Snapshot, outbox: Outbox, lender: Lender) -> bool:
         """Half of the arena is never lent, but for one snapshot: while a daemon stands still, pushes go on in it."""
-        half_bytes, lent_bytes = outbox.arena.num_bytes // 2, self._lent_bytes
+        half_bytes, lent_bytes = outbox.arena.num_bytes // 2, self.lent_bytes
         would_be_lent = snapshot.sent_bytes == 0 and lender.number_of(snapshot.region.block) is not None
         return lent_bytes > 0 and lent_bytes + snapshot.num_bytes > half_bytes and would_be_lent
 
@@ -165,6 +168,6 @@ class Flow:
         if not dealer.send(Lent(replace(chunk, payload=b""), block, at, num_bytes)):
             return None
         loan = Loan(num_bytes)
-        self._lent_bytes += num_bytes
+        self.lent_bytes += num_bytes
         self._under_way.append((name, loan))
         return loan

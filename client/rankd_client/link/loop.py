@@ -29,7 +29,8 @@ _FAULT_SECONDS = 0.1
 
 _GATHER_SECONDS = 0.025
 """A daemon answers each layer by itself, twice. Where nobody waits for the answers they are taken together: each time
-that this thread wakes costs a training that its host bounds as much as taking several answers does."""
+that this thread wakes costs a training that its host bounds as much as taking several answers does. Alerts come as much
+later."""
 
 _ARRIVAL_POLL_SECONDS = 0.005
 """A GPU's copies take some milliseconds; this thread must not ask CUDA, only look at memory."""
@@ -139,9 +140,13 @@ class Link(OutletThread):
         self._outbox.purge()
 
     def _may_gather(self) -> bool:
-        """Whether nothing is left to send, for which an answer may have to come first, and nobody waits for the end."""
-        outbox = self._outbox
-        return self.connected and self._stop_at is None and outbox.num_unsent == 0 and outbox.num_waiting == 0
+        """Whether nobody waits for an answer: nothing is left to send or to lend, nobody flushes, and for the next
+        push as much memory is free as is lent."""
+        outbox, talk = self._outbox, self._talk
+        if not self.connected or self._stop_at is not None or talk.lender.is_asking:
+            return False
+        is_over = not outbox.num_unsent and not outbox.num_waiting
+        return is_over and talk.flow.lent_bytes <= outbox.arena.free_bytes
 
     def _finished(self) -> bool:
         if self._stop_at is None:

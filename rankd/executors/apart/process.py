@@ -135,6 +135,9 @@ class Process:
         except (OSError, EOFError, ValueError) as error:
             self.is_over = True
             raise ApartError(self._how_it_ended()) from error
+        except BaseException:
+            self.is_over = True  # or the next to ask would hear this one's answer
+            raise
         for level, name, text in answer["log"]:
             logging.getLogger(name).log(level, "%s", text)
         self.free_bytes = answer.get("free_bytes", self.free_bytes)

@@ -34,7 +34,7 @@ an hour."""
 REST_PAUSES: Pauses = (1.0, 60.0)
 """The others go on without it, but nobody does its work."""
 
-HANG_SECONDS, HANG_TIMES = 600.0, 100.0
+HANG_SECONDS, HANG_TIMES, MAX_HANG_SECONDS = 600.0, 100.0, 1e6
 """A process hangs that has not answered for so long and so many times what is expected of the batch. The first is for
 libraries that come from a slow disk. The second is for a first guess that knows nothing of the device (a GPU for games
 has a 50th of an H100's float64), and for what is learned on cores that are idle (busy ones leave a process of niceness
@@ -136,7 +136,7 @@ class SolverApart:
         """Until the process hangs. They are alike, as all of a batch."""
         size = works[0].size(self._settings)
         expected = len(works) * self._costs.predict(self.device.type, works[0].tier, size)
-        return HANG_SECONDS + HANG_TIMES * expected
+        return min(HANG_SECONDS + HANG_TIMES * expected, MAX_HANG_SECONDS)
 
     def _lose(self, process: Process | None, text: str) -> None:
         """The other thread sees it at once; that the process is gone may take the kernel some time."""

@@ -47,6 +47,22 @@ sys.exit(3)
 """
 
 
+HANG = """
+import sys, threading
+from rankd.executors import workers
+workers.CLOSED_SECONDS, workers.EXIT_SECONDS = 0.1, 1e6
+those = workers.Workers(lambda: None)
+those.start("measure-test", threading.Event().wait)
+those.is_closed = True
+sys.exit(3)
+"""
+
+
+def test_the_end_waits_for_long_only_where_nothing_was_closed() -> None:
+    done = fork_server.run([sys.executable, "-c", f"import sys\nsys.path[:] = {sys.path!r}\n{HANG}"], timeout=120)
+    assert done.returncode == 3
+
+
 def end(how: str, *arguments: str) -> tuple[int, bytes]:
     """Exit code, and all that was written."""
     command = [sys.executable, "-c", BEGIN + how, *arguments]

@@ -194,6 +194,18 @@ def test_what_a_trainer_thins_out_meanwhile_is_no_damage(router: Router, start: 
     assert syncing.told == [] and tally.is_over
 
 
+def test_no_answer_waits_for_others_as_each_brings_the_next_step(
+    router: Router, start: Start, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_GATHER_SECONDS", 6 * PATIENCE_SECONDS)
+    syncing = start(spool)
+    router.welcome()
+    for step in (1, 2, 3):
+        assert len(chunks(router, 2)) == 2
+        router.send(Ack("recorded", "a", step), Ack("recorded", "b", step))
+    assert syncing.end()[0].num_shipped == 6
+
+
 def test_what_is_under_way_has_bounds(
     router: Router, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

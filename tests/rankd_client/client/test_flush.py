@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from absent_daemon import Make
 from link_ends import PATIENCE_SECONDS, Router
 
-from rankd_client.wire import Ack, Message, Refusal, Reported
+from rankd_client.wire import Ack, Heartbeat, Message, Refusal, Reported
 
 
 @pytest.fixture
@@ -44,3 +45,18 @@ def test_it_waits_for_every_outcome_and_what_was_refused_is_counted(
     router.send(outcome)
     assert client.flush(PATIENCE_SECONDS)
     assert client.stats.num_dropped == num_dropped and client.num_errors == 0
+
+
+def test_it_does_not_wait_for_answers_that_are_there(
+    make: Make, router: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link would let them gather."""
+    monkeypatch.setattr("rankd_client.link.loop._GATHER_SECONDS", 6 * PATIENCE_SECONDS)
+    client = make(echo=False)
+    client.push({"w": torch.ones(2, 2)}, 3)
+    router.welcome()
+    router.receive()
+    time.sleep(0.2)  # what the link is still woken by has passed
+    router.send(Heartbeat(), Ack("recorded", "w", 3))
+    time.sleep(0.2)
+    assert client.flush(PATIENCE_SECONDS)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from link_ends import PATIENCE_SECONDS, Router, Setup
+from link_ends import PATIENCE_SECONDS, ArenaDoor, Router, Setup
 
 from rankd_client.link import conversation
 
@@ -36,3 +36,10 @@ def setup(address: str) -> Iterator[Setup]:
     setup.link.stop(0.0)
     setup.link.join(PATIENCE_SECONDS)
     assert not setup.link._thread.is_alive()
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Iterator[ArenaDoor]:
+    door = ArenaDoor(tmp_path / "arena.sock")
+    yield door
+    door.close()

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from link_ends import MIB, PATIENCE_SECONDS, ArenaDoor, Router, Setup, lendable
+from link_ends import DOOR, MIB, PATIENCE_SECONDS, ArenaDoor, Router, Setup, lendable
 
 from rankd_client.link import lender
 from rankd_client.wire import LOCAL_VERSION, MAX_CHUNK_BYTES, Ack, Bye, Chunk, Hello, Lent, Refusal, Welcome
 
-DOOR: dict[str, Any] = {"arena_socket": "arena.sock", "arena_token": "a token"}
 BLOCK_BYTES = 8 * MIB
 
 
@@ -20,13 +18,6 @@ BLOCK_BYTES = 8 * MIB
 def _small_loans(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a layer of 7 MiB takes two."""
     monkeypatch.setattr("rankd_client.link.flow.MAX_CHUNK_BYTES", 4 * MIB)
-
-
-@pytest.fixture
-def door(tmp_path: Path) -> Iterator[ArenaDoor]:
-    door = ArenaDoor(tmp_path / "arena.sock")
-    yield door
-    door.close()
 
 
 @pytest.fixture

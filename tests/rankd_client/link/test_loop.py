@@ -10,7 +10,7 @@ import pytest
 from link_ends import MIB, PATIENCE_SECONDS, Router, Setup
 
 from rankd_client.link import conversation, loop
-from rankd_client.wire import MIN_CHUNK_BYTES, Ack, Bye, Chunk, Heartbeat, Hello, Refusal, Welcome
+from rankd_client.wire import MIN_CHUNK_BYTES, Bye, Chunk, Heartbeat, Hello, Refusal, Welcome
 
 
 def test_a_daemon_that_came_back_gets_everything_again(address: str, setup: Setup) -> None:
@@ -143,27 +143,3 @@ def test_a_fault_that_comes_again_at_once_is_told_once_and_keeps_no_core_busy(
     router = Router(address)
     router.welcome()  # and it goes on
     router.close()
-
-
-def test_answers_wait_for_one_another_until_somebody_waits_for_them(
-    router: Router, setup: Setup, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loop, "_GATHER_SECONDS", 6 * PATIENCE_SECONDS)
-    router.welcome()
-    setup.put("a", 1)
-    assert router.chunk().layer == "a"
-    time.sleep(0.2)  # what it is still woken by has passed
-    router.send(Heartbeat(), Ack("recorded", "a", 1))
-    time.sleep(0.2)
-    assert not setup.outbox.settled
-    setup.put("b", 1)  # which wakes it
-    assert router.chunk().layer == "b"
-    found = list[bool]()
-    waiting = threading.Thread(target=lambda: found.append(setup.outbox.wait_settled(PATIENCE_SECONDS)))
-    waiting.start()
-    until = time.monotonic() + PATIENCE_SECONDS
-    while not setup.outbox.num_waiting and time.monotonic() < until:
-        time.sleep(0.001)
-    router.send(Ack("recorded", "b", 1))
-    waiting.join()
-    assert found == [True]

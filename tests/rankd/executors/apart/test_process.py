@@ -25,3 +25,14 @@ def test_one_that_gives_no_answer_in_time_is_over(name: str) -> None:
     finally:
         process.close()
     assert not is_there(process.pid)
+
+
+def test_after_a_fault_of_ours_nobody_hears_the_answer_to_what_was_asked_before() -> None:
+    process = Process(CPU, DEFAULT_SETTINGS, 1)
+    try:
+        process.wait_ready()
+        with pytest.raises(OverflowError):  # by poll(), when the batch is sent
+            process.measure([work(torch.eye(4))], 1e9)
+        assert process.is_over and process.measure([work(10 * torch.eye(8))], 30.0) is None
+    finally:
+        process.close()
