@@ -49,7 +49,10 @@ class Room:
 
     def find(self, key: Key, step: int, num_bytes: int) -> Region | None:
         """For a layer at `step`; None where no memory can be had."""
-        return self._place(key, num_bytes) or self._make_room(key, step, num_bytes)
+        region = self._place(key, num_bytes) or self._make_room(key, step, num_bytes)
+        if region is None and num_bytes <= self.arena.free_bytes:
+            self._places.clear()  # what is free lies in pieces between them: each would come back to where it lay
+        return region
 
     def find_side_by_side(self, keys: frozenset[Key], num_bytes: int) -> Region | None:
         """For all these layers at once, whose older snapshots are given up for it where they were sent; None where

@@ -267,3 +267,17 @@ def test_layers_lie_where_they_lay_however_irregularly_they_are_dealt_with() -> 
         for name in random_.sample(names, random_.randrange(6)):
             outbox.settle(name, "weight", step)
     assert all(len(starts) <= 2 for starts in places.values()), places
+
+
+def test_layers_move_where_what_is_free_lies_in_pieces_between_them() -> None:
+    outbox, found = outbox_of(4), list[bool]()
+    put(outbox, "odd", 0)
+    for step in range(1, 5):
+        put(outbox, "a", step, 2 * SIZE)  # at first behind the odd one
+        found.append((whole := outbox.reserve("b", step, 2 * SIZE, (SIZE, 1))) is not None)
+        if whole is not None:
+            outbox.commit(whole)
+        while (snapshot := outbox.next_unsent()) is not None:
+            send(outbox, snapshot.num_bytes)
+            assert outbox.settle(snapshot.layer, "weight", step)
+    assert found == [False, True, True, True]

@@ -33,6 +33,8 @@ class Copier:
         """With copies that nobody has made a stream wait for."""
         self._layout: Layout | None = None
         """What went last."""
+        self._without: set[str] = set()
+        """Those for which there was no memory at the last push: they come first at the next."""
 
     @property
     def device_bytes(self) -> int:
@@ -49,11 +51,13 @@ class Copier:
         faults: list[Exception] = []
         on_host: list[Pair] = []
         on_devices: dict[torch.device, list[Pair]] = {}
+        first, self._without = self._without, set()
         try:
-            for item in items:
+            for item in sorted(items, key=lambda item: item.label not in first) if first else items:
                 target = self._outbox.reserve(item.name, step, item.num_bytes, item.shape, item.role, item.shard)
                 if target is None:
                     skipped[item.label] = "memory"
+                    self._without.add(item.label)
                     continue
                 target.dtype, target.source_dtype = item.dtype, item.source_dtype
                 pairs = on_devices.setdefault(item.tensor.device, []) if item.is_cuda else on_host
