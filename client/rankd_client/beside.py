@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rankd_client.turns import TOO_LARGE
 from rankd_client.watch import Adapter, Selection, Watched, watch_also
 from rankd_client.watch.also import fitting
 
@@ -13,9 +14,10 @@ class Beside:
     """Remembers what was there beside the model, so that what did not fit comes first: names alone. `found` is that of
     the push that is under way."""
 
-    def __init__(self, selection: Selection, adapters: Sequence[Adapter]) -> None:
+    def __init__(self, selection: Selection, adapters: Sequence[Adapter], max_push_bytes: int) -> None:
         self._selection = selection
         self._adapters = adapters
+        self._max_push_bytes = max_push_bytes
         self._last_pushes: dict[str, int] = {}
         self._num_pushes = 0
         self.found: list[Watched] = []
@@ -29,7 +31,11 @@ class Beside:
         self.found, reasons = watch_also(also, self._selection, self._adapters)
         skipped |= reasons
         chosen = fitting(self.found, max_bytes, None if alike else self._last_pushes)
-        skipped |= dict.fromkeys({item.label for item in self.found} - {item.label for item in chosen}, "budget")
+        went = {item.label for item in chosen}
+        for item in self.found:
+            if item.label not in went:
+                num_bytes = item.turn_bytes if alike else item.num_bytes
+                skipped[item.label] = TOO_LARGE if num_bytes > self._max_push_bytes else "budget"
         return chosen
 
     def pushed(self, copied: Iterable[Watched]) -> None:

@@ -74,7 +74,7 @@ def read_config(
         raise _wrong("RANKD_MODE", mode, f"one of {', '.join(MODES)}")
     push_bytes = _integer("max_push_bytes", max_push_bytes)
     memory_bytes = 2 * push_bytes if max_memory_bytes is None else _integer("max_memory_bytes", max_memory_bytes)
-    if max_overhead is not None and not 0 < _number("max_overhead", max_overhead) <= 1:
+    if max_overhead is not None and not (_is_number(max_overhead) and 0 < max_overhead <= 1):
         raise _wrong("max_overhead", max_overhead, "a share of training time above 0 and up to 1, or None for no limit")
     if dtype not in DTYPES:
         raise _wrong("dtype", dtype, f"one of {', '.join(DTYPES)}")
@@ -178,9 +178,13 @@ def _integer(key: str, value: Any) -> int:
 
 
 def _number(key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value >= 0):
+    if not (_is_number(value) and math.isfinite(value) and value >= 0):
         raise _wrong(key, value, "a finite number of at least 0")
     return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _patterns(key: str, value: Patterns) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ class Pusher:
             max_decoded_bytes=config.max_push_bytes,
         )  # fmt: skip
         self._watcher = Watcher(selection, config.adapters, on_gone=self._copier.forget)
-        self._beside = Beside(selection, config.adapters)
+        self._beside = Beside(selection, config.adapters, config.max_push_bytes)
         self.fence = Fence(self._copier.fence, copies.capturing)
         self._turns = Turns(config.max_push_bytes, config.max_memory_bytes)
         self._meter = Meter()

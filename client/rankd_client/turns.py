@@ -15,6 +15,8 @@ REPLICA = "replica"
 LEFT_TO_FIRST = "left to process 0"
 """Which pushes the same, unless this process is another stage of a pipeline: nothing here tells."""
 
+TOO_LARGE = "larger than max_push_bytes"
+"""Never to be pushed."""
 
 MAX_OTHERS = 1024
 """Layers of other models of which it is remembered when they went, at least: a client may push several in turn, but
@@ -66,7 +68,7 @@ class Turns:
         by_name = {item.name: item for item in watched}
         for name in by_name.keys() - set(names):
             num_bytes = by_name[name].num_bytes if turn is None else by_name[name].turn_bytes
-            skipped[name] = "larger than max_push_bytes" if num_bytes > self._max_push_bytes else "budget"
+            skipped[name] = TOO_LARGE if num_bytes > self._max_push_bytes else "budget"
         return [by_name[name] for name in names]
 
     def pushed(self, names: Sequence[str]) -> None:
