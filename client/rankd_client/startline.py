@@ -17,8 +17,8 @@ class StartLine:
     """`28 of 41 tensors watched, 112 MB a push, estimated cost 0.3 %`, once, on stderr.
 
     The cost is what the first push blocked (memory that is allocated once left out), over the time between it and the
-    next call, scaled to the interval between pushes. So the line comes with the second call; or at the end, with no
-    estimate, where there was none. A process of a job that has nothing to send leaves it to those that do.
+    call of the next step, scaled to the interval between pushes. So the line comes with that call; or at the end, with
+    no estimate, where there was none. A process of a job that has nothing to send leaves it to those that do.
     """
 
     def __init__(self, config: Config) -> None:
@@ -61,12 +61,14 @@ class StartLine:
             self._first = (step, now_seconds, blocked_seconds, wire_bytes)
 
     def called(self, step: int, now_seconds: float) -> None:
-        """push() was called, due or not."""
-        if self._said or self._first is None:
+        """push() was called, due or not. Of a call at the same step nothing is learnt; and where steps count tokens, so
+        that a call is many of them, pushes are as far apart as calls are, at least."""
+        if self._said or self._first is None or step == self._first[0]:
             return
         first_step, first_seconds, blocked_seconds, _ = self._first
         num_steps = max(1, step - first_step)
-        every_seconds = max((now_seconds - first_seconds) / num_steps * self._config.every_steps, 1e-9)
+        num_calls = max(1.0, self._config.every_steps / num_steps)
+        every_seconds = max((now_seconds - first_seconds) * num_calls, 1e-9)
         share = blocked_seconds / max(every_seconds, self._config.min_interval_seconds)
         limit = self._config.max_overhead
         if limit is not None and share > limit:

@@ -47,6 +47,29 @@ def test_a_process_that_is_alone_keeps_to_its_limit(capfd: pytest.CaptureFixture
     assert line(capfd, 0.001).endswith("estimated cost 0.1 %\n")
 
 
+@pytest.mark.parametrize(
+    ("every_steps", "says"),
+    [(1, "10 %"), (524_288, "10 %"), (2 * 524_288, "5 %")],
+    ids=["less than a call", "a call", "two calls"],
+)
+def test_where_steps_are_tokens_pushes_are_no_closer_than_calls(
+    capfd: pytest.CaptureFixture[str], every_steps: int, says: str
+) -> None:
+    start_line = StartLine(replace(CONFIG, every_steps=every_steps, max_overhead=None))
+    start_line.pushed(524_288, 0.0, 0.1, 4096)
+    start_line.called(2 * 524_288, 1.0)
+    assert capfd.readouterr().err.endswith(f"estimated cost {says}\n")
+
+
+def test_a_call_at_the_same_step_tells_nothing_of_the_time_between_steps(capfd: pytest.CaptureFixture[str]) -> None:
+    start_line = StartLine(CONFIG)
+    start_line.pushed(1, 0.0, 0.1, 4096)
+    start_line.called(1, 0.001)
+    assert capfd.readouterr().err == ""
+    start_line.called(2, 1.0)
+    assert "estimated cost 10 %" in capfd.readouterr().err
+
+
 def test_one_of_several_leaves_it_to_the_daemon(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
