@@ -1,4 +1,5 @@
-"""Numbers that a trainer computed, checked before they go: what a daemon would refuse is skipped, with a reason."""
+"""Numbers that a trainer computed, checked before they go: what a daemon would refuse, or take for what it has, is
+skipped with a reason, and so is what no matrix can have."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ RATIOS = (
     "num_above_mp_edge",
 )
 METRICS = (*NORMS, *RATIOS)
-"""Those that a daemon knows, as numbers or null; other keys may be whatever JSON has."""
+"""Those that a daemon knows, as numbers from 0 or null; other keys may be whatever JSON has."""
 
 MAX_DTYPE_BYTES = 32
 
@@ -49,9 +50,10 @@ def report(
             skipped[label] = body
         elif label in refused:
             skipped[label] = "refused"
-        else:
-            reports.put(layer, role, step, body)
+        elif reports.put(layer, role, step, body):
             num_queued += 1
+        else:
+            skipped[label] = f"already reported at step {step}: give all its metrics in one call"
     return num_queued, skipped
 
 
@@ -67,7 +69,7 @@ def _body(layer: Any, values: Any) -> dict[str, Any] | str:
     body = {key: _plain(value) for key, value in values.items()}
     wrong = next((f"{key}={escape(value, 40)}" for key, value in body.items() if not _is_right(key, value)), None)
     if wrong is not None:
-        return f"{wrong}: expected a number or None" if wrong.partition("=")[0] in METRICS else wrong
+        return f"{wrong}: expected a number from 0, or None" if wrong.partition("=")[0] in METRICS else wrong
     if not any(key in body for key in METRICS) and body.get("finite", True):
         return f"none of {', '.join(METRICS)}"
     known = [body[key] for key in NORMS if body.get(key) is not None]
@@ -118,7 +120,9 @@ def _plain(value: Any) -> Any:
 def _is_right(key: str, value: Any) -> bool:
     is_integer = type(value) is int
     if key in METRICS:
-        return value is None or type(value) is float or (is_integer and abs(value) < 1 << 63)
+        if type(value) is float:
+            return value >= 0 or not math.isfinite(value)
+        return value is None or (is_integer and 0 <= value < 1 << 63)
     if key in ("rows", "cols"):
         return is_integer and 0 <= value < MAX_ELEMENTS
     if key == "finite":

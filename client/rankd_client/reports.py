@@ -1,4 +1,4 @@
-"""Numbers that a trainer computed, on their way to the daemon. Unlike snapshots each counts: first in, first out.
+"""Numbers that a trainer computed, on their way to the daemon. Unlike snapshots each step counts: first in, first out.
 
 unsent ──sent──▶ awaiting (not recorded yet) ──recorded──▶ gone
    ▲                │
@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, takewhile
 from typing import Any
 
 import msgpack
@@ -27,8 +27,8 @@ OVERHEAD_BYTES = 256
 MAX_UNDER_WAY = 256
 """Sent, and not yet taken by the daemon. It gives credit back when it has judged one, and takes 1,024 of a run."""
 
-MAX_LINES = 10_000
-"""Layers of which the step is known that was reported last: as many as a run may have."""
+MAX_LINES = 16_384
+"""Layers of which the step is known that was reported last: as many as a daemon takes of a run."""
 
 Name = tuple[str, str, int]
 """(layer, role, step)"""
@@ -90,29 +90,35 @@ class Reports:
         self._num_bytes = 0
         self._num_under_way = 0
         self._returns = Returns()
-        self._last_steps: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._last: OrderedDict[tuple[str, str], tuple[int, bool]] = OrderedDict()
+        """Of each (layer, role), the step that was reported last, and whether the next is a return whatever its step:
+        the daemon may not have heard of this one."""
         self._lines: dict[tuple[str, str], deque[Report]] = {}
         """What is unsent or awaited of each (layer, role)."""
 
     # The training thread's side ------------------------------------------------------------------------------------
 
-    def put(self, layer: str, role: str, step: int, body: Mapping[str, Any]) -> None:
-        """Take one. Raises what packing raises."""
+    def put(self, layer: str, role: str, step: int, body: Mapping[str, Any]) -> bool:
+        """Take one; False if the one before of its layer and role was of this step, whatever became of that: a daemon
+        would take it for the same. Raises what packing raises."""
         packed: bytes = msgpack.packb(body)
         with self._changed:
             line = (layer, role)
-            last_step = self._last_steps.pop(line, None)
-            self._last_steps[line] = step
-            if len(self._last_steps) > MAX_LINES:
-                self._last_steps.popitem(last=False)
-            is_return = last_step is None or step <= last_step
-            report = Report(layer, role, step, packed, next(self._orders), is_return)
+            last_step, is_return = self._last.get(line, (-1, True))
+            if step == last_step:
+                return False
+            self._last[line] = step, False
+            self._last.move_to_end(line)
+            if len(self._last) > MAX_LINES:
+                self._last.popitem(last=False)
+            report = Report(layer, role, step, packed, next(self._orders), is_return or step < last_step)
             report.num_returns = self._returns.count(line, step)
             self._unsent.append(report)
             self._lines.setdefault(line, deque()).append(report)
             self._num_bytes += report.num_bytes
             while self._num_bytes > self._max_bytes:
                 self._drop_oldest()
+            return True
 
     # The outlet's side ---------------------------------------------------------------------------------------------
 
@@ -120,7 +126,9 @@ class Reports:
         """The next to be sent, if one may be; call `sent` once it is."""
         with self._changed:
             first = self._unsent[0] if self._unsent and self._num_under_way < MAX_UNDER_WAY else None
-            return None if first is None or self._is_behind(first.line, first.order) else first
+            if first is None or self._is_behind(first.line, first.order) or self._has_namesake_before(first):
+                return None
+            return first
 
     def come_before(self, line: tuple[str, str], order: int) -> bool:
         """Whether one of this (layer, role) came before, and is not dealt with."""
@@ -200,8 +208,16 @@ class Reports:
         if report.is_return:  # the next one of its layer is it now
             if (later := self._lines.get(report.line)) is not None:
                 later[0].is_return = True
-            else:
-                self._last_steps.pop(report.line, None)
+            elif (last := self._last.get(report.line)) is not None:
+                self._last[report.line] = last[0], True
+
+    def _has_namesake_before(self, report: Report) -> bool:
+        """Whether its layer was at its step before it went back, and that is not dealt with: an answer would be to
+        both."""
+        line = self._lines[report.line]
+        if line[0].num_returns == report.num_returns:  # steps went up since
+            return False
+        return any(other.step == report.step for other in takewhile(lambda other: other is not report, line))
 
     def _forget(self, report: Report) -> None:
         self._land(report)

@@ -55,6 +55,8 @@ def test_numbers_of_numpy_and_torch_are_numbers(number: Any) -> None:
         ({NORM: math.inf, RATIO: math.nan}, {NORM: None, RATIO: None, "finite": False}),
         ({RATIO: math.nan}, {RATIO: None, "finite": False}),
         ({NORM: 0.0, RATIO: math.nan}, {NORM: 0.0, RATIO: None}),  # all zero: 0 / 0
+        ({NORM: -math.inf}, {NORM: None, "finite": False}),
+        ({NORM: -0.0, RATIO: 0}, {NORM: -0.0, RATIO: 0}),
         ({NORM: 1.0, "condition": math.inf}, {NORM: 1.0, "condition": None}),
         ({NORM: math.nan, "finite": True}, {NORM: None, "finite": True}),  # the trainer knows better
         ({"finite": False}, {"finite": False}),
@@ -67,10 +69,13 @@ def test_what_is_not_finite_is_null_and_says_so(values: dict[str, Any], body: di
 @pytest.mark.parametrize(
     ("layer", "values", "reason"),
     [
-        ("w", {RATIO: "3"}, "effective_rank=3: expected a number or None"),
-        ("w", {RATIO: torch.ones(2)}, "effective_rank=<Tensor>: expected a number or None"),
-        ("w", {RATIO: True}, "effective_rank=True: expected a number or None"),
-        ("w", {RATIO: 1 << 70}, "effective_rank=<int>: expected a number or None"),
+        ("w", {RATIO: "3"}, "effective_rank=3: expected a number from 0, or None"),
+        ("w", {RATIO: torch.ones(2)}, "effective_rank=<Tensor>: expected a number from 0, or None"),
+        ("w", {RATIO: True}, "effective_rank=True: expected a number from 0, or None"),
+        ("w", {RATIO: 1 << 70}, "effective_rank=<int>: expected a number from 0, or None"),
+        ("w", {RATIO: -3.0}, "effective_rank=-3.0: expected a number from 0, or None"),
+        ("w", {NORM: np.float32(-0.5)}, "spectral_norm=-0.5: expected a number from 0, or None"),
+        ("w", {RATIO: 1.0, "num_above_mp_edge": -1}, "num_above_mp_edge=-1: expected a number from 0, or None"),
         ("w", {RATIO: 1.0, "rows": -1}, "rows=-1"),
         ("w", {RATIO: 1.0, "finite": 1}, "finite=1"),
         ("w", {RATIO: 1.0, "source_dtype": "x" * 33}, "source_dtype=" + "x" * 33),
@@ -107,3 +112,21 @@ def test_what_the_daemon_has_no_room_for_is_not_sent_again() -> None:
     measurements = {"w": {RATIO: 1.0}, "v": {RATIO: 1.0}}
     bodies, skipped = reported(measurements, role="feature", refused=("w (feature)", "v"))
     assert list(bodies) == ["v"] and skipped == {"w (feature)": "refused"}
+
+
+def test_a_step_that_a_layer_has_is_not_reported_again() -> None:
+    queue = Reports(threading.Condition())
+    reason = "already reported at step 3: give all its metrics in one call"
+
+    def skipped(*layers: str, step: int = 3, role: str = "weight", **values: Any) -> dict[str, str]:
+        measurements = {layer: values or {RATIO: 1.0} for layer in layers}
+        num_queued, reasons = report(queue, measurements, step, role, ())
+        assert num_queued == len(layers) - len(reasons)
+        return reasons
+
+    assert skipped("w", loss=1.0).keys() == {"w"}
+    assert skipped("w") == {}, "what was skipped was not reported"
+    assert skipped("w", "v", spectral_norm=1.0) == {"w": reason}
+    assert skipped("w", role="feature") == {}
+    assert skipped("w", role="feature") == {"w (feature)": reason}
+    assert skipped("w", step=4) == {} and skipped("w") == {}, "a run went back"

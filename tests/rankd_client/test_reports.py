@@ -131,6 +131,40 @@ def test_one_that_is_dropped_while_it_is_sent_is_not_awaited(reports: Reports) -
     assert reports.settled
 
 
+def test_a_step_counts_once_and_an_earlier_one_is_a_return(reports: Reports) -> None:
+    taken = [reports.put("w", "weight", step, BODY) for step in (5, 5, 2, 2, 5, 6)]
+    assert taken == [True, False, True, False, True, True]
+    assert reports.put("w", "feature", 6, BODY) and reports.put("v", "weight", 6, BODY)
+    assert reports.num_unsent == 6 and reports.num_dropped == 0
+
+
+def test_a_step_counts_once_whatever_became_of_it(reports: Reports) -> None:
+    put(reports, 1)
+    reports.give_up()
+    assert not reports.put("w", "weight", 1, BODY), "dropped, and told so"
+    put(reports, 2)
+    send(reports)
+    reports.rewind()
+    assert send(reports) == [("w", 2, False)], "what the daemon has of its layer nobody knows still"
+    assert not reports.put("w", "weight", 2, BODY), "on its way"
+    reports.settle(("w", "weight", 2))
+    assert not reports.put("w", "weight", 2, BODY), "recorded"
+    assert reports.settled and reports.num_dropped == 1
+
+
+def test_a_step_that_a_run_came_back_to_waits_until_it_is_recorded_as_it_was_before(reports: Reports) -> None:
+    """An answer names no more than layer, role and step: of two on the way it would be anybody's."""
+    put(reports, 3, 2, 3)
+    put(reports, 3, layer="v")
+    assert send(reports) == [("w", 3, False), ("w", 2, False)]
+    assert reports.settle(("w", "weight", 2)) and send(reports) == []
+    reports.rewind()
+    assert send(reports) == [("w", 3, False)]
+    assert reports.settle(("w", "weight", 3))
+    assert send(reports) == [("w", 3, False), ("v", 3, False)]
+    assert reports.settle(("w", "weight", 3)) and reports.settle(("v", "weight", 3)) and reports.settled
+
+
 def test_layers_without_end_are_forgotten(reports: Reports, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_LINES", 2)
     for layer in ("a", "b", "c"):
@@ -141,3 +175,5 @@ def test_layers_without_end_are_forgotten(reports: Reports, monkeypatch: pytest.
         reports.settle((name, "weight", 1))
     reports.rewind()
     assert send(reports) == [("a", 2, False)], "what is not known of it may be a return"
+    taken = {layer: reports.put(layer, "weight", 1, BODY) for layer in ("c", "b")}
+    assert taken == {"c": False, "b": True}, "of the last two their step is known"
