@@ -147,9 +147,9 @@ class Client:
         """Send numbers that you computed, layer -> {metric: number or None}, to detectors, history and alerts.
 
         `step` is that of the newest `push`, and counts up where there was none, if left out. Metrics of
-        docs/features.md are judged; "rows", "cols", "finite" and any other keys of JSON may be there. Each call
-        counts, and none is due or not; in jobs of several processes process 0 sends. Never raises, unless `strict`;
-        never waits.
+        docs/features.md are judged; "rows", "cols", "finite" and any other keys of JSON may be there. None is due or
+        not, and each step of a layer and role counts once: a second call for it is in the receipt's `skipped`. In jobs
+        of several processes process 0 sends. Never raises, unless `strict`; never waits.
         """
         return self._alone(
             step,
