@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from rankd_client.arena import Region
+from rankd_client.copies.halves import is_small
 from rankd_client.copies.memory import bytes_of, torch_dtype
 from rankd_client.copies.scaled import copy_scaled
 from rankd_client.watch import Watched
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 def copy(item: Watched, region: Region) -> str:
     """Copy a watched tensor into `region`, row-major. Returns its dtype there.
 
-    float16 holds nothing beyond 65504 and little below 1e-7: a layer that would overflow, or vanish altogether, goes as
-    bfloat16 (as many bytes, float32's range) rather than raise a false alarm. NaN and Inf travel as they are.
+    float16 holds nothing beyond 65504 and is coarse below 8e-6: a layer that would overflow, or that is small (see
+    halves), goes as bfloat16 (as many bytes, float32's range) rather than raise a false alarm. NaN and Inf travel as
+    they are.
     """
     dtype = item.dtype
     source = item.values()
@@ -29,7 +31,7 @@ def copy(item: Watched, region: Region) -> str:
     _copy_as(dtype, source, region)
     if dtype == "float16" and item.source_dtype != "float16":
         low, high = (float(value) for value in _view(dtype, source.shape, region).aminmax())
-        if math.isinf(low) or math.isinf(high) or low == high == 0.0:
+        if math.isinf(low) or math.isinf(high) or bool(is_small(source)):
             dtype = "bfloat16"
             _copy_as(dtype, source, region)
     return dtype

@@ -11,6 +11,7 @@ from torch import nn
 
 from rankd_client.arena import Arena, Region
 from rankd_client.copies import allocate, copy, quiet_torch
+from rankd_client.copies.halves import is_unfit
 from rankd_client.watch import Selection, watch
 
 
@@ -62,6 +63,45 @@ def test_float16_raises_no_false_alarm(value: float) -> None:
     assert copy_.dtype is torch.bfloat16
     assert copy_.isfinite().all() and (copy_ != 0).all()
     assert copied(torch.full((4, 4), 60000.0), "float16").dtype is torch.float16
+
+
+MADE = {
+    "normal": torch.randn(96, 64, generator=torch.Generator().manual_seed(0)),
+    "constant": torch.ones(96, 64),
+    "rank 1": torch.linspace(-1, 1, 96)[:, None] * torch.linspace(0.1, 1, 64),
+    "heavy tails": torch.linspace(-1.56, 1.56, 96 * 64).tan().view(64, 96).t(),
+    "outlier row": torch.randn(96, 64, generator=torch.Generator().manual_seed(1)).index_fill(0, torch.tensor([5]), 80),
+}
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 1e-7, 3e-8, 1e-8, 1e-9])
+@pytest.mark.parametrize("name", MADE)
+def test_norms_of_small_weights_as_float16_are_those_of_the_weights(name: str, scale: float) -> None:
+    weight = MADE[name] * scale
+    true, found = (torch.linalg.svdvals(matrix.double()) for matrix in (weight, copied(weight, "float16")))
+    assert float(found[0]) == pytest.approx(float(true[0]), rel=0.004)
+    assert float(found.norm()) == pytest.approx(float(true.norm()), rel=0.004)
+    assert float((found - true).abs().max()) < 0.004 * float(true[0])
+
+
+@pytest.mark.parametrize("source", [torch.float64, torch.float32])
+def test_it_travels_as_float16_where_that_rounds_no_more_than_bfloat16(source: torch.dtype) -> None:
+    weight = MADE["normal"].to(source) / MADE["normal"].square().mean().sqrt()
+    for rms, wanted in ((1.01, torch.float16), (0.99, torch.bfloat16)):
+        small = weight * rms * 2.0**-17
+        assert copied(small, "float16").dtype is wanted
+        assert copied(torch.full((9, 5), rms * 2.0**-17, dtype=source), "float16").dtype is wanted
+        assert bool(is_unfit(small)) is (wanted is torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("values", "unfit"),
+    [([0.0], True), ([65519.0], False), ([-65520.0], True), ([math.inf, 1.0], True), ([math.nan, 1e6], False)],
+)
+def test_the_device_decides_as_the_host_does(values: list[float], unfit: bool) -> None:
+    weight = torch.tensor([values])
+    assert bool(is_unfit(weight)) is unfit
+    assert (copied(torch.cat([weight] * 6, dim=1), "float16").dtype is torch.bfloat16) is unfit
 
 
 @pytest.mark.usefixtures("two_intra_op_threads")
