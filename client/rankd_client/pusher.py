@@ -6,7 +6,7 @@ import platform
 import time
 import weakref
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -26,7 +26,7 @@ from rankd_client.measured import report
 from rankd_client.outbox import Outbox
 from rankd_client.outlet import Outlet, make_outlet
 from rankd_client.plan import Schedule, process_world
-from rankd_client.receipt import PushReceipt
+from rankd_client.receipt import Passes, PushReceipt
 from rankd_client.shown import take_once
 from rankd_client.startline import StartLine
 from rankd_client.stats import Meter, Stats
@@ -68,8 +68,7 @@ class Pusher:
         self._elsewhere = Elsewhere()
         self._copied: Sequence[str] = ()
         """Names of what the newest push took."""
-        self._passed: dict[str, Mapping[str, str]] = {}
-        """What receipts say is skipped where a push leaves everything out, by the reason."""
+        self._passes = Passes()
 
     @property
     def connected(self) -> bool:
@@ -82,11 +81,10 @@ class Pusher:
         self._start_line.called(step, now)
         self._meter.called(step, now)
         self._schedule.called(step)
-        if now < self._budget.resting_until:  # first, because most steps of most runs end here
-            return self._pass(step, "budget"), None
-        process_rank, world_size = process_world()
         if self._link is not None:
             self._schedule.adopt(self._link.plan)
+        is_resting = now < self._budget.resting_until  # as at most steps of most runs: then nothing else is asked
+        process_rank, world_size = (0, 1) if is_resting else process_world()
         reason = self._reason_to_pass(step, now, world_size)
         if reason is None and self._elsewhere.holds(model, process_rank, also):
             reason = self._elsewhere.reason
@@ -96,7 +94,7 @@ class Pusher:
         if max_bytes is None:
             if reason not in ("not due", REPLICA, LEFT_TO_FIRST):
                 self._meter.skipped()
-            return self._pass(step, reason or "budget"), None
+            return self._passes.receipt(step, reason or "budget"), None
         self._set_up_seconds, wire_bytes, self._copied = 0.0, 0, ()
         try:
             with self._outbox.right_of_way:
@@ -170,6 +168,8 @@ class Pusher:
         since_last = None if self._last_seconds is None else now - self._last_seconds
         if not self._schedule.due(step, self._last_step, world_size) or self._schedule.too_soon(since_last, world_size):
             return "not due"
+        if now < self._budget.resting_until:
+            return "budget"
         return CAPTURING if copies.capturing() else None
 
     def _affordable_bytes(self, now: float, world_size: int) -> int | None:
@@ -178,12 +178,6 @@ class Pusher:
             return self._config.max_push_bytes
         affordable = self._budget.affordable_bytes(self._turns.whole_bytes, self._turns.least_bytes, now)
         return self._config.max_push_bytes if affordable == self._turns.whole_bytes else affordable
-
-    def _pass(self, step: int, reason: str) -> PushReceipt:
-        """A push that leaves everything out: at each of many steps, so nothing is done anew."""
-        if reason not in self._passed:
-            self._passed[reason] = MappingProxyType(dict.fromkeys(self._turns.names or (), reason))
-        return PushReceipt(step, skipped=self._passed[reason])
 
     def _look_once(self, model: Any) -> None:
         """For the names that a receipt needs, where no push has found them out; not again where that fails."""
@@ -288,7 +282,7 @@ class Pusher:
         """What the cheap ways through push() need of the model."""
         again, budget = self._watcher.again, self._config.max_overhead is not None
         if self._turns.remember(watched, self._beside.found, again=again, budget=budget):
-            self._passed = {}
+            self._passes.watching(self._turns.names or ())
             self._meter.watching(self._turns.names or ())
 
 

@@ -23,3 +23,22 @@ class PushReceipt:
     wire_bytes: int = 0
     device_bytes: int = 0
     blocked_seconds: float = 0.0
+
+
+class Passes:
+    """Receipts of pushes that leave everything out. There is one at each of many steps, so nothing is listed anew."""
+
+    def __init__(self) -> None:
+        self._names: tuple[str, ...] = ()
+        self._skipped: dict[str, Mapping[str, str]] = {}
+        """By the reason."""
+
+    def watching(self, names: tuple[str, ...]) -> None:
+        """The layers are others than before."""
+        self._names = names
+        self._skipped = {}
+
+    def receipt(self, step: int, reason: str) -> PushReceipt:
+        if reason not in self._skipped:
+            self._skipped[reason] = MappingProxyType(dict.fromkeys(self._names, reason))
+        return PushReceipt(step, skipped=self._skipped[reason])

@@ -18,7 +18,14 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Of one client. Times in seconds; `share` is the part of the time since the first push that pushing took.
+    """Of one client. Times in seconds; `share` is the part of the time since the first push that `push` blocked the
+    training thread. What the sender's thread takes of a processor comes on top, and is not counted.
+
+    A call is due where its step is the first at or after a multiple of `every_steps`, and `min_interval_seconds` have
+    gone by since the last push; in a process that is alone, so is each call after one that was left out, until a push
+    goes. `num_due` is `num_pushes` and `num_skipped` together: the latter were left out whole, for the budget or while
+    a CUDA graph was captured, and say so in their receipts, as all others do that they are not due. Neither has calls
+    in a process whose model others push.
 
     `ages_steps`: of each layer that is watched, how many steps old its newest snapshot is; None: there is none yet.
     `path`: how snapshots leave: "memfd" (memory that the daemon reads itself), "zeromq", "spool"; "" before the first.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,36 @@ def test_a_push_that_fails_counts_in_what_pushing_costs(make: Callable[..., Clie
     assert stats.blocked_seconds == pytest.approx(11 * PUSH_SECONDS)
     assert stats.push_seconds == pytest.approx(PUSH_SECONDS)
     assert set(stats.ages_steps.values()) == {10}, "nothing went with them"
+
+
+@pytest.mark.parametrize(
+    ("options", "due_after"),
+    [
+        ({}, lambda last: last + 1),
+        ({"every_steps": 10}, lambda last: 10 * (last // 10 + 1)),
+        ({"min_interval_seconds": PUSH_SECONDS + 9.5 * STEP_SECONDS}, lambda last: last + 10),
+    ],
+    ids=["each", "every_steps", "min_interval_seconds"],
+)
+def test_what_receipts_say_of_steps_that_are_due_and_not_is_what_stats_count(
+    make: Callable[..., Client], clock: Clock, options: dict[str, Any], due_after: Callable[[int], int]
+) -> None:
+    """A push takes dozens of steps to be earned back, and is due before."""
+    trainer = make(max_overhead=0.2, **options)
+    told = []
+    for step in range(301):
+        receipt = trainer.push(MODEL, step)
+        told.append("pushed" if receipt.num_queued else receipt.skipped["h.0"])
+        assert receipt.num_queued or len(set(receipt.skipped.values())) == 1
+        clock.seconds += STEP_SECONDS
+    pushed = [step for step, reason in enumerate(told) if reason == "pushed"]
+    assert len(pushed) > 3
+    for last, following in pairwise(pushed):
+        due = due_after(last)
+        assert told[last + 1 : following] == ["not due"] * (due - last - 1) + ["budget"] * (following - due)
+    stats = trainer.stats
+    assert (stats.num_pushes, stats.num_skipped) == (len(pushed), told.count("budget"))
+    assert stats.num_due == stats.num_pushes + stats.num_skipped
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
