@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from heapq import merge
@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 
 from rankd.sync.found import Life
-from rankd.sync.progress import Progress
+from rankd.sync.progress import DAMAGED, MAX_NUMBER, Progress
 from rankd_client.spool.format import SUFFIX, Log, Message, Record, SpoolError
 from rankd_client.spool.room import files_of
 from rankd_client.wire import DTYPES, LOCAL_VERSION, Reported
@@ -49,6 +49,8 @@ class Lines:
     """FIELDS numbers each."""
     num_done: int = 0
     num_left: int = 0
+    num_incomplete: int = 0
+    """Left out before, which cannot go any more."""
     faults: list[SpoolError] = field(default_factory=list)
     counted: dict[Key, tuple[int, int]] = field(default_factory=dict)
     """How often a layer went back, snapshots and numbers, where the trainer did not write it: as far as can be told
@@ -123,11 +125,24 @@ class Index:
         for key, line in rows.ordered(lines.counted):
             # Not only what was dealt with itself: nothing goes that is older than what went.
             last = max((place for place, row in enumerate(line) if row[3] in done), default=-1)
-            lines.num_done += last + 1
+            lines.num_done += last + 1 - self._left_out(session, line[: last + 1], lines)
             lines.num_left += len(line) - last - 1
             if last + 1 < len(line):
                 lines.places[key] = array("Q", [number for row in line[last + 1 :] for number in row])
         return lines
+
+    def _left_out(self, session: int, line: Sequence[tuple[int, ...]], lines: Lines) -> int:
+        """How many of these went neither now nor before; what became of them is told again."""
+        marks = self.progress[session].left_out
+        found = [(marks[row[3]], row) for row in line if row[3] in marks]
+        for mark, (*_, thinning_class, at) in found:
+            if mark == DAMAGED:
+                path = self.logs.path(session, thinning_class)
+                why = "an earlier sync found it damaged, or a part that belongs to it"
+                lines.faults.append(SpoolError(path, why, at))
+            else:
+                lines.num_incomplete += 1
+        return len(found)
 
     def _files(self, session: int) -> list[Path]:
         """The one that was written to last comes first: see _read_file."""
@@ -148,6 +163,8 @@ class Index:
             if rows.newest is not None and record.number > rows.newest:
                 break
             try:
+                if record.number > MAX_NUMBER:
+                    raise SpoolError(path, f"number {record.number}: expected less than 2^62", record.at)
                 message = log.message(record)
             except SpoolError as error:
                 faults.append(error)

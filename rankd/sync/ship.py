@@ -15,6 +15,7 @@ from rankd.sync.cargo import Cargo, Outcome
 from rankd.sync.found import Found, Life
 from rankd.sync.index import Index, Key, Order, Place
 from rankd.sync.join import Part, are_whole, joined
+from rankd.sync.progress import DAMAGED, INCOMPLETE
 from rankd_client.keys import Key as ClientKey
 from rankd_client.link import Link
 from rankd_client.spool.format import SpoolError
@@ -35,6 +36,8 @@ LOST_SECONDS = 60.0
 again over a new connection: what the daemon has, it knows, and what it is measuring, it goes on with."""
 
 _LOOK_SECONDS = 0.2
+
+_MARKS = {"num_damaged": DAMAGED, "num_incomplete": INCOMPLETE}
 
 
 class Unreachable(Exception):
@@ -111,7 +114,7 @@ class Shipment:
         """Reads what there is. Raises SpoolError where what was shipped before cannot be told."""
         self.index = Index(life)
         self.tallies = [
-            Tally(found, lines.num_done, num_left=lines.num_left)
+            Tally(found, lines.num_done, num_left=lines.num_left, num_incomplete=lines.num_incomplete)
             for found, lines in zip(life, self.index.lines, strict=True)
         ]
         self._tell = tell
@@ -204,6 +207,7 @@ class Shipment:
                 step.num_bytes = len(part[1])
                 self._cargo.put(*part)
             self._under_way_bytes += step.num_bytes
+        self._flush()  # what was left out is known before anything behind it counts as dealt with
         return len(self._under_way) > num_before
 
     def _read(self, step: _Step) -> Part | Reported | None:
@@ -250,7 +254,11 @@ class Shipment:
         for session, progress in enumerate(self.index.progress):
             if numbers := [place.number for place in places if place.session == session]:
                 progress.mark(numbers)
-                progress.flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        for progress in self.index.progress:
+            progress.flush()
 
     def _settle(self, step: _Step, outcome: Outcome) -> None:
         for place in step.places:
@@ -270,6 +278,8 @@ class Shipment:
             tally = self.tallies[place.session]
             tally.num_left -= 1
             setattr(tally, what, getattr(tally, what) + 1)
+            if what in _MARKS:
+                self.index.progress[place.session].mark([place.number], _MARKS[what])
 
 
 def _end(link: Link, seconds: float = 0.0) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rankd.sync.progress import Progress
+from rankd.sync.progress import DAMAGED, INCOMPLETE, Progress
 from rankd_client.spool.format import SpoolError
 
 
@@ -28,9 +28,32 @@ def marked(session: Path, *numbers: int) -> bytes:
 
 def test_an_entry_in_bytes(tmp_path: Path) -> None:
     assert marked(tmp_path, 5) == bytes.fromhex("05000000000000000dd1c22d")
-    content = marked(tmp_path, 7, 1 << 62)
+    content = marked(tmp_path, 7, (1 << 62) - 1)
     assert content[:8] == (5).to_bytes(8, "little") and len(content) == 36
-    assert numbers_in(tmp_path) == {5, 7, 1 << 62}
+    assert numbers_in(tmp_path) == {5, 7, (1 << 62) - 1}
+
+
+def test_what_was_left_out_is_known_by_its_two_upper_bits_and_is_not_dealt_with(tmp_path: Path) -> None:
+    progress = Progress(tmp_path)
+    progress.mark([4])
+    progress.mark([5, 6], DAMAGED)
+    progress.mark([7], INCOMPLETE)
+    progress.mark([6], DAMAGED)  # once is enough
+    progress.close()
+    content = (tmp_path / "done").read_bytes()
+    assert [content[at : at + 8].hex() for at in range(0, len(content), 12)] == [
+        "0400000000000000",
+        "0500000000000080",
+        "0600000000000080",
+        "0700000000000040",
+    ]
+    progress = Progress(tmp_path)
+    assert (progress.numbers, progress.left_out) == ({4}, {5: DAMAGED, 6: DAMAGED, 7: INCOMPLETE})
+    progress.mark([6])
+    progress.close()
+    progress = Progress(tmp_path)
+    assert (progress.numbers, progress.left_out) == ({4, 6}, {5: DAMAGED, 7: INCOMPLETE})
+    progress.close()
 
 
 def test_an_end_at_any_byte_forgets_what_was_not_whole_and_goes_on(tmp_path: Path) -> None:
