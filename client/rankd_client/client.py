@@ -15,6 +15,7 @@ from rankd_client.config import Config, read_config
 from rankd_client.console import describe, say, warn
 from rankd_client.fences import Attachment, check_attached, hooked_of
 from rankd_client.receipt import PushReceipt
+from rankd_client.shown import take_all
 from rankd_client.stats import Stats
 from rankd_client.untraced import untraced
 
@@ -117,6 +118,8 @@ class Client:
 
             self._pusher = Pusher(self.config, os.urandom(16), self._alerts)
         self._steps, self._last_stats = Steps(), Stats()
+        self._is_settled = True
+        """What flush() says where there is nothing to wait for."""
         self._attached: dict[int, Attachment] = {}
         """By the model's id."""
 
@@ -239,20 +242,14 @@ class Client:
 
     def alerts(self) -> list[dict[str, Any]]:
         """The alerts of this run that came since the last call, as the alert stream has them. Never blocks."""
-        taken = []
-        while self._alerts and os.getpid() == self._pid:
-            try:
-                taken.append(self._alerts.popleft())
-            except IndexError:  # another thread took the last one
-                break
-        return taken
+        return take_all(self._alerts) if os.getpid() == self._pid else []
 
     def flush(self, timeout: float | None = FLUSH_SECONDS) -> bool:
         """Wait up to `timeout` seconds (None: 5) until all that was pushed is recorded, superseded or refused; False if
-        it was not."""
+        it was not. Of a closed client: whether it was when that was closed."""
         pusher = self._pusher
         if self._off or os.getpid() != self._pid or pusher is None:
-            return True
+            return self._is_settled
         seconds = self._checked_timeout(timeout, FLUSH_SECONDS)
         try:
             return pusher.flush(seconds)
@@ -262,7 +259,8 @@ class Client:
 
     def close(self, timeout: float | None = CLOSE_SECONDS) -> None:
         """Send what is pending, for up to `timeout` seconds (None: 2) where a daemon is connected, at once where none
-        is; end the thread and give the memory back. Further calls, and pushes after it, do nothing."""
+        is; end the thread and give the memory back. One line on stderr says of how many layers no daemon took the
+        newest snapshot, if of any. Further calls, and pushes after it, do nothing."""
         if self._off or os.getpid() != self._pid:
             return
         self._off = True
@@ -272,7 +270,8 @@ class Client:
         seconds = self._checked_timeout(timeout, CLOSE_SECONDS)
         try:
             if pusher is not None:
-                pusher.close(seconds)
+                self._is_settled = False  # unless it ends well
+                self._is_settled = pusher.close(seconds)
                 self._last_stats = pusher.stats()
         except Exception as error:
             self._fault(error, "close()")

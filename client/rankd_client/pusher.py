@@ -21,6 +21,7 @@ from rankd_client.config import Config
 from rankd_client.console import Echo
 from rankd_client.copies.copier import Copier
 from rankd_client.elsewhere import Elsewhere
+from rankd_client.ending import end, tell
 from rankd_client.fences import Fence
 from rankd_client.measured import report
 from rankd_client.outbox import Outbox
@@ -156,13 +157,15 @@ class Pusher:
         """True once everything queued is recorded or superseded, False after `timeout_seconds`."""
         return self._outbox.wait_settled(timeout_seconds, self._link.wake if self._link is not None else lambda: None)
 
-    def close(self, timeout_seconds: float) -> None:
+    def close(self, timeout_seconds: float) -> bool:
+        """Whether everything queued is recorded or superseded then."""
         self._start_line.closed()
-        if self._link is not None:
-            self._link.stop(timeout_seconds)
-            self._link.join(timeout_seconds + 0.5)
+        left = end(self._link, self._outbox, timeout_seconds) if self._link is not None else (0, 0)
         self._copier.close()
         self._echo.close()
+        if self._config.mode == "online":  # else the spool has said what is there
+            tell(*left, self._outbox.num_dropped)
+        return self._outbox.settled
 
     def _reason_to_pass(self, step: int, now: float, world_size: int) -> str | None:
         since_last = None if self._last_seconds is None else now - self._last_seconds

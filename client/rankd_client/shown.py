@@ -54,6 +54,17 @@ def take_once(
     return take
 
 
+def take_all(alerts: deque[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is in `alerts`, and not any more then; another thread may take some, too."""
+    taken = []
+    while alerts:
+        try:
+            taken.append(alerts.popleft())
+        except IndexError:  # it took the last one
+            break
+    return taken
+
+
 def _tokens(alert: Mapping[str, Any], stream_id: object) -> tuple[int, int] | None:
     """Of the alert firing, and of its state: of a fixed size, however long the id."""
     alert_id, state = alert.get("alert_id"), alert.get("state")
