@@ -132,12 +132,12 @@ class Client:
     def push(self, model: Any, step: int | None = None, also: Mapping[str, Any] | None = None) -> PushReceipt:
         """Copy the weights that are due at `step` and return; they are sent from another thread.
 
-        `model` is a module or a mapping of name -> tensor; `step` counts up from the last one, or from 0, if left out.
+        `model` is a module or a mapping of name -> tensor, one of them a step (of several push one mapping, or have a
+        client for each); `step` counts up from the last one, or from 0, if left out.
         `also` has what else is to be watched, under names of its own or of weights: name -> tensor, a feature
         (vectors × dim), or name -> (role, tensor) with the role "feature", "gradient" or "update". At a step that is
-        not due it is not looked at; else it goes first.
-        The tensors may be changed as soon as this returns (of those on a GPU see `attach`). Never raises, unless
-        `strict`; never waits for a daemon.
+        not due it is not looked at; else it goes first. All tensors may be changed as soon as this returns (of those
+        on a GPU see `attach`). Never raises, unless `strict`; never waits for a daemon.
         """
         if (attachment := self._attached.get(id(model))) is not None:
             attachment.by_hand()

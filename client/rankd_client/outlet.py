@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from rankd_client.config import Config
 from rankd_client.outbox import Outbox
-from rankd_client.wire import LOCAL_VERSION, Hello, Plan
+from rankd_client.wire import DTYPES, LOCAL_VERSION, Hello, Plan
 
 
 class Outlet(Protocol):
@@ -55,8 +56,17 @@ class Outlet(Protocol):
         ...
 
 
-def make_outlet(config: Config, hello: Hello, outbox: Outbox, on_alert: Callable[[dict[str, Any]], None]) -> Outlet:
+def make_outlet(
+    config: Config,
+    session: bytes,
+    process_rank: int,
+    world_size: int,
+    outbox: Outbox,
+    on_alert: Callable[[dict[str, Any]], None],
+) -> Outlet:
     """A link to the daemon; in mode offline, a spool."""
+    agent = f"rankd-client python/{platform.python_version()}"
+    hello = Hello(config.run, session, DTYPES[config.dtype].version, agent, process_rank, world_size)
     if config.mode == "offline":
         from rankd_client.spool import Spool
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 import weakref
 from collections import deque
@@ -24,6 +23,7 @@ from rankd_client.elsewhere import Elsewhere
 from rankd_client.ending import end, tell
 from rankd_client.fences import Fence
 from rankd_client.measured import report
+from rankd_client.onemodel import OneModel
 from rankd_client.outbox import Outbox
 from rankd_client.outlet import Outlet, make_outlet
 from rankd_client.plan import Schedule, process_world
@@ -34,7 +34,6 @@ from rankd_client.stats import Meter, Stats
 from rankd_client.taken import Taken
 from rankd_client.turns import LEFT_TO_FIRST, REPLICA, Turns, mine, not_mine
 from rankd_client.watch import Selection, Watched, Watcher
-from rankd_client.wire import DTYPES, Hello
 
 CAPTURING = "a CUDA graph is being captured"
 
@@ -67,6 +66,7 @@ class Pusher:
         self._last_step: int | None = None
         self._last_seconds: float | None = None
         self._elsewhere = Elsewhere()
+        self._one_model = OneModel()
         self._copied: Sequence[str] = ()
         """Names of what the newest push took."""
         self._passes = Passes()
@@ -95,6 +95,8 @@ class Pusher:
         if max_bytes is None:
             if reason not in ("not due", REPLICA, LEFT_TO_FIRST):
                 self._meter.skipped()
+            elif reason == "not due" and step == self._last_step:  # in jobs of several processes it would be due
+                self._one_model.not_due(model, step)
             return self._passes.receipt(step, reason or "budget"), None
         self._set_up_seconds, wire_bytes, self._copied = 0.0, 0, ()
         try:
@@ -102,6 +104,7 @@ class Pusher:
                 receipt, error = self._push(model, also, step, max_bytes, process_rank, world_size)
             wire_bytes = receipt.wire_bytes
             self._last_step, self._last_seconds = step, now
+            self._one_model.pushed(model)
         finally:  # whatever came of it, the training thread has waited
             blocked_seconds = time.perf_counter() - started
             lasting_seconds = blocked_seconds - self._set_up_seconds
@@ -270,11 +273,8 @@ class Pusher:
     def _connect(self, process_rank: int, world_size: int) -> Outlet:
         """The link, started when it is first needed."""
         if self._link is None:
-            agent = f"rankd-client python/{platform.python_version()}"
-            version = DTYPES[self._config.dtype].version
-            hello = Hello(self._config.run, self._session, version, agent, process_rank, world_size)
             on_alert = take_once(self._alerts, self._echo if self._config.echo else None)
-            link = make_outlet(self._config, hello, self._outbox, on_alert)
+            link = make_outlet(self._config, self._session, process_rank, world_size, self._outbox, on_alert)
             link.tell = partial(_tell, weakref.ref(self))
             link.start()
             weakref.finalize(self, link.stop).atexit = False
