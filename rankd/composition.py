@@ -18,7 +18,7 @@ from rankd.capacity import Capacity
 from rankd.config import ServeConfig
 from rankd.crossing import Crossing
 from rankd.current import Current
-from rankd.executors import make_executor, settings_of
+from rankd.executors import executor_of, make_executor, settings_of
 from rankd.faults import Faults
 from rankd.health import Health
 from rankd.history import History
@@ -113,7 +113,7 @@ class Composition:
     def _build_answers(self, stop: asyncio.Event, cleanup: contextlib.ExitStack) -> None:
         """For those who ask."""
         plan, summary, processes = self.planner.describe, self.jobs.summary, self.jobs.trainers.describe
-        capacity = Capacity(self.mailbox, self.planner, self.gauges["device"], self.config.executor).describe
+        capacity = Capacity(self.mailbox, self.planner, self.gauges["device"], executor_of(self.config)).describe
         answers = Answers(self.current, self.counters, self.history.reading, plan, summary, capacity)
         self.query = QueryServer(self.sockets.query, answers, self.counters, self.sockets.doors["query"])
         self.health = Health(stop, self.presence, self.faults, self.gauges, self.counters, processes, capacity)

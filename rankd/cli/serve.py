@@ -57,7 +57,8 @@ def serve(
     executor: Annotated[
         str | None,
         typer.Option(
-            envvar="RANKD_EXECUTOR", help="threads, processes, inline, ray or ray://HOST:PORT.  \\[default: threads]"
+            envvar="RANKD_EXECUTOR",
+            help="auto, threads, processes, inline, ray or ray://HOST:PORT.  \\[default: auto]",
         ),
     ] = None,
     tier: Annotated[

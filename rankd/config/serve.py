@@ -14,7 +14,7 @@ from rankd.plan import MeasureConfig
 from rankd_client.endpoints import EndpointError, check_address, is_loopback
 
 DEFAULT_HTTP = "127.0.0.1:7780"
-EXECUTOR_NAMES = ("threads", "processes", "inline", "ray")
+EXECUTOR_NAMES = ("auto", "threads", "processes", "inline", "ray")
 RAY_URL = "ray://"
 """Before HOST:PORT of a cluster that is joined through its client server."""
 
@@ -57,7 +57,8 @@ class ServeConfig:
     """Whether another port may be taken where `http` is in use: for the default, which nobody asked for by name."""
     data: Path | None = None
     device: str = "auto"
-    executor: str = "threads"
+    executor: str = "auto"
+    """auto: threads, but a process for each of several GPUs."""
     insecure: bool = False
     while_stdin: bool = False
     """Stop when standard input ends: for a daemon that must not outlive the process which started it."""

@@ -8,6 +8,7 @@ processes; frames.py: how messages to those are read.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
@@ -34,6 +35,7 @@ __all__ = [
     "Settings",
     "Work",
     "choose_devices",
+    "executor_of",
     "make_executor",
     "settings_of",
 ]
@@ -77,14 +79,23 @@ EXECUTORS: dict[str, Callable[[Sequence[torch.device], OnChange, Settings], Exec
 """Those of this host alone."""
 
 
+def executor_of(config: ServeConfig) -> str:
+    """Which one `config` names, or leaves to us: where several GPUs measure, threads would wait for one another
+    in Python (docs/decisions/0015). ConfigError where a GPU that it names is not there."""
+    if config.executor != "auto":
+        return config.executor
+    several = config.device.startswith("cuda") and len(choose_devices(config.device)) > 1
+    return "processes" if several and sys.platform == "linux" else "threads"
+
+
 def make_executor(
     config: ServeConfig, on_fault: Callable[[str, str | None], None], count: Callable[[str], None] = lambda name: None
 ) -> Executor:
     """The one that `config` names, which calls `on_fault` and `count` (what a counter of that name counts) from
     threads of its own. ConfigError where it cannot be had."""
-    devices = choose_devices(config.device)
-    if config.executor == "ray" or config.executor.startswith(RAY_URL):
+    devices, name = choose_devices(config.device), executor_of(config)
+    if name == "ray" or name.startswith(RAY_URL):
         from rankd.executors.ray.executor import make_ray_executor
 
         return make_ray_executor(config, devices, on_fault, count)
-    return EXECUTORS[config.executor](devices, on_fault, settings_of(config.measure))
+    return EXECUTORS[name](devices, on_fault, settings_of(config.measure))

@@ -31,7 +31,7 @@ def refused(*options: str, **environment: str) -> str:
         (["--device", "gpu"], "device='gpu': expected auto, cpu, cuda, cuda:N or cuda:N,cuda:M,…"),
         (["--device", "cuda:77", "--http", "off"], "device='cuda:77': expected "),
         (["--device", "cuda:77,cuda:78", "--http", "off"], "device='cuda:77,cuda:78': expected "),
-        (["--executor", "rays"], "executor='rays': expected threads, processes, inline, ray or ray://HOST:PORT"),
+        (["--executor", "rays"], "executor='rays': expected auto, threads, processes, inline, ray or ray://HOST:PORT"),
         (["--url", "ftp://x"], "url='ftp://x': expected ipc://DIR or tcp://HOST:PORT"),
         (["--push", "x"], "push: 'x': expected ipc://PATH or tcp://HOST:PORT"),
         (["--http", "x"], "http='x': expected HOST:PORT or off"),

@@ -12,8 +12,8 @@ import pytest
 import torch
 from works import CPU, MAKERS, make, measured, snapshot, untimed, work
 
-from rankd.config import EXECUTOR_NAMES
-from rankd.executors import EXECUTORS, TORCH_DTYPES, Work
+from rankd.config import EXECUTOR_NAMES, ServeConfig
+from rankd.executors import EXECUTORS, TORCH_DTYPES, Work, executor_of
 from rankd.executors.work import SCALED_DTYPES
 from rankd.metrics import METRICS
 from rankd.records import Snapshot, Tier
@@ -27,7 +27,29 @@ every = pytest.mark.parametrize("name", MAKERS)
 
 
 def test_every_executor_can_be_configured() -> None:
-    assert {*EXECUTORS, "ray"} == set(EXECUTOR_NAMES)  # that one has tests of its own: it needs a cluster
+    assert {*EXECUTORS, "auto", "ray"} == set(EXECUTOR_NAMES)  # the last has tests of its own: it needs a cluster
+
+
+@pytest.mark.parametrize(
+    ("device", "executor", "wanted"),
+    [
+        ("auto", "auto", "threads"),
+        ("cpu", "auto", "threads"),
+        ("cuda:1", "auto", "threads"),
+        ("cuda", "auto", "processes"),
+        ("cuda:0,cuda:2", "auto", "processes"),
+        ("cuda:0,cuda:0", "auto", "threads"),
+        ("cuda", "threads", "threads"),
+        ("cpu", "processes", "processes"),
+        ("auto", "ray://head:10001", "ray://head:10001"),
+    ],
+)
+def test_several_gpus_have_processes_unless_somebody_says_otherwise(
+    device: str, executor: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    config = ServeConfig("ipc:///p", "ipc:///a", "ipc:///q", device=device, executor=executor)
+    assert executor_of(config) == wanted
 
 
 def test_every_dtype_of_the_wire_can_be_measured() -> None:
