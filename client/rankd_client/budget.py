@@ -1,4 +1,4 @@
-"""max_overhead: the share of training time that pushing may take, kept as a bucket of seconds. Pure; time is given."""
+"""max_overhead: the share of training time that pushing may block, kept as a bucket of seconds. Pure; time is given."""
 
 from __future__ import annotations
 

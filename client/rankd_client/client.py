@@ -43,8 +43,8 @@ class Client:
         endpoint: URL of the daemon; RANKD_URL, else the user's own `ipc://` directory.
         every_steps: push at the first step at or after each multiple of this; RANKD_EVERY_STEPS, else 1.
         min_interval_seconds: leave at least this long between two pushes.
-        max_overhead: share of training time that pushing may take: due pushes are shrunk or skipped to keep it.
-            None takes every due push whole. Never acts in jobs of several processes.
+        max_overhead: share of training time that `push` may block: due pushes are shrunk or skipped to keep it. What
+            the thread that sends takes is not in it. None: every due push is whole, as in jobs of several processes.
         max_push_bytes: bytes of one push; where a model has more, layers take turns. A larger layer is never pushed.
         max_memory_bytes: bound of the memory for snapshots; None: 2 × max_push_bytes.
         dtype: what is sent: "bfloat16", "float32", "float16", "float64"; or with a scale per row, half the bytes of
