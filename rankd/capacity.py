@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rankd.mailbox import Mailbox, Queue
+from rankd.namespaces import namespace_of
 from rankd.plan import Demand, Planner, allot
 from rankd.plan.window import WINDOW_SECONDS
-from rankd.quota import namespace_of
 
 MAX_NAMESPACES, MAX_RUNS = 8, 8
 """Rows of their own, in each namespace; the others are summed up. 72 rows at most, of 0.3 kB and a name of up to 1 kB,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Set
 
 from rankd.config import Limits
-from rankd.quota import Quota, Tally, half, namespace_of
+from rankd.namespaces import namespace_of
+from rankd.quota import Quota, Tally, half
 from rankd_client.wire import WireError
 
 LayerRole = tuple[str, str]

@@ -6,7 +6,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rankd.quota import namespace_of
+from rankd.namespaces import namespace_of
 from rankd.records import Snapshot
 
 Key = tuple[str, str, str]

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rankd.lines import Key, Line
+from rankd.namespaces import namespace_of
 from rankd.parts import split
 from rankd.plan.window import Window
-from rankd.quota import NO_QUOTA, Quota, Tally, namespace_of
+from rankd.quota import NO_QUOTA, Quota, Tally
 from rankd.records import Snapshot
 from rankd.timeshare import Fair
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from rankd.config import Limits
 from rankd.door import Source
 from rankd.lent import Lenders
-from rankd.quota import half, namespace_of
+from rankd.namespaces import namespace_of
+from rankd.quota import half
 from rankd.trainers import Trainers
 from rankd_client.wire import LOCAL_VERSION, MIN_CHUNK_BYTES, Hello, WireError
 

@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rankd.namespaces import namespace_of
+
 if TYPE_CHECKING:
     from rankd.config import Limits
 
@@ -41,11 +43,6 @@ def share(quota: Quota, limits: Limits) -> Quota:
         max_bytes if quota.max_bytes is None else quota.max_bytes,
         quota.max_disk_bytes,
     )
-
-
-def namespace_of(run: str) -> str:
-    """The namespace of a run's full name: ns of `@ns/run`, "" of any other."""
-    return run[1:].partition("/")[0] if run.startswith("@") and "/" in run else ""
 
 
 class Tally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from rankd.quota import namespace_of
+from rankd.namespaces import namespace_of
 
 
 class TimeShare:

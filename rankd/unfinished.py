@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 
 from rankd.config import Limits
-from rankd.quota import Quota, Tally, half, namespace_of
+from rankd.namespaces import namespace_of
+from rankd.quota import Quota, Tally, half
 from rankd.records import LayerStep
 from rankd.shards import OpenLayer
 from rankd_client.wire import DTYPES, Chunk, WireError

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from rankd.namespaces import namespace_of
 from rankd.plan.steps import Load
-from rankd.quota import namespace_of
 
 LAGGING = 0.1
 """Share of a run's layers that may be behind, by chance, before the plan takes it for its own fault."""

@@ -10,7 +10,7 @@ import zmq
 import zmq.asyncio
 
 from rankd.door import Door
-from rankd.quota import namespace_of
+from rankd.namespaces import namespace_of
 from rankd.sockets import let_others_run, send_now
 from rankd.streams import Streams
 from rankd_client.wire import Event, encode_event

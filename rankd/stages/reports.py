@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rankd.quota import Tally, half, namespace_of
+from rankd.namespaces import namespace_of
+from rankd.quota import Tally, half
 from rankd.records import CONTRACT_METRICS, METRIC_NAMES, REPORTED, Measurement, Snapshot
 from rankd_client.wire import Reported, WireError
 from rankd_client.wire import fields as f

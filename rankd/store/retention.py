@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rankd.config import HistoryConfig
-from rankd.quota import namespace_of
+from rankd.namespaces import namespace_of
 from rankd.store import removal
 from rankd.store.database import used_bytes
 from rankd.store.removal import Removal
