@@ -6,7 +6,8 @@ the last result; `ours` is how many times those of one the others make, at least
 `times_first_executor` compares the executors, all devices each. `computing_seconds` are summed over matrices, without
 copies to the device: where they grow with the number of GPUs, these wait for each other in Python.
 `copies_gb_per_second`: of the same snapshots, copied by threads and nothing else. The numbers have to be equal, of
-estimates but for rounding, which is another in other batches.
+estimates but for rounding, which is another in other batches, and within their bars: a process has warm starts of its
+own.
 
 `--lose` has one GPU fail in the midst of a run, in a process of its own: see _lose_gpu.py. Both take below a minute on
 two H100. `--device cpu --tiny` shows that it runs.
@@ -101,16 +102,19 @@ def copies_per_second(snapshots: Sequence[Snapshot], devices: Sequence[torch.dev
     return sum(snapshot.data.nbytes for snapshot in snapshots) / (time.perf_counter() - began) / 1e9
 
 
-def differences(some: Readings, others: Readings) -> Iterator[float]:
-    """Of each metric, relative; infinite where only one has it, or one has fallen to another tier."""
+def differences(some: Readings, others: Readings) -> Iterator[tuple[float, bool]]:
+    """Of each metric, relative; infinite where only one has it, or one has fallen to another tier. And whether bars of
+    both have values in common, as where estimates began from other starts."""
     for layer, part in some.items():
         mine, theirs = part.reading, others[layer].reading
         for name, value in mine.metrics.items():
             other = theirs.metrics[name]
             if value is None or other is None or mine.tier != theirs.tier:
-                yield 0.0 if value is other else float("inf")
-            else:
-                yield abs(value - other) / max(abs(value), abs(other), 1e-300)
+                yield (0.0 if value is other else float("inf")), False
+                continue
+            bars = [reading.bars.get(name, (at, at)) for reading, at in ((mine, value), (theirs, other))]
+            low, high = max(low for low, _ in bars), min(high for _, high in bars)
+            yield abs(value - other) / max(abs(value), abs(other), 1e-300), low <= high
 
 
 def compare(
@@ -149,9 +153,9 @@ def compare(
         gain = round(rates[name, many] / rates[name, 1], 3)
         report.row(f"gpus_{many}_{tier}", gain, GAIN * many, "times one", at_least=True, **said, **more)
         off = list(differences(found[keys[0]], found[name, many]))
-        worst = max(off)
+        worst = max(each for each, _ in off)
         said = {"worst": worst if worst < float("inf") else None, "tolerance": EQUAL[tier], "metrics": len(off)}
-        unlike = sum(each > EQUAL[tier] for each in off)
+        unlike = sum(each > EQUAL[tier] and not agree for each, agree in off)
         report.row(f"gpus_{many}_{tier}_unlike", unlike, 0, "metrics", executor=name, **said, **more)
 
 
