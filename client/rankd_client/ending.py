@@ -9,15 +9,15 @@ from rankd_client.outlet import Outlet
 
 def end(link: Outlet, outbox: Outbox, timeout_seconds: float) -> tuple[int, int]:
     """Have `link` let go what is pending, within `timeout_seconds`. Returns of how many layers no daemon took the
-    newest snapshot, and how many measurements none took. What one that is there has not recorded yet counts as taken:
-    it will."""
+    newest snapshot, and how many measurements none took. What one has taken and not recorded yet counts as taken: it
+    will."""
     was_connected, num_before = link.connected, outbox.num_unsent
     link.stop(timeout_seconds)
     link.join(timeout_seconds + 0.5)
     if not was_connected and outbox.num_unsent == num_before:  # nor has one come since
         outbox.rewind()  # what one had taken that is gone went with it
-    num_measurements = outbox.reports.num_unsent
-    return outbox.num_unsent - num_measurements, num_measurements
+    num_unsent = outbox.reports.num_unsent
+    return outbox.num_unsent - num_unsent, num_unsent + len(outbox.reports.under_way())
 
 
 def tell(num_layers: int, num_measurements: int, num_dropped: int) -> None:

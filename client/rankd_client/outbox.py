@@ -8,7 +8,8 @@ when ZeroMQ holds no frame of it any more. The lock is held for bookkeeping alon
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Container, Iterator
 from itertools import count
 
 from rankd_client.arena import Arena, Region
@@ -33,7 +34,8 @@ class Outbox:
         self.right_of_way = RightOfWay()
         self._changed = threading.Condition()
         self._orders = count()
-        self.reports = Reports(self._changed, self._orders, self._comes_before)
+        behind = weakref.WeakMethod(self._comes_before)  # or nobody but gc would give the arena back
+        self.reports = Reports(self._changed, self._orders, lambda *of: bool((ask := behind()) and ask(*of)))
         self._returns = Returns()
         self._queue: dict[Key, Snapshot] = {}
         """Writing and pending; a newer snapshot keeps the place of the one it replaces, so that no layer starves."""
@@ -174,12 +176,18 @@ class Outbox:
 
     def rewind(self) -> None:
         """A new connection: whatever is not recorded is sent again, from its first byte, before what came later."""
+        self.reports.rewind()
+        self.take_back()
+
+    def take_back(self, of: Container[tuple[str, str, int]] | None = None) -> None:
+        """Snapshots that were sent, all of them or those of these (layer, role, step), are unsent again."""
         with self._changed:
             self._unpack()
-            self.reports.rewind()
-            again = [*self._awaiting.values(), *([self._sending] if self._sending else [])]
-            self._awaiting.clear()
-            self._sending = None
+            sent = [*self._awaiting.values(), *([self._sending] if self._sending else [])]
+            again = [each for each in sent if of is None or (*each.key, each.step) in of]
+            for each in again:
+                self._awaiting.pop(each.key, None)
+            self._sending = None if self._sending in again else self._sending
             self._requeue(sorted(again, key=lambda snapshot: snapshot.step))
 
     def purge(self) -> None:

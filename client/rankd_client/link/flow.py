@@ -75,6 +75,11 @@ class Flow:
         self.lent_bytes = 0
 
     @property
+    def unanswered(self) -> set[Name]:
+        """What went, and nobody has said that he took it."""
+        return {name for name, _ in self._under_way}
+
+    @property
     def num_loans(self) -> int:
         return sum(loan is not None and not loan.done for _, loan in self._under_way)
 

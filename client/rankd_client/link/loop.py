@@ -122,6 +122,7 @@ class Link(OutletThread):
                     self._talk.close(RETRY_SECONDS)
                 time.sleep(_FAULT_SECONDS)
         with suppress(Exception):
+            self._outbox.take_back(self._talk.flow.unanswered)
             self._talk.end(max(_BYE_SECONDS, (self._stop_at or 0.0) - time.monotonic()))
         self._waker.close()
 
@@ -154,7 +155,8 @@ class Link(OutletThread):
         if self._is_late():
             return True
         if self.connected:
-            all_taken = self._outbox.num_unsent == 0 and self._talk.flow.num_loans == 0
+            is_sent = self._outbox.num_unsent == 0
+            all_taken = is_sent and not self._talk.flow.unanswered and not self._outbox.reports.under_way()
             return all_taken or time.monotonic() >= self._talk.patience_ends()
         return self._talk.state == "closed" or time.monotonic() >= self._started_at + FIRST_ATTEMPT_SECONDS
 

@@ -90,11 +90,27 @@ def test_what_a_daemon_has_at_the_end_is_its_business_and_not_settled_before_it_
     client.push({"w": torch.ones(2, 2)}, 3)
     router.welcome()
     router.chunk()
+    router.send(Ack("received", "w", 3, credit_bytes=8))
     if is_recorded:
         router.send(Ack("recorded", "w", 3))
         assert client.flush(PATIENCE_SECONDS)
     client.close()
     assert closed_lines(capfd) == [] and client.flush() == is_recorded
+
+
+def test_what_a_daemon_that_stands_still_was_sent_nobody_has(
+    make: Make, router: Router, capfd: pytest.CaptureFixture[str]
+) -> None:
+    client = make(echo=False)
+    client.push({"w": torch.ones(2, 2), "v": torch.ones(2, 2), "u": torch.ones(2, 2)}, 3)
+    client.push_measurements({"x": {"effective_rank": 1.0}}, 3)
+    router.welcome()
+    layers = [router.chunk().layer for _ in range(3)]
+    router.receive()
+    router.send(Ack("received", layers[0], 3, credit_bytes=8))
+    client.close(0.5)
+    assert closed_lines(capfd) == ["rankd: closed: no daemon took the newest snapshots of 2 layers, and 1 measurement"]
+    assert not client.flush()
 
 
 def test_what_a_daemon_had_that_is_gone_nobody_has(
@@ -120,7 +136,8 @@ def test_what_a_daemon_had_no_room_for_nobody_has(
     client = make(echo=False, dtype="float32")
     client.push({"w": torch.ones(2, 2), "v": torch.ones(2, 2), "u": torch.ones(2, 2)}, 3)
     router.welcome(credit_bytes=16)
-    router.chunk()
+    first = router.chunk()
+    router.send(Ack("received", first.layer, 3, credit_bytes=1))  # too little for another
     client.close(0.2)
     assert closed_lines(capfd) == ["rankd: closed: no daemon took the newest snapshots of 2 layers"]
 
@@ -135,7 +152,7 @@ def test_a_daemon_that_is_found_while_the_client_closes_has_all(
     closing = threading.Thread(target=client.close, args=(PATIENCE_SECONDS,))
     closing.start()
     router.welcome()
-    router.chunk()
-    router.chunk()
+    for _ in range(2):
+        router.send(Ack("received", router.chunk().layer, 3, credit_bytes=8))
     closing.join()
     assert closed_lines(capfd) == [] and not client.flush()
