@@ -24,8 +24,9 @@ from rankd.plan.costs import Costs, Size
 from rankd.records import Tier
 from rankd.weights import Part, Settings
 
-SLOTS_PER_DEVICE = 32
-"""Snapshots handed over at once: with as many under way as wait, batches are of 16."""
+SLOTS_PER_DEVICE = {"cuda": 32, "cpu": 2}
+"""Snapshots handed over at once. With as many under way as wait, a GPU's batches are of 16; a CPU gains little by them,
+and what waits here has left the mailbox, where the newest wins and time is shared."""
 
 LOOK_AGAIN_SECONDS = 1.0
 """What waits for room on a device may have it without anybody being told: memory is others' too."""
@@ -96,7 +97,7 @@ class BatchExecutor:
         self._settings, self._on_fault = settings, on_fault
         self._kind = devices[0].type
         self._costs = Costs() if costs is None else costs
-        self.num_slots = SLOTS_PER_DEVICE * len(devices)
+        self.num_slots = SLOTS_PER_DEVICE[self._kind] * len(devices)
         here = partial(Solver, settings=settings, warm=WarmStarts())
         solvers = [(make or here)(device, self._tell) for device in devices]
         self._lanes = [_Lane(i, *of, math.inf) for i, of in enumerate(zip(devices, solvers, strict=True))]

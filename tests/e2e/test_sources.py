@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
+from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import pytest
@@ -35,6 +38,25 @@ def low_rank(rows: int, cols: int) -> torch.Tensor:
     return torch.randn(rows, 8, generator=generator) @ torch.randn(8, cols, generator=generator) / 10
 
 
+def first_row(items: Iterator[Any], client: Client, model: nn.Module) -> Any:
+    """A subscription begins when it is connected, which may be after a push: others follow until one is heard of."""
+    heard = threading.Event()
+
+    def push() -> None:
+        for step in count(1):
+            if heard.wait(1.0):
+                return
+            client.push(model, step)
+
+    pushing = threading.Thread(target=push)
+    pushing.start()
+    try:
+        return next(items)
+    finally:
+        heard.set()
+        pushing.join()
+
+
 def test_the_master_shows_the_rank_that_rounding_hides(serve: Any, capfd: pytest.CaptureFixture[str]) -> None:
     """Of a matrix of rank 8 the bfloat16 weight reads higher, with rounding's noise spread over all directions."""
     url, found = serve().url, {}
@@ -50,7 +72,7 @@ def test_the_master_shows_the_rank_that_rounding_hides(serve: Any, capfd: pytest
             client.attach(model, optimizer)
             optimizer.step()
             client.push(model, 0)
-            found[source] = next(items)
+            found[source] = first_row(items, client, model)
             assert client.stats.num_masters == (source == "master")
     assert (found["param"]["source_dtype"], found["master"]["source_dtype"]) == ("bfloat16", "float32")
     assert found["master"]["effective_rank"] < 8.01 < 8.3 < found["param"]["effective_rank"]
@@ -71,7 +93,7 @@ def test_quantised_weights_are_measured_by_their_values(serve: Any) -> None:
         Client("int8", url, max_overhead=None, strict=True) as client,
     ):
         receipt = client.push(model, 0)
-        row = next(items)
+        row = first_row(items, client, model)
     assert receipt.num_queued == 1 and receipt.device_bytes == 64 * 256 * 4
     assert (row["source_dtype"], row["wire_dtype"], row["rows"], row["cols"]) == ("int8", "bfloat16", 64, 256)
     assert row["source_noise_floor"] > 0

@@ -104,7 +104,7 @@ def test_a_mistake_of_ours_is_in_all_futures_and_ends_no_thread(one: Gated) -> N
 
 def test_several_devices_share_what_waits() -> None:
     executor = Gated([CPU, CPU, CPU])
-    assert (executor.num_slots, executor.num_workers) == (3 * SLOTS_PER_DEVICE, 3)
+    assert (executor.num_slots, executor.num_workers) == (3 * SLOTS_PER_DEVICE["cpu"], 3)
     busy = []
     for number in range(3):
         busy.append(executor.submit(work(torch.eye(2), f"{number}")))

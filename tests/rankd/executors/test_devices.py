@@ -27,7 +27,10 @@ def test_devices_with_a_gpu() -> None:
     gpu = torch.device("cuda", 0)
     assert choose_devices("cuda:0") == [gpu]
     executor = make("threads", gpu)
-    assert isinstance(executor, BatchExecutor) and (executor.num_slots, executor.num_workers) == (SLOTS_PER_DEVICE, 1)
+    assert isinstance(executor, BatchExecutor) and (executor.num_slots, executor.num_workers) == (
+        SLOTS_PER_DEVICE["cuda"],
+        1,
+    )
     executor.close()
     absent = f"cuda:{torch.cuda.device_count()}"
     for names in (absent, f"cuda:0,{absent}", "cuda:256", f"cuda:{10**30}"):
