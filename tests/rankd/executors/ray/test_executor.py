@@ -134,17 +134,19 @@ def test_a_node_lost_in_mid_job_costs_nothing(ray: RayExecutor, nodes: RayNodes)
 
 
 def test_a_job_that_kills_every_worker_is_measured_here(ray: RayExecutor, nodes: RayNodes) -> None:
-    items = [long_work("deadly")]
-    (future,) = submit(ray, items)
-    num_killed = 0
-    while not future.done():
-        for pid in nodes.workers(at_work=True):
-            os.kill(pid, signal.SIGKILL)
-            num_killed += 1
-            until(lambda pid=pid: pid not in nodes.workers())  # type: ignore[misc]
-        time.sleep(0.02)
-    assert num_killed == 3
-    assert_measured([future], items)
+    killed = []
+    while 3 not in killed and len(killed) < 5:  # on a busy machine one may be done before it is seen at work
+        items = [long_work(f"deadly{len(killed)}")]
+        (future,) = submit(ray, items)
+        killed.append(0)
+        while not future.done():
+            for pid in nodes.workers(at_work=True):
+                os.kill(pid, signal.SIGKILL)
+                killed[-1] += 1
+                until(lambda pid=pid: pid not in nodes.workers())  # type: ignore[misc]
+            time.sleep(0.02)
+        assert_measured([future], items)
+    assert max(killed) == 3
 
 
 def test_never_more_than_so_many_bytes_are_put_at_once_and_none_stay(ray: RayExecutor, nodes: RayNodes) -> None:
