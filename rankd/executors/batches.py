@@ -106,7 +106,6 @@ class BatchExecutor:
         self._turn = 0
         lock = threading.Lock()
         self._changed, self._changed_for_cpu = threading.Condition(lock), threading.Condition(lock)
-        self._closed = False
         self._workers = Workers(self.close)
         for lane in self._lanes:
             for _ in range(lane.solver.num_threads):
@@ -129,7 +128,7 @@ class BatchExecutor:
     def submit(self, work: Work) -> Future[list[Part]]:
         future: Future[list[Part]] = Future()
         with self._changed:
-            if self._closed:
+            if self._workers.is_closed:
                 future.cancel()
                 return future
             self._waiting.append(self._item(work, future))
@@ -138,7 +137,7 @@ class BatchExecutor:
 
     def close(self) -> None:
         with self._changed:
-            self._closed = self._workers.is_closed = True
+            self._workers.is_closed = True
             for item in self._waiting:
                 _drop(item)
             self._waiting.clear()
@@ -187,7 +186,7 @@ class BatchExecutor:
 
     def _run(self, lane: _Lane) -> None:
         prepare_worker()
-        while not self._closed and lane.solver.begin():
+        while not self._workers.is_closed and lane.solver.begin():
             while (batch := self._next(lane)) is not None:
                 if batch:
                     began = time.perf_counter()
@@ -209,7 +208,7 @@ class BatchExecutor:
         while True:
             free_bytes = math.inf if lane is None else lane.solver.free_bytes()
             with self._changed:
-                if self._closed or (lane is not None and lane.solver.is_lost):
+                if self._workers.is_closed or (lane is not None and lane.solver.is_lost):
                     return None
                 if lane is not None:
                     lane.free_bytes = free_bytes
@@ -220,7 +219,7 @@ class BatchExecutor:
                     return [item for item in chosen if _begins(item)]
                 changed = self._changed_for_cpu if lane is None else self._changed
                 changed.wait(LOOK_AGAIN_SECONDS if self._waiting else None)
-                if self._closed:  # perhaps the interpreter ends: nothing more is asked of CUDA
+                if self._workers.is_closed:  # perhaps the interpreter ends: nothing more is asked of CUDA
                     return None
 
     def _choose(self, lane: _Lane | None) -> list[int]:
@@ -236,9 +235,9 @@ class BatchExecutor:
         with self._changed:
             for item, outcome in back:
                 item.need = _after(item.need, outcome, lane.place)
-                if self._closed:
+                if self._workers.is_closed:
                     _drop(item)
-            if not self._closed:
+            if not self._workers.is_closed:
                 self._waiting[:0] = [item for item, _ in back]
             if not back:
                 self._learn(lane, batch[0], (now - max(began, lane.done_at)) / len(batch))

@@ -195,7 +195,7 @@ class Conversation:
 
     def _lend(self, now: float) -> None:
         if self.lender.advance(now):
-            was_missed = self.flow.num_loans > 0
+            was_missed = self.flow.lent_bytes > 0
             self.flow.end_loans()
             if was_missed:  # their answers may never come; most often because the daemon is gone
                 self.close(0.0)

@@ -79,10 +79,6 @@ class Flow:
         """What went, and nobody has said that he took it."""
         return {name for name, _ in self._under_way}
 
-    @property
-    def num_loans(self) -> int:
-        return sum(loan is not None and not loan.done for _, loan in self._under_way)
-
     def earn(self, credit_bytes: int, name: Name | None = None) -> None:
         """Credit came back. It is the answer to what went first of `name`, and to all before that, whose answers got
         lost: a daemon answers in the order in which it was sent to."""
@@ -108,13 +104,13 @@ class Flow:
         """Send what is unsent, as far as it goes."""
         self.congested = False
         while (snapshot := outbox.next_unsent()) is not None:
-            is_lent = lender.number_of(snapshot.region.block) is not None
-            most_bytes = self.loan_bytes if is_lent else self.chunk_bytes
+            block = lender.number_of(snapshot.region.block)
+            most_bytes = self.chunk_bytes if block is None else self.loan_bytes
             num_bytes = min(most_bytes, snapshot.num_bytes - snapshot.sent_bytes)
-            starved = num_bytes > self.credit_bytes or self._is_too_much_lent(snapshot, outbox, lender)
-            starved = starved or self._has_to_wait(outbox.reports)
+            starved = num_bytes > self.credit_bytes or self._has_to_wait(outbox.reports)
+            starved |= block is not None and self._is_too_much_lent(snapshot, outbox)
             try:
-                tracker = None if starved else self._send(snapshot, num_bytes, dealer, lender)
+                tracker = None if starved else self._send(snapshot, num_bytes, dealer, block)
             except UNSENDABLE as error:
                 self._give_up((snapshot.layer, snapshot.role, snapshot.step), outbox, error)
                 continue
@@ -154,15 +150,14 @@ class Flow:
         outbox.give_up(*name)
         self._faults.once("unsendable", f"{escape(name[0], 200)} cannot be sent, and is dropped: {describe(error)}")
 
-    def _is_too_much_lent(self, snapshot: Snapshot, outbox: Outbox, lender: Lender) -> bool:
+    def _is_too_much_lent(self, snapshot: Snapshot, outbox: Outbox) -> bool:
         """Half of the arena is never lent, but for one snapshot: while a daemon stands still, pushes go on in it."""
-        half_bytes, lent_bytes = outbox.arena.num_bytes // 2, self.lent_bytes
-        would_be_lent = snapshot.sent_bytes == 0 and lender.number_of(snapshot.region.block) is not None
-        return lent_bytes > 0 and lent_bytes + snapshot.num_bytes > half_bytes and would_be_lent
+        is_begun, half_bytes = snapshot.sent_bytes > 0, outbox.arena.num_bytes // 2
+        return not is_begun and self.lent_bytes > 0 and self.lent_bytes + snapshot.num_bytes > half_bytes
 
-    def _send(self, snapshot: Snapshot, num_bytes: int, dealer: Dealer, lender: Lender) -> Tracker | None:
-        """The next bytes, lent where their memory is; None: they cannot go now."""
-        chunk, block = snapshot.next_chunk(num_bytes), lender.number_of(snapshot.region.block)
+    def _send(self, snapshot: Snapshot, num_bytes: int, dealer: Dealer, block: int | None) -> Tracker | None:
+        """The next bytes, lent where their memory is, in the block of that number; None: they cannot go now."""
+        chunk = snapshot.next_chunk(num_bytes)
         name = (snapshot.layer, snapshot.role, snapshot.step)
         if block is None:
             tracker = dealer.send_chunk(chunk)

@@ -38,7 +38,7 @@ HANG_SECONDS, HANG_TIMES, MAX_HANG_SECONDS = 600.0, 100.0, 1e6
 """A process hangs that has not answered for so long and so many times what is expected of the batch. The first is for
 libraries that come from a slow disk. The second is for a first guess that knows nothing of the device (a GPU for games
 has a 50th of an H100's float64), and for what is learned on cores that are idle (busy ones leave a process of niceness
-10 a tenth)."""
+10 a tenth). The last, 12 days, keeps a wild prediction within what poll() can be told."""
 
 
 class SolverApart:
