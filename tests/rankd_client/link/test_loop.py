@@ -10,7 +10,7 @@ import pytest
 from link_ends import MIB, PATIENCE_SECONDS, Router, Setup
 
 from rankd_client.link import conversation, loop
-from rankd_client.wire import MIN_CHUNK_BYTES, Bye, Chunk, Heartbeat, Hello, Refusal, Welcome
+from rankd_client.wire import MIN_CHUNK_BYTES, Ack, Bye, Chunk, Heartbeat, Hello, Refusal, Welcome
 
 
 def test_a_daemon_that_came_back_gets_everything_again(address: str, setup: Setup) -> None:
@@ -83,6 +83,7 @@ def test_stop_sends_what_is_pending_and_says_bye(router: Router, setup: Setup) -
     layers = []
     while isinstance(message := router.receive(), Chunk):
         layers.append(message.layer)
+        router.send(Ack("received", message.layer, 1, credit_bytes=len(message.payload)))
     assert layers == [f"layer {layer}" for layer in range(50)]
     assert isinstance(message, Bye)
 
@@ -91,7 +92,7 @@ def test_stop_right_after_the_start_waits_for_the_first_attempt(router: Router, 
     setup.put("a", 1)
     setup.link.stop(PATIENCE_SECONDS)
     router.welcome()
-    assert isinstance(router.receive(), Chunk)
+    router.send(Ack("received", "a", 1, credit_bytes=len(router.chunk().payload)))
     assert isinstance(router.receive(), Bye)
 
 
